@@ -1,0 +1,225 @@
+//! The intent: every document of one commit of the repository, checked for shape, with the places where things were written.
+//!
+//! These are the types that the rest of Weft reads; `parse` (in this crate) makes them from files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::finding::Span;
+use crate::id::{ServiceName, TrustDomain};
+
+/// All documents of one commit.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// The one `Mesh` document.
+    pub mesh: Mesh,
+    /// Every `Service`, by name.
+    pub services: BTreeMap<ServiceName, Service>,
+    /// Every `Role`, by name.
+    pub roles: BTreeMap<Arc<str>, Role>,
+    /// Every `.cedar` file, sorted by path.
+    pub policies: Vec<PolicyFile>,
+    /// What `weft up` runs on this machine (`kind: Local`), in the order written.
+    pub local: Vec<LocalApp>,
+}
+
+/// `kind: Mesh`.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// Name, for people.
+    pub name: Arc<str>,
+    /// The root of every identity.
+    pub trust_domain: TrustDomain,
+    /// The ABAC vocabulary: attribute -> its legal values.
+    pub attributes: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// What holds where a service says nothing.
+    pub defaults: Defaults,
+    /// Where the document starts.
+    pub span: Span,
+}
+
+/// `Mesh.defaults`.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// Whole request, from the first byte to the last of the response. Default 15 s.
+    pub timeout: Duration,
+    /// Life of an X.509-SVID, 10 s to 24 h. Default 1 h.
+    pub svid_ttl: Duration,
+}
+
+/// What the app speaks to its sidecar and the sidecar to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 or HTTP/2 in clear.
+    Http,
+    /// HTTP/2 in clear.
+    Grpc,
+    /// Bytes.
+    Tcp,
+}
+
+/// `kind: Service`: everything about how a service is called.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Namespace and name; the identity follows from it.
+    pub name: ServiceName,
+    /// Attribute -> value, checked against `Mesh.attributes`.
+    pub attributes: BTreeMap<Arc<str>, Arc<str>>,
+    /// The port that the app listens on and callers name.
+    pub port: u16,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where its sidecars are.
+    pub endpoints: Endpoints,
+    /// Subset -> labels that an endpoint must carry.
+    pub subsets: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>,
+    /// Who may call what; compiles to Cedar.
+    pub access: Vec<AccessRule>,
+    /// In the order written; precedence is the Gateway API's. Empty means: everything to every endpoint.
+    pub routes: Vec<Route>,
+    /// Where the document starts.
+    pub span: Span,
+    /// Where `access:` stands, or the document's start without one.
+    pub access_span: Span,
+}
+
+/// Where a service's sidecars are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// Registered by the sidecars' own streams. The default.
+    Registry,
+    /// Written down.
+    Static(Vec<StaticEndpoint>),
+}
+
+/// One written-down sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticEndpoint {
+    /// Address of the sidecar's ingress.
+    pub address: std::net::SocketAddr,
+    /// Labels, matched by subsets.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// One entry of `access`.
+#[derive(Clone, Debug)]
+pub struct AccessRule {
+    /// Who.
+    pub from: Vec<Caller>,
+    /// What; empty means everything.
+    pub allow: Vec<Allow>,
+    /// Where the entry starts.
+    pub span: Span,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// `prod/web`.
+    Service(ServiceName),
+    /// `prod/*`: every service of a namespace.
+    Namespace(Arc<str>),
+    /// `role:reporting`.
+    Role(Arc<str>),
+    /// `*`: every authenticated workload of the mesh.
+    Anyone,
+}
+
+/// `GET /api/**`: a method (or `*`) and a path pattern.
+///
+/// In a pattern a segment `*` is exactly one non-empty segment and a final `**` is any rest, also none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// `None` means any method.
+    pub method: Option<Arc<str>>,
+    /// Starts with `/`.
+    pub path: Arc<str>,
+}
+
+/// `kind: Role`: a named group of services.
+#[derive(Clone, Debug)]
+pub struct Role {
+    /// Name, as in `role:reporting`.
+    pub name: Arc<str>,
+    /// Members; never a role itself.
+    pub members: Vec<Caller>,
+    /// Where the document starts.
+    pub span: Span,
+}
+
+/// One `.cedar` file.
+#[derive(Clone, Debug)]
+pub struct PolicyFile {
+    /// Path relative to the repository's root.
+    pub path: Arc<str>,
+    /// The whole text.
+    pub text: Arc<str>,
+}
+
+/// One rule of `Service.routes` (Gateway API `HTTPRouteRule`).
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Any of these must match; empty matches everything.
+    pub matches: Vec<RouteMatch>,
+    /// Where it goes; at least one, and weights that do not all equal 0.
+    pub backends: Vec<BackendRef>,
+    /// `timeouts.request`; the mesh's default without one.
+    pub request_timeout: Option<Duration>,
+    /// Where the rule starts.
+    pub span: Span,
+}
+
+/// Gateway API `HTTPRouteMatch`: all of what is given must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteMatch {
+    /// The path; prefix `/` where none is given.
+    pub path: PathMatch,
+    /// Each must hold.
+    pub headers: Vec<HeaderMatch>,
+    /// Exact method, if given.
+    pub method: Option<Arc<str>>,
+}
+
+/// Gateway API `HTTPPathMatch`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// The whole path.
+    Exact(Arc<str>),
+    /// By whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
+    Prefix(Arc<str>),
+}
+
+/// Gateway API `HTTPHeaderMatch` of type `Exact`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderMatch {
+    /// Lower-case name.
+    pub name: Arc<str>,
+    /// The whole value.
+    pub value: Arc<str>,
+}
+
+/// Where part of the traffic goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendRef {
+    /// A subset of the service; `None` is all of its endpoints.
+    pub subset: Option<Arc<str>>,
+    /// Share of the rule's sum of weights; 0 gets nothing. Default 1.
+    pub weight: u32,
+    /// Where it is written.
+    pub span: Span,
+}
+
+/// One app that `weft up` starts with a sidecar.
+#[derive(Clone, Debug)]
+pub struct LocalApp {
+    /// Whose endpoint it is.
+    pub service: ServiceName,
+    /// Labels of the endpoint, like `version: v1`.
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Program and arguments. `weft` as program is this binary; `${PORT}` and `${EGRESS}` (as `host:port`) are replaced, and the
+    /// environment holds `PORT` and `EGRESS` too.
+    pub command: Vec<String>,
+    /// Where the entry starts.
+    pub span: Span,
+}

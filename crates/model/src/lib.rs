@@ -1,0 +1,12 @@
+//! The words of the mesh: names, SPIFFE IDs, and the intent that users write, with the place where they wrote it.
+//!
+//! Everything here is a value. Text is parsed once, at the edge, into types that cannot hold an illegal state; no module of
+//! this crate does network I/O or knows a wire protocol.
+
+pub mod finding;
+pub mod id;
+pub mod intent;
+
+pub use finding::{Finding, Severity, Span};
+pub use id::{NameError, ServiceName, SpiffeId, TrustDomain};
+pub use intent::Intent;

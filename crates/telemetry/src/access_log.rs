@@ -1,0 +1,210 @@
+//! Access-log lines: gathered in the worker, written by one thread, never a wait for the request.
+//!
+//! A worker appends whole lines to its own buffer and hands it over when it is large or on the worker's tick. The channel is
+//! bounded: a disk that cannot keep up costs lines, which are counted, and never memory or time of a request.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// A buffer is handed over when it holds this many bytes.
+const HAND_OVER_BYTES: usize = 32 * 1024;
+/// Buffers on their way to the writing thread, for all workers together.
+const QUEUED_BUFFERS: usize = 64;
+
+/// Where lines go, shared by the workers of a proxy.
+#[derive(Clone)]
+pub struct LogSink {
+    full: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+enum Message {
+    Lines(Vec<u8>),
+    Flushed(SyncSender<()>),
+}
+
+impl LogSink {
+    /// Appends to the file at `path` (`/dev/stdout` is standard output), made if it is not there. Starts the writing thread.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let out: Box<dyn Write + Send> = match path.to_str() {
+            Some("/dev/stdout") => Box::new(io::stdout()),
+            Some("/dev/stderr") => Box::new(io::stderr()),
+            _ => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        let (full, queue) = sync_channel(QUEUED_BUFFERS);
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(queue, out))?;
+        Ok(Self { full, dropped: Arc::default() })
+    }
+
+    /// A worker's own buffer.
+    pub fn buffer(&self) -> LogBuffer {
+        LogBuffer { lines: Vec::new(), sink: self.clone() }
+    }
+
+    /// Lines lost because the writing thread could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything handed over before has been written.
+    pub fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        if self.full.send(Message::Flushed(done)).is_ok() {
+            let _ = wait.recv();
+        }
+    }
+}
+
+fn write_all(queue: Receiver<Message>, mut out: Box<dyn Write + Send>) {
+    for message in queue {
+        match message {
+            Message::Lines(lines) => {
+                if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
+                    tracing::warn!(%error, "access log lines could not be written");
+                }
+            }
+            Message::Flushed(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// The lines of one worker that have not been handed over yet.
+pub struct LogBuffer {
+    lines: Vec<u8>,
+    sink: LogSink,
+}
+
+impl LogBuffer {
+    /// Where to append a line, with its newline.
+    pub fn lines(&mut self) -> &mut Vec<u8> {
+        &mut self.lines
+    }
+
+    /// To be called after a line was appended.
+    pub fn line_done(&mut self) {
+        if self.lines.len() >= HAND_OVER_BYTES {
+            self.hand_over();
+        }
+    }
+
+    /// Gives what there is to the writing thread; to be called on the worker's tick and at its end.
+    pub fn hand_over(&mut self) {
+        if self.lines.is_empty() {
+            return;
+        }
+        let next = Vec::with_capacity(self.lines.len().min(HAND_OVER_BYTES * 2));
+        let lines = std::mem::replace(&mut self.lines, next);
+        if let Err(error) = self.sink.full.try_send(Message::Lines(lines)) {
+            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) = error;
+            if let Message::Lines(lines) = lost {
+                let count = lines.iter().filter(|&&b| b == b'\n').count() as u64;
+                self.sink.dropped.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Appends `text` as a JSON string with its quotes (RFC 8259 s.7).
+pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    push_json_bytes(out, text.as_bytes());
+}
+
+/// Appends bytes as a JSON string; what is not UTF-8 becomes U+FFFD, so a hostile header cannot break the line.
+pub fn push_json_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    if bytes.iter().all(|&b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\') {
+        out.extend_from_slice(bytes);
+    } else {
+        for c in String::from_utf8_lossy(bytes).chars() {
+            match c {
+                '"' => out.extend_from_slice(b"\\\""),
+                '\\' => out.extend_from_slice(b"\\\\"),
+                '\n' => out.extend_from_slice(b"\\n"),
+                '\r' => out.extend_from_slice(b"\\r"),
+                '\t' => out.extend_from_slice(b"\\t"),
+                c if u32::from(c) < 0x20 || c == '\u{7f}' => {
+                    let _ = write!(out, "\\u{:04x}", u32::from(c));
+                }
+                c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    }
+    out.push(b'"');
+}
+
+/// Appends a decimal number.
+pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_round_trips(text in any::<String>()) {
+            let mut out = Vec::new();
+            push_json_string(&mut out, &text);
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+
+        #[test]
+        fn any_bytes_stay_one_valid_string(bytes in any::<Vec<u8>>()) {
+            let mut out = Vec::new();
+            push_json_bytes(&mut out, &bytes);
+            prop_assert!(!out.contains(&b'\n'));
+            prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn numbers_are_decimal(number in any::<u64>()) {
+            let mut out = Vec::new();
+            push_number(&mut out, number);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
+        }
+    }
+
+    #[test]
+    fn lines_of_all_workers_arrive_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let sink = LogSink::open(&path).unwrap();
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let mut buffer = sink.buffer();
+                std::thread::spawn(move || {
+                    for line in 0..1000 {
+                        let text = format!("worker {worker} line {line}\n");
+                        buffer.lines().extend_from_slice(text.as_bytes());
+                        buffer.line_done();
+                    }
+                    buffer.hand_over();
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        sink.flush();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 4000);
+        assert!(text.lines().all(|line| line.starts_with("worker ") && line.split(' ').count() == 4));
+    }
+}

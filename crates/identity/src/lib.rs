@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Identities of workloads: who issues them, how they are obtained and renewed, and how TLS checks them.
+//!
+//! The server side is an [`authority::Authority`] (root and issuing CA) behind the gRPC service `weft.v1.Identity`; the
+//! workload side is a client that attests once with a join token and renews at half life. What a process *is* stands in one
+//! [`LiveIdentity`], which every TLS configuration reads at each handshake, so a rotation swaps certificates without a new
+//! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
+
+pub mod live;
+pub mod peer;
+pub mod tls;
+
+pub use live::{IdentityState, LiveIdentity, Svid, SvidError, TrustBundle};
+pub use peer::PeerError;
+pub use tls::{ClientAuth, PeerMatch};

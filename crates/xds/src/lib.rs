@@ -1,1 +1,23 @@
-//! Placeholder.
+//! xDS v3: what a control plane sends, how it is sent, and how it is received.
+//!
+//! - [`Resource`] and [`Snapshot`] are the values: encoded once, shared by every stream.
+//! - [`DeltaSession`] and [`SotwSession`] are the protocol of one stream as plain state machines: no I/O, no clock.
+//! - [`AdsServer`] drives them over gRPC for whatever a [`Directory`] lets in.
+//! - [`Client`] is the other end: it keeps a [`Sink`] up to date and remembers the last good state on disk.
+//! - [`Relay`] joins the two, so that a local Envoy is fed by the agent and its refusals travel upstream.
+//!
+//! This crate never looks at intent, policy or certificates: it moves named, versioned bytes.
+
+mod directory;
+mod resource;
+mod sink;
+pub mod type_url;
+
+pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
+pub use resource::{Resource, Resources, Snapshot};
+pub use sink::{ClientStatus, Rejection, Sink, Update};
+
+/// `google.protobuf.Any`, the envelope of every resource.
+pub use envoy_types::pb::google::protobuf::Any;
+/// `envoy.config.core.v3.Node`, how a client introduces itself.
+pub use envoy_types::pb::envoy::config::core::v3::Node;

@@ -1,0 +1,63 @@
+//! The configuration that the data plane runs on: small immutable values, read by the request path and never changed.
+//!
+//! [`Builder`] keeps the last good version of every xDS resource and turns them into a [`Config`] by sharing, so that a change
+//! of one route costs one new route table. Names are resolved to small numbers while parsing ([`ClusterId`]): a request looks
+//! up its host, and nothing else, by text.
+//!
+//! What our proxy does not support is refused with the path of the field; nothing is ignored in silence. No I/O, no clock.
+
+mod cluster;
+mod listener;
+mod log_format;
+mod route;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use cluster::{
+    CircuitBreakers, Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream,
+    UpstreamProtocol, UpstreamTls,
+};
+pub use listener::{
+    DownstreamProtocol, DownstreamTls, ForwardClientCert, HttpListener, Listener, ListenerKind, PeerMatch, RouteRef,
+    RouteSource, TcpListener,
+};
+pub use log_format::{LogField, LogFormat};
+pub use route::{
+    HeaderMatch, NoRoute, PathMatch, RetryOn, RetryPolicy, Route, RouteHit, RouteMatch, RouteTable, ValueMatch,
+    VirtualHost, Weighted, host_key,
+};
+
+/// Everything that one generation of the data plane runs on. A request keeps the one that it began with.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Sorted by name. An `Arc` is the same one as before while its resource is unchanged.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Every cluster with the endpoints that it has now, by name; for the admin endpoint. Requests use [`Config::upstream`].
+    pub clusters: HashMap<Arc<str>, Arc<Upstream>>,
+    /// Every route table of RDS, by name. Requests use [`Config::route_table`].
+    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// Decides about calls to this proxy's service; `None` until a bundle came, and then nothing is allowed.
+    pub policy: Option<Arc<weft_policy::Engine>>,
+    /// The commit that this is, empty until the control plane told.
+    pub revision: Arc<str>,
+    /// `clusters` by [`ClusterId`].
+    upstreams: Arc<[Option<Arc<Upstream>>]>,
+    /// `routes` by the number in [`RouteRef`].
+    tables: Arc<[Option<Arc<RouteTable>>]>,
+}
+
+impl Config {
+    /// The cluster that a route chose, without a look-up by text. `None`: the cluster does not exist (Envoy's flag `NC`).
+    pub fn upstream(&self, cluster: &ClusterRef) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(cluster.id.index())?.as_ref()
+    }
+
+    /// The routes that a listener uses. `None`: its route configuration has not come yet (Envoy's flag `NR`).
+    pub fn route_table<'a>(&'a self, source: &'a RouteSource) -> Option<&'a Arc<RouteTable>> {
+        match source {
+            RouteSource::Inline(table) => Some(table),
+            RouteSource::Named(named) => self.tables.get(named.index())?.as_ref(),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What the HTTP API says, as types that both ends use: the server writes them, `weft status` and the tour read them.
+//!
+//! Times are seconds since the Unix epoch, durations are milliseconds; a missing value is `null`.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /api/status`: the mesh on one page.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// `Mesh.name`, empty before the first good commit.
+    pub mesh: String,
+    /// The trust domain, empty before the first good commit.
+    pub trust_domain: String,
+    /// The commit that the mesh runs on.
+    pub serving: Option<ChangeStatus>,
+    /// The newest commit when it was refused; then `serving` is the last good one.
+    pub refused: Option<RefusedCommit>,
+    /// Why the repository could not be read, while it cannot.
+    pub git_error: Option<String>,
+    /// Every service of the serving commit.
+    pub services: Vec<ServiceStatus>,
+    /// Proxies by state.
+    pub proxies: ProxyCounts,
+    /// Newest first, at most 50.
+    pub history: Vec<ChangeStatus>,
+    /// How long this control plane has run.
+    pub uptime_seconds: u64,
+    /// Version of the control plane.
+    pub version: String,
+}
+
+/// Connected proxies by what they did with the serving commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyCounts {
+    /// With a live stream.
+    pub connected: usize,
+    /// Without one, not yet forgotten.
+    pub lost: usize,
+    /// Connected and on the newest configuration.
+    pub acknowledged: usize,
+    /// Connected and on their way to it.
+    pub pending: usize,
+    /// Connected and refusing a part of it.
+    pub refused: usize,
+}
+
+/// One service as the mesh sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// `namespace/name`.
+    pub name: String,
+    /// `http`, `grpc` or `tcp`.
+    pub protocol: String,
+    /// The port that callers name.
+    pub port: u16,
+    /// Endpoints that callers are sent.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Address of the sidecar's ingress.
+    pub address: String,
+    /// Labels that subsets match.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where a commit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeState {
+    /// Published, not yet settled by every connected proxy.
+    Rolling,
+    /// Every connected proxy runs it.
+    Done,
+    /// Some proxies refuse a part of it.
+    Degraded,
+    /// The check refused it: nothing was changed in the mesh.
+    Refused,
+    /// A later commit took its place.
+    Superseded,
+}
+
+/// `GET /api/status/{commit}`: one commit's way through the mesh.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// The full commit id.
+    pub commit: String,
+    /// First line of its message.
+    pub subject: String,
+    /// Where it stands.
+    pub state: ChangeState,
+    /// When it was published to the proxies (or refused).
+    pub published_at: u64,
+    /// From publishing until every connected proxy had settled; `null` until then.
+    pub converged_ms: Option<f64>,
+    /// From noticing the commit until it was published: check and compile.
+    pub compile_ms: f64,
+    /// Node ids that run it.
+    pub acknowledged: Vec<String>,
+    /// Node ids that refuse a part of it.
+    pub refused: Vec<String>,
+    /// Node ids that have not answered yet.
+    pub pending: Vec<String>,
+    /// What the check found; errors only when it was refused.
+    pub findings: Vec<FindingStatus>,
+}
+
+/// A commit that the check refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RefusedCommit {
+    /// The full commit id.
+    pub commit: String,
+    /// First line of its message.
+    pub subject: String,
+    /// When it was refused.
+    pub at: u64,
+    /// Everything that is wrong with it.
+    pub findings: Vec<FindingStatus>,
+}
+
+/// `GET /api/findings`: one finding of the newest commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindingStatus {
+    /// Stable code, `WEFT` and four digits.
+    pub code: String,
+    /// `error` or `warning`.
+    pub severity: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+    /// `file:line:column`, if a file is at fault.
+    pub place: Option<String>,
+}
+
+impl From<&weft_model::Finding> for FindingStatus {
+    fn from(finding: &weft_model::Finding) -> Self {
+        let severity = match finding.severity {
+            weft_model::Severity::Error => "error",
+            weft_model::Severity::Warning => "warning",
+        };
+        Self {
+            code: finding.code.to_owned(),
+            severity: severity.to_owned(),
+            message: finding.message.clone(),
+            hint: finding.hint.clone(),
+            place: finding.span.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// `GET /api/proxies`: one proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// `Node.id`.
+    pub node: String,
+    /// `namespace/name`.
+    pub service: String,
+    /// The SPIFFE ID of its certificate.
+    pub identity: String,
+    /// When its certificate expires, as it reports.
+    pub certificate_expires: Option<u64>,
+    /// `weft`, `envoy` or `grpc`.
+    pub data_plane: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Address of its ingress, if it takes calls.
+    pub ingress: Option<String>,
+    /// Whether it says that it can be called.
+    pub ready: bool,
+    /// Whether its stream lives.
+    pub connected: bool,
+    /// Since when it is connected or lost.
+    pub since: u64,
+    /// The commit that it runs on, empty before its first.
+    pub commit: String,
+    /// `acknowledged`, `pending`, `refused` or `lost`.
+    pub state: String,
+    /// What it refuses now.
+    pub refusals: Vec<Refusal>,
+    /// When a response was last sent to it.
+    pub last_sent: Option<u64>,
+    /// Resources and bytes sent on the present stream.
+    pub resources_sent: u64,
+    /// Bytes of those.
+    pub bytes_sent: u64,
+}
+
+/// A NACK that still holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The xDS type, short: `Listener`, `Cluster`, ...
+    pub kind: String,
+    /// The resources of the refused response.
+    pub resources: Vec<String>,
+    /// What the proxy said.
+    pub reason: String,
+    /// When.
+    pub at: u64,
+}
+
+/// `POST /api/join-tokens`, the question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinTokenRequest {
+    /// `namespace/name` that the token may become.
+    pub service: String,
+    /// How long it may be redeemed, like `10m`.
+    #[serde(default = "ten_minutes")]
+    pub ttl: String,
+}
+
+fn ten_minutes() -> String {
+    "10m".to_owned()
+}
+
+/// `POST /api/join-tokens`, the answer.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinTokenAnswer {
+    /// The token; shown once, kept hashed.
+    pub token: String,
+    /// What it may become.
+    pub service: String,
+    /// When it stops being redeemable.
+    pub expires_at: u64,
+}
+
+/// Any answer that is not 2xx.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What was wrong.
+    pub error: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// Seconds since the Unix epoch.
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,47 @@
+# One entry point for people and for the CI machine. `make` alone lists the targets.
+SHELL := /bin/bash
+PROFILE ?= dev
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BUILT := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Where `make setup` puts Envoy and Python's gRPC and WebSocket libraries.
+export WEFT_VENV ?= $(CURDIR)/.venv
+export WEFT_ENVOY ?= $(WEFT_VENV)/bin/envoy
+
+.PHONY: help up tour test bench fuzz fmt lint clean setup
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
+
+up: setup ## a whole mesh on this machine: control plane, sidecars, apps (DIR=examples/city)
+	cargo build --release -p weft
+	$(TARGET)/release/weft up $(or $(DIR),examples/city)
+
+tour: setup ## the guided tour of examples/city, one line a step, then stop (PROFILE=release to run it optimised)
+	cargo build --profile $(PROFILE) -p weft
+	$(BUILT)/weft up --once examples/city
+
+test: setup ## format, lints, unit, property and end-to-end tests, the tour (FILTER=name for a part)
+	@python3 scripts/test.py $(FILTER)
+
+bench: setup ## side-by-side measurements against peers (CASES=chain)
+	cargo build --profile dist -p weft
+	cargo build --release -p weft-bench
+	@for case in $(or $(CASES),chain); do \
+	  WEFT_BIN=$(abspath $(TARGET))/dist/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
+
+fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60); needs a nightly toolchain and cargo-fuzz
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+
+fmt: ## format the code
+	cargo fmt
+
+lint: ## what the tests check without running anything
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "skipped: cargo deny (cargo-deny is not installed)"; fi
+
+clean: ## remove everything that was built
+	cargo clean
+	rm -rf .venv
+
+setup: ## install the peers that tests and benchmarks run against, if they are missing
+	@scripts/setup

@@ -1,0 +1,48 @@
+//! Side-by-side measurements of Weft against peers, on one machine and in one interleaved run.
+//!
+//! `weft-bench chain` measures the chain client -> sidecar -> mutual TLS -> sidecar -> app for three subjects: `direct` (no
+//! proxy), `envoy` (stock Envoy as both sidecars) and `weft`. It writes `target/bench/chain.json` and the table in
+//! `docs/benchmarks.md`. Absolute numbers do not travel between machines; ratios within one run do.
+
+mod app;
+mod chain;
+mod envoy;
+mod meter;
+mod report;
+mod weft;
+mod wrk;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Side-by-side measurements against peers")]
+struct Arguments {
+    #[command(subcommand)]
+    case: Case,
+}
+
+#[derive(Subcommand)]
+enum Case {
+    /// One call through a pair of sidecars: CPU, latency, memory.
+    Chain(chain::Options),
+    /// The app at the end of the chain (the benchmark starts it by itself).
+    App {
+        /// Where to listen.
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().case {
+        Case::Chain(options) => chain::run(&options),
+        Case::App { listen } => app::serve(listen),
+    }
+}
+
+/// The root of the source tree.
+fn root() -> PathBuf {
+    weft_tests::peers::root()
+}

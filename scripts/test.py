@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Runs everything that must hold, in the order that shares most of the building, and counts.
+
+`scripts/test.py` runs all; `scripts/test.py NAME` runs the steps (fmt, lint, deny, tour) and tests whose name contains NAME.
+The last line has the form `N passed, N failed, N skipped`; the exit status is 0 only if nothing failed.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NEXTEST = shutil.which("cargo-nextest") is not None
+steps = []  # (name, passed, failed, skipped, seconds, detail)
+
+
+def run(command):
+    """Runs a command with its output shown, and gives (exit status, output)."""
+    print(f"\n$ {' '.join(command)}", flush=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    lines = []
+    for line in process.stdout:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        lines.append(line)
+    return process.wait(), "".join(lines)
+
+
+def step(name, command):
+    """A command that passes or fails as a whole."""
+    start = time.monotonic()
+    status, _ = run(command)
+    steps.append((name, int(status == 0), int(status != 0), 0, time.monotonic() - start, ""))
+    return status == 0
+
+
+def skip(name, why):
+    """Something that cannot run here."""
+    print(f"\nskipped: {name} ({why})", flush=True)
+    steps.append((name, 0, 0, 1, 0.0, why))
+
+
+def tests(pattern):
+    """Every test, counted one by one. Always the whole workspace: a part of it would be built again with other features."""
+    if NEXTEST:
+        nextest = ["cargo", "nextest", "run", "--workspace", "--no-fail-fast", "--no-tests", "pass", "--color", "never"]
+        runs = {
+            "unit and property tests": [*nextest, "-E", "not package(weft-tests)", *([pattern] if pattern else [])],
+            "end-to-end tests": [*nextest, "-E", "package(weft-tests)", *([pattern] if pattern else [])],
+        }
+    else:
+        runs = {"tests": ["cargo", "test", "--workspace", "--all-targets", "--no-fail-fast", *([pattern] if pattern else [])]}
+    for name, command in runs.items():
+        start = time.monotonic()
+        status, output = run(command)
+        passed, failed, skipped = count(re.sub(r"\x1b\[[0-9;]*m", "", output))
+        if pattern:
+            skipped = 0  # not chosen is not skipped
+        if status != 0 and failed == 0:
+            failed = 1  # it did not build, or died before it could count
+        steps.append((name, passed, failed, skipped, time.monotonic() - start, ""))
+
+
+def count(output):
+    """(passed, failed, skipped) from the summary of nextest or of libtest."""
+    if NEXTEST:
+        summary = re.search(r"Summary \[[^\]]*\]\s+(\d+)(?:/\d+)? tests? run: (.*)", output)
+        if not summary:
+            return 0, 0, 0
+        passed = number(r"(\d+) passed", summary[2])
+        return passed, int(summary[1]) - passed, number(r"(\d+) skipped", summary[2])
+    passed = failed = skipped = 0
+    for line in re.finditer(r"test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", output):
+        passed, failed, skipped = passed + int(line[1]), failed + int(line[2]), skipped + int(line[3])
+    return passed, failed, skipped
+
+
+def number(pattern, text):
+    found = re.search(pattern, text)
+    return int(found[1]) if found else 0
+
+
+def main():
+    pattern = sys.argv[1] if len(sys.argv) > 1 else ""
+    wanted = lambda name: pattern in name
+    begin = time.monotonic()
+    if wanted("fmt"):
+        step("fmt", ["cargo", "fmt", "--check"])
+    # One build of everything with one set of features; the test runs below find it done.
+    if step("build", ["cargo", "build", "--quiet", "--workspace", "--all-targets"]):
+        tests(pattern)
+        if wanted("tour"):
+            target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+            step("tour", [os.path.join(target, "debug", "weft"), "up", "--once", "examples/city"])
+    if wanted("lint"):
+        step("lint", ["cargo", "clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    if wanted("deny"):
+        if shutil.which("cargo-deny"):
+            step("deny", ["cargo", "deny", "--log-level", "error", "check"])
+        else:
+            skip("deny", "cargo-deny is not installed")
+
+    print("\nstep                       passed  failed skipped  seconds")
+    for name, passed, failed, skipped, seconds, detail in steps:
+        print(f"{name:<26} {passed:>6} {failed:>7} {skipped:>7} {seconds:>8.0f}  {detail}")
+    passed, failed, skipped = (sum(step[i] for step in steps) for i in (1, 2, 3))
+    print(f"all in {time.monotonic() - begin:.0f} s")
+    if pattern and passed + failed + skipped <= 1:
+        print(f"nothing is named like `{pattern}`")
+        failed += 1
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+//! Where the programs under test and the real peers are.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
+}
+
+/// The `weft` binary: `$WEFT_BIN`, or the one beside this test in the target folder.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+pub fn weft() -> PathBuf {
+    if let Some(path) = std::env::var_os("WEFT_BIN") {
+        return path.into();
+    }
+    let exe = std::env::current_exe().expect("a process knows its program");
+    let found = exe.ancestors().skip(1).map(|folder| folder.join("weft")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no weft binary beside {}: run `cargo build -p weft` first", exe.display()))
+}
+
+/// A program of the Python environment that `make setup` makes.
+///
+/// # Panics
+/// When it is not there.
+#[track_caller]
+pub fn venv(program: &str) -> PathBuf {
+    let folder = std::env::var_os("WEFT_VENV").map_or_else(|| root().join(".venv"), PathBuf::from);
+    let path = folder.join("bin").join(program);
+    assert!(path.exists(), "{} is missing: run `make setup` first", path.display());
+    path
+}
+
+/// A script of this crate's `peers/` folder.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
+}

@@ -1,0 +1,69 @@
+//! A Git repository of intent that a test can commit to.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::run;
+
+/// The repository on disk.
+#[derive(Debug)]
+pub struct Repo {
+    root: PathBuf,
+}
+
+impl Repo {
+    /// Copies `template` (this crate's `mesh/` folder, say) into `root` and commits it on `main`.
+    pub fn create(root: &Path, template: &Path) -> Self {
+        run(Command::new("cp").arg("-r").arg(template).arg(root));
+        let repo = Self { root: root.to_owned() };
+        repo.git(&["init", "-q", "-b", "main"]);
+        repo.commit("Start");
+        repo
+    }
+
+    /// Its folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The text of a file of the work tree.
+    #[track_caller]
+    pub fn read(&self, file: &str) -> String {
+        std::fs::read_to_string(self.root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    }
+
+    /// Writes a file of the work tree, without a commit.
+    pub fn write(&self, file: &str, text: &str) {
+        let path = self.root.join(file);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).expect("the folder can be made");
+        }
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
+    /// Replaces `from`, which must be there, by `to` in a file.
+    #[track_caller]
+    pub fn replace(&self, file: &str, from: &str, to: &str) {
+        let text = self.read(file);
+        assert!(text.contains(from), "{file} has no `{from}`");
+        self.write(file, &text.replace(from, to));
+    }
+
+    /// Commits everything and gives the commit's id.
+    #[track_caller]
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "-A"]);
+        self.git(&["-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-q", "--allow-empty", "-m", message]);
+        self.head()
+    }
+
+    /// The id of the newest commit.
+    pub fn head(&self) -> String {
+        self.git(&["rev-parse", "HEAD"]).trim().to_owned()
+    }
+
+    #[track_caller]
+    fn git(&self, args: &[&str]) -> String {
+        run(Command::new("git").arg("-C").arg(&self.root).args(args))
+    }
+}

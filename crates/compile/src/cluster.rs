@@ -1,0 +1,109 @@
+//! Clusters: the services that a proxy may call, and the app behind it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use weft_model::intent::{Protocol, Service};
+use weft_model::{SpiffeId, TrustDomain};
+use weft_xds::{Resource, type_url};
+
+use crate::pb::{ads, any, duration, socket_address, uint32};
+use crate::{names, tls};
+
+/// From `connect()` to the end of the TLS handshake. Three attempts fit into the default request timeout of 15 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The cluster of a service, or of one of its subsets, as a sidecar calls it.
+pub(crate) fn outbound(trust_domain: &TrustDomain, service: &Service, subset: Option<&str>) -> Arc<Resource> {
+    let name = names::outbound_cluster(service, subset);
+    let peer = SpiffeId::for_service(trust_domain, &service.name);
+    let http = service.protocol != Protocol::Tcp;
+    let cluster = Cluster {
+        transport_socket: Some(tls::upstream(&peer, names::sni(service, subset), if http { &["h2"] } else { &[] })),
+        typed_extension_protocol_options: if http { speaking(http2()) } else { HashMap::new() },
+        circuit_breakers: Some(bounds()),
+        ..eds(&name, LbPolicy::LeastRequest)
+    };
+    Resource::new(type_url::CLUSTER, &name, &cluster)
+}
+
+/// The same for a proxyless gRPC client. gRPC knows `LEAST_REQUEST` only as an experiment.
+pub(crate) fn outbound_for_grpc(trust_domain: &TrustDomain, service: &Service, subset: Option<&str>) -> Arc<Resource> {
+    let name = names::outbound_cluster(service, subset);
+    let peer = SpiffeId::for_service(trust_domain, &service.name);
+    let cluster = Cluster { transport_socket: Some(tls::upstream_for_grpc(&peer)), ..eds(&name, LbPolicy::RoundRobin) };
+    Resource::new(type_url::CLUSTER, &name, &cluster)
+}
+
+/// The app behind a sidecar, in clear.
+pub(crate) fn inbound(service: &Service, app: SocketAddr) -> Arc<Resource> {
+    let name = names::inbound_cluster(service);
+    let endpoint = Endpoint { address: socket_address(app), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
+    let cluster = Cluster {
+        name: name.to_string(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        typed_extension_protocol_options: match service.protocol {
+            Protocol::Http => speaking(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
+            Protocol::Grpc => speaking(http2()),
+            Protocol::Tcp => HashMap::new(),
+        },
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: name.to_string(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    Resource::new(type_url::CLUSTER, &name, &cluster)
+}
+
+fn eds(name: &str, lb_policy: LbPolicy) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), service_name: name.to_owned() }),
+        connect_timeout: duration(CONNECT_TIMEOUT),
+        lb_policy: lb_policy.into(),
+        ..Default::default()
+    }
+}
+
+/// Extended CONNECT (RFC 8441) is how a WebSocket travels between sidecars.
+fn http2() -> ProtocolConfig {
+    ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions { allow_connect: true, ..Default::default() })
+}
+
+fn speaking(protocol: ProtocolConfig) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol),
+        })),
+        ..Default::default()
+    };
+    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))])
+}
+
+/// As many retries as requests may be under way. Envoy's default of three would fail requests when one endpoint of two is gone
+/// and thirty callers notice at once; only what no server began to work on is retried, so there is no storm to fear. The other
+/// bounds stay Envoy's: 1024 connections, pending requests and requests.
+fn bounds() -> CircuitBreakers {
+    let thresholds = vec![Thresholds { max_retries: uint32(1024), ..Default::default() }];
+    CircuitBreakers { thresholds, ..Default::default() }
+}

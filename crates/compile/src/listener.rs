@@ -1,0 +1,227 @@
+//! Listeners: egress, where the app calls, and ingress, where other sidecars call.
+//!
+//! They hold nothing that a commit usually changes (routes, weights and policy travel in other resources), because Envoy drains
+//! the connections of a listener that changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
+use envoy_types::pb::envoy::config::core::v3::{
+    ApiVersion, Http2ProtocolOptions, TrafficDirection, TransportSocket, TypedExtensionConfig,
+};
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, tracing};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{self as http_authz, ext_authz::Services};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as tcp_authz;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm,
+    http_connection_manager::proxy_status_config::ProxyName, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
+use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
+use weft_model::TrustDomain;
+use weft_model::intent::{Protocol, Service};
+use weft_xds::{Resource, type_url};
+
+use crate::access_log::{self, HTTP_AUTHZ, Hop, TCP_AUTHZ};
+use crate::pb::{ads, agent_service, any, boolean, duration, socket_address};
+use crate::{Proxy, headers, local_reply, names, route, tls, wire};
+
+/// Name of the listener that the app calls, and of its route configuration.
+pub const EGRESS: &str = "egress";
+/// Name of the listener that other sidecars call.
+pub const INGRESS: &str = "ingress";
+
+/// Envoy's question to its agent next door, which answers from memory.
+const AUTHZ_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// HTTP in clear from the app, to whatever the `Host` names; CONNECT for TCP services.
+pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
+    let rds = Rds { config_source: ads(), route_config_name: EGRESS.to_owned() };
+    let manager = HttpConnectionManager {
+        route_specifier: Some(hcm::RouteSpecifier::Rds(rds)),
+        http_filters: vec![router()],
+        strip_port_mode: Some(hcm::StripPortMode::StripAnyHostPort(true)),
+        forward_client_cert_details: hcm::ForwardClientCertDetails::Sanitize.into(),
+        upgrade_configs: vec![upgrade("websocket"), upgrade("CONNECT")],
+        ..manager(&proxy.access_log, Hop::Egress)
+    };
+    let listener = Listener {
+        name: EGRESS.to_owned(),
+        address: socket_address(proxy.egress),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        filter_chains: vec![chain(vec![http(&manager, Hop::Egress)], None)],
+        ..Default::default()
+    };
+    Resource::new(type_url::LISTENER, EGRESS, &listener)
+}
+
+/// Mutual TLS from other sidecars; each request (or TCP connection) is decided on, then goes to the app.
+pub(crate) fn ingress(proxy: &Proxy, service: &Service, trust_domain: &TrustDomain) -> Arc<Resource> {
+    let (filters, alpn): (_, &[&str]) = match service.protocol {
+        Protocol::Http | Protocol::Grpc => (vec![ingress_http(proxy, service)], &["h2", "http/1.1"]),
+        Protocol::Tcp => (ingress_tcp(proxy, service), &[]),
+    };
+    let listener = Listener {
+        name: INGRESS.to_owned(),
+        address: socket_address(proxy.ingress),
+        traffic_direction: TrafficDirection::Inbound.into(),
+        filter_chains: vec![chain(filters, Some(tls::downstream(trust_domain, alpn)))],
+        ..Default::default()
+    };
+    Resource::new(type_url::LISTENER, INGRESS, &listener)
+}
+
+/// What a proxyless gRPC client asks for by the name in its `xds:///` target: routes by `routes`, and no socket.
+pub(crate) fn for_grpc(name: &str, routes: &str) -> Arc<Resource> {
+    let rds = Rds { config_source: ads(), route_config_name: routes.to_owned() };
+    let manager = HttpConnectionManager {
+        route_specifier: Some(hcm::RouteSpecifier::Rds(rds)),
+        http_filters: vec![router()],
+        ..Default::default()
+    };
+    let listener = Listener {
+        name: name.to_owned(),
+        api_listener: Some(ApiListener { api_listener: Some(any(&manager)) }),
+        ..Default::default()
+    };
+    Resource::new(type_url::LISTENER, name, &listener)
+}
+
+fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
+    let authz = http_authz::ExtAuthz {
+        services: Some(Services::GrpcService(agent_service(Some(AUTHZ_TIMEOUT)))),
+        transport_api_version: ApiVersion::V3.into(),
+        ..Default::default()
+    };
+    let routes = RouteConfiguration {
+        name: INGRESS.to_owned(),
+        virtual_hosts: vec![route::to_app(service)],
+        ..Default::default()
+    };
+    let manager = HttpConnectionManager {
+        route_specifier: Some(hcm::RouteSpecifier::RouteConfig(routes)),
+        http_filters: vec![http_filter(HTTP_AUTHZ, &authz), router()],
+        // The caller's sidecar made the id; it is the same at both hops.
+        preserve_external_request_id: true,
+        forward_client_cert_details: hcm::ForwardClientCertDetails::SanitizeSet.into(),
+        set_current_client_cert_details: Some(hcm::SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        upgrade_configs: vec![upgrade("websocket")],
+        ..manager(&proxy.access_log, Hop::Ingress)
+    };
+    http(&manager, Hop::Ingress)
+}
+
+fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
+    let authz = tcp_authz::ExtAuthz {
+        stat_prefix: INGRESS.to_owned(),
+        grpc_service: Some(agent_service(Some(AUTHZ_TIMEOUT))),
+        transport_api_version: ApiVersion::V3.into(),
+        ..Default::default()
+    };
+    let forward = TcpProxy {
+        stat_prefix: INGRESS.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(names::inbound_cluster(service).to_string())),
+        access_log: vec![access_log::json(&proxy.access_log, Hop::Ingress, TCP_AUTHZ)],
+        ..Default::default()
+    };
+    vec![network_filter(TCP_AUTHZ, any(&authz)), network_filter("envoy.filters.network.tcp_proxy", any(&forward))]
+}
+
+/// What holds for HTTP on both sides.
+fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
+    HttpConnectionManager {
+        codec_type: hcm::CodecType::Auto.into(),
+        stat_prefix: stat_prefix(hop).to_owned(),
+        http2_protocol_options: Some(Http2ProtocolOptions { allow_connect: true, ..Default::default() }),
+        access_log: vec![log(access_log, hop)],
+        tracing: Some(trace_context()),
+        early_header_mutation_extensions: vec![without_reserved_headers()],
+        normalize_path: boolean(true),
+        path_with_escaped_slashes_action: hcm::PathWithEscapedSlashesAction::RejectRequest.into(),
+        generate_request_id: boolean(true),
+        // The app's own `server` header, or none: the mesh is not what the caller talks to.
+        server_header_transformation: hcm::ServerHeaderTransformation::PassThrough.into(),
+        // Streams live as long as their ends want; the route's timeout is for requests.
+        stream_idle_timeout: duration(Duration::ZERO),
+        proxy_status_config: Some(hcm::ProxyStatusConfig {
+            proxy_name: Some(ProxyName::UseNodeId(true)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn stat_prefix(hop: Hop) -> &'static str {
+    match hop {
+        Hop::Egress => EGRESS,
+        Hop::Ingress => INGRESS,
+    }
+}
+
+fn log(path: &str, hop: Hop) -> AccessLog {
+    access_log::json(path, hop, HTTP_AUTHZ)
+}
+
+/// `traceparent` is made where a request has none, and carried on; nothing is sampled, so nothing is exported.
+fn trace_context() -> hcm::Tracing {
+    let none = || Some(Percent { value: 0.0 });
+    let provider = OpenTelemetryConfig { grpc_service: Some(agent_service(None)), ..Default::default() };
+    hcm::Tracing {
+        random_sampling: none(),
+        provider: Some(tracing::Http {
+            name: "envoy.tracers.opentelemetry".to_owned(),
+            config_type: Some(tracing::http::ConfigType::TypedConfig(any(&provider))),
+        }),
+        ..Default::default()
+    }
+}
+
+fn without_reserved_headers() -> TypedExtensionConfig {
+    let remove = |name: &&str| HeaderMutation { action: Some(header_mutation::Action::Remove((*name).to_owned())) };
+    let mutation =
+        EarlyHeaderMutation { mutations: headers::IDENTITY.iter().chain(&headers::STEERING).map(remove).collect() };
+    TypedExtensionConfig {
+        name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
+        typed_config: Some(any(&mutation)),
+    }
+}
+
+fn upgrade(kind: &str) -> hcm::UpgradeConfig {
+    hcm::UpgradeConfig { upgrade_type: kind.to_owned(), ..Default::default() }
+}
+
+fn router() -> HttpFilter {
+    http_filter("envoy.filters.http.router", &Router::default())
+}
+
+fn http_filter<M: Name + Message>(name: &str, config: &M) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}
+
+/// The connection manager with the local replies, whose maps need an order, behind it: protobuf fields may come in any order.
+fn http(manager: &HttpConnectionManager, hop: Hop) -> Filter {
+    let mut config = any(manager);
+    let tail = wire::HttpConnectionManagerTail { local_reply_config: Some(local_reply::config(hop)) };
+    config.value.extend_from_slice(&tail.encode_to_vec());
+    network_filter("envoy.filters.network.http_connection_manager", config)
+}
+
+fn network_filter(name: &str, config: Any) -> Filter {
+    Filter { name: name.to_owned(), config_type: Some(filter::ConfigType::TypedConfig(config)) }
+}
+
+fn chain(filters: Vec<Filter>, transport_socket: Option<TransportSocket>) -> FilterChain {
+    FilterChain { filters, transport_socket, ..Default::default() }
+}

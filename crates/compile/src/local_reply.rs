@@ -1,0 +1,102 @@
+//! What Envoy answers when it, and not the app, refuses or fails a request: `application/problem+json` (RFC 9457) with the layer
+//! and the cause, as our own proxy answers.
+
+use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, HeaderFilter, ResponseFlagFilter};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+
+use crate::access_log::Hop;
+use crate::pb::text;
+use crate::wire;
+
+const PROBLEM: &str = "application/problem+json";
+
+/// Envoy's response flag, and what it means: cause, layer, title.
+type Meaning = (&'static str, &'static str, &'static str, &'static str);
+
+/// The same words as our proxy's. A flag does not tell an unknown host from an unknown path, nor a refused connection from a
+/// refused certificate; `detail` does.
+const EGRESS: [Meaning; 8] = [
+    ("NR", "unknown_host", "routing", "No such service for this caller"),
+    ("NC", "no_cluster", "config", "The route's cluster is not configured"),
+    ("UH", "no_endpoint", "discovery", "The service has no endpoint"),
+    ("UF", "connect_failed", "network", "The endpoint could not be reached"),
+    ("UC", "upstream_closed", "network", "The connection to the endpoint broke"),
+    ("UR", "upstream_reset", "network", "The endpoint reset the request"),
+    ("UT", "request_timeout", "timeout", "The request took longer than the route allows"),
+    ("UO", "overflow", "overload", "Too many requests are under way"),
+];
+
+/// Behind an ingress there is only the app.
+const INGRESS: [Meaning; 4] = [
+    ("UF", "app_unreachable", "app", "The app does not listen"),
+    ("UC", "app_closed", "app", "The app closed the connection before it answered"),
+    ("UR", "app_closed", "app", "The app closed the connection before it answered"),
+    ("UO", "overflow", "overload", "Too many requests are under way"),
+];
+
+/// The bodies of local replies. A denial keeps the body that the authorization service gave, and a gRPC call the plain text that
+/// becomes its `grpc-message`.
+pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
+    let meanings: &[Meaning] = match hop {
+        Hop::Egress => &EGRESS,
+        Hop::Ingress => &INGRESS,
+    };
+    let denied = mapper(flag("UAEX"), as_given(PROBLEM));
+    let grpc = mapper(grpc_call(), as_given(""));
+    let by_flag = meanings.iter().map(|&(name, cause, layer, title)| mapper(flag(name), problem(cause, layer, title)));
+    wire::LocalReplyConfig {
+        mappers: [grpc, denied].into_iter().chain(by_flag).collect(),
+        body_format: Some(problem("bad_request", "client", "The request cannot be served")),
+    }
+}
+
+fn mapper(filter: FilterSpecifier, body: wire::SubstitutionFormat) -> wire::ResponseMapper {
+    let filter = AccessLogFilter { filter_specifier: Some(filter) };
+    wire::ResponseMapper { filter: Some(filter), body_format_override: Some(body) }
+}
+
+fn flag(name: &str) -> FilterSpecifier {
+    FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec![name.to_owned()] })
+}
+
+fn grpc_call() -> FilterSpecifier {
+    let prefix = MatchPattern::Prefix("application/grpc".to_owned());
+    let matcher = StringMatcher { match_pattern: Some(prefix), ignore_case: false };
+    FilterSpecifier::HeaderFilter(HeaderFilter {
+        header: Some(HeaderMatcher {
+            name: "content-type".to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(matcher)),
+            ..Default::default()
+        }),
+    })
+}
+
+fn as_given(content_type: &str) -> wire::SubstitutionFormat {
+    wire::SubstitutionFormat {
+        text_format: Some("%LOCAL_REPLY_BODY%".to_owned()),
+        content_type: content_type.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn problem(cause: &str, layer: &str, title: &str) -> wire::SubstitutionFormat {
+    let kind = format!("urn:weft:problem:{cause}");
+    let members = [
+        ("type", &*kind),
+        ("title", title),
+        ("status", "%RESPONSE_CODE%"),
+        ("detail", "%RESPONSE_CODE_DETAILS%"),
+        ("flag", "%RESPONSE_FLAGS%"),
+        ("layer", layer),
+        ("cause", cause),
+        ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ];
+    let fields = members.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
+    wire::SubstitutionFormat {
+        json_format: Some(wire::Struct { fields }),
+        content_type: PROBLEM.to_owned(),
+        ..Default::default()
+    }
+}

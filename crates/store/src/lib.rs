@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Where the control plane keeps what must outlive it: a small key-value store with revisions, watches, leases and sealing.
+//!
+//! Keys are paths like `ca/issuing`; values are bytes. Every write gets the next revision of the whole store, and
+//! [`Store::compare_and_swap`] is how several writers agree. Values that are secret go through [`Store::put_sealed`]:
+//! AES-256-GCM bound to their key, so the file alone gives nothing away and a value cannot be moved to another key.
+//! The store never interprets a value.
+
+mod embedded;
+mod error;
+mod lease;
+mod seal;
+mod store;
+mod watch;
+
+pub use error::StoreError;
+pub use lease::Lease;
+pub use store::{Entry, Store, Swap};
+pub use watch::{Change, Event, Watch};

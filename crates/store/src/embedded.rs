@@ -1,0 +1,101 @@
+//! The store in one file on this machine, by redb: copy on write, each commit on disk before it returns.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::watch::{Change, Event, Watchers};
+use crate::{Entry, StoreError, Swap};
+
+/// Key -> revision of its last write, value.
+const VALUES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("values");
+/// Counters of the store itself.
+const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+const REVISION: &str = "revision";
+
+/// What a write may demand of the present state of its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect {
+    Anything,
+    Revision(Option<u64>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    database: Database,
+    /// Held from the start of a write until its event is out, so that watchers see writes in the order of their revisions.
+    writing: Mutex<()>,
+}
+
+impl Embedded {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Database::create(path).map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+            other => StoreError::database(other),
+        })?;
+        let transaction = database.begin_write().map_err(StoreError::database)?;
+        transaction.open_table(VALUES).map_err(StoreError::database)?;
+        transaction.open_table(COUNTERS).map_err(StoreError::database)?;
+        transaction.commit().map_err(StoreError::database)?;
+        Ok(Self { database, writing: Mutex::new(()) })
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let transaction = self.database.begin_read().map_err(StoreError::database)?;
+        let values = transaction.open_table(VALUES).map_err(StoreError::database)?;
+        let found = values.get(key).map_err(StoreError::database)?;
+        Ok(found.map(|guard| Entry::from(guard.value())))
+    }
+
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(StoreError::database)?;
+        let values = transaction.open_table(VALUES).map_err(StoreError::database)?;
+        let mut found = Vec::new();
+        for item in values.range(prefix..).map_err(StoreError::database)? {
+            let (key, value) = item.map_err(StoreError::database)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            found.push((key.value().to_owned(), Entry::from(value.value())));
+        }
+        Ok(found)
+    }
+
+    /// Writes `value` (`None` deletes) if the key is as expected, and tells the watchers.
+    pub(crate) fn write(
+        &self,
+        key: &str,
+        expect: Expect,
+        value: Option<&[u8]>,
+        watchers: &Watchers,
+    ) -> Result<Swap, StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.database.begin_write().map_err(StoreError::database)?;
+        let revision = {
+            let mut values = transaction.open_table(VALUES).map_err(StoreError::database)?;
+            let present = values.get(key).map_err(StoreError::database)?.map(|guard| Entry::from(guard.value()));
+            if let Expect::Revision(expected) = expect
+                && expected != present.as_ref().map(|entry| entry.revision)
+            {
+                return Ok(Swap::Conflict(present));
+            }
+            if value.is_none() && present.is_none() {
+                return Ok(Swap::Conflict(None));
+            }
+            let mut counters = transaction.open_table(COUNTERS).map_err(StoreError::database)?;
+            let last = counters.get(REVISION).map_err(StoreError::database)?.map_or(0, |guard| guard.value());
+            let revision = last + 1;
+            counters.insert(REVISION, revision).map_err(StoreError::database)?;
+            match value {
+                Some(bytes) => values.insert(key, (revision, bytes)).map_err(StoreError::database)?,
+                None => values.remove(key).map_err(StoreError::database)?,
+            };
+            revision
+        };
+        transaction.commit().map_err(StoreError::database)?;
+        let change = value.map_or(Change::Deleted, |bytes| Change::Put(bytes.into()));
+        watchers.tell(Event { key: key.into(), revision, change });
+        Ok(Swap::Done(revision))
+    }
+}

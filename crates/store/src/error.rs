@@ -1,0 +1,57 @@
+//! What can go wrong with the store, for the person who runs it.
+
+use std::path::PathBuf;
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or folder could not be used.
+    #[error("cannot {what} {}: {source}", .path.display())]
+    File {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another process has the database open.
+    #[error("{} is in use by another process; stop the other `weft server` or give this one its own state folder", .0.display())]
+    InUse(PathBuf),
+    /// The database itself failed.
+    #[error("the store failed: {0}")]
+    Database(#[from] Box<redb::Error>),
+    /// The root key can be read by others.
+    #[error("{} can be read by other users (mode {mode:o}); run: chmod 600 {}", .path.display(), .path.display())]
+    ExposedRootKey {
+        /// The key file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The root key file does not hold a key.
+    #[error("{} holds no root key: it must be 64 hexadecimal digits", .0.display())]
+    BadRootKey(PathBuf),
+    /// The root key is not the one that sealed this store.
+    #[error("the root key in {} is not the one that sealed this store; put the original file back", .0.display())]
+    WrongRootKey(PathBuf),
+    /// Sealed bytes do not open under their key path: corrupted, moved or forged.
+    #[error(
+        "the sealed value `{0}` does not open: it was changed, moved from another key or sealed with another root key"
+    )]
+    Tampered(String),
+    /// The work was cut off by the runtime's shutdown.
+    #[error("the store is shutting down")]
+    ShuttingDown,
+}
+
+impl StoreError {
+    pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { what, path, source }
+    }
+
+    pub(crate) fn database(error: impl Into<redb::Error>) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}

@@ -181,7 +181,8 @@ impl ServiceName {
     }
 }
 
-fn is_dns_label(text: &str) -> bool {
+/// RFC 1123: 1 to 63 of `[a-z0-9-]`, no dash at the ends.
+pub(crate) fn is_dns_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
@@ -248,9 +249,22 @@ mod tests {
     #[test]
     fn illegal_ids_are_refused() {
         for bad in [
-            "", "http://a/b", "spiffe://", "spiffe://a", "spiffe://a/", "spiffe:///x", "spiffe://A/x", "spiffe://a:80/x",
-            "spiffe://u@a/x", "spiffe://a/x/", "spiffe://a//x", "spiffe://a/./x", "spiffe://a/../x", "spiffe://a/x?q",
-            "spiffe://a/x#f", "spiffe://a/%20",
+            "",
+            "http://a/b",
+            "spiffe://",
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe:///x",
+            "spiffe://A/x",
+            "spiffe://a:80/x",
+            "spiffe://u@a/x",
+            "spiffe://a/x/",
+            "spiffe://a//x",
+            "spiffe://a/./x",
+            "spiffe://a/../x",
+            "spiffe://a/x?q",
+            "spiffe://a/x#f",
+            "spiffe://a/%20",
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad} was accepted");
         }

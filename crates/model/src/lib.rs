@@ -3,10 +3,15 @@
 //! Everything here is a value. Text is parsed once, at the edge, into types that cannot hold an illegal state; no module of
 //! this crate does network I/O or knows a wire protocol.
 
+pub mod code;
 pub mod finding;
 pub mod id;
 pub mod intent;
+pub mod parse;
+pub mod render;
+pub mod source;
 
 pub use finding::{Finding, Severity, Span};
 pub use id::{NameError, ServiceName, SpiffeId, TrustDomain};
 pub use intent::Intent;
+pub use source::SourceFile;

@@ -18,4 +18,5 @@ pub mod process;
 pub mod repo;
 pub mod sidecar;
 pub mod suite;
+pub mod tls;
 pub mod wait;

@@ -15,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 
+use crate::{curl, wait};
+
 /// Requests that may be under way at once; more are a failure ("late"), not a queue without end.
 const IN_FLIGHT: usize = 100;
 
@@ -27,6 +29,19 @@ pub struct Target {
     pub host: String,
     /// Path and query.
     pub path: String,
+}
+
+impl Target {
+    /// Waits until it answers with status 200, twenty times in a row: every endpoint and subset has its configuration.
+    #[track_caller]
+    pub fn wait_reachable(&self) {
+        for _ in 0..20 {
+            wait::until(&format!("{} to answer", self.host), wait::SOON, || {
+                let reply = curl::get(self.address, &self.host, &self.path, &[]);
+                if reply.status == 200 { Ok(()) } else { Err(format!("{reply:?}")) }
+            });
+        }
+    }
 }
 
 /// The load while it runs.

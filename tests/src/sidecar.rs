@@ -1,1 +1,185 @@
-//! Soon.
+//! A `weft sidecar` process with either data plane.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::process::Process;
+use crate::{curl, peers, ports, wait};
+
+/// Who moves the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataPlane {
+    /// Our proxy, in the sidecar's process.
+    Weft,
+    /// Stock Envoy, as its child.
+    Envoy,
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// `namespace/name`.
+    pub service: String,
+    /// Where its app listens.
+    pub app: SocketAddr,
+    /// Labels of the endpoint.
+    pub labels: BTreeMap<String, String>,
+    /// Ours or Envoy.
+    pub data_plane: DataPlane,
+    /// Threads that serve requests; `None` leaves it to the sidecar.
+    pub workers: Option<u32>,
+}
+
+impl Spec {
+    /// Our data plane, no labels.
+    pub fn new(service: &str, app: SocketAddr) -> Self {
+        Self { service: service.to_owned(), app, labels: BTreeMap::new(), data_plane: DataPlane::Weft, workers: None }
+    }
+
+    /// With a label.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// With this data plane.
+    #[must_use]
+    pub fn on(mut self, data_plane: DataPlane) -> Self {
+        self.data_plane = data_plane;
+        self
+    }
+
+    /// With this number of worker threads.
+    #[must_use]
+    pub fn workers(mut self, workers: u32) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// What was asked for.
+    pub spec: Spec,
+    /// Where the app sends its calls.
+    pub egress: SocketAddr,
+    /// Where other sidecars call.
+    pub ingress: SocketAddr,
+    /// Admin endpoint.
+    pub admin: SocketAddr,
+    /// Health endpoint.
+    pub health: SocketAddr,
+    /// Prometheus endpoint.
+    pub metrics: SocketAddr,
+    /// Where it keeps its identity and its last good configuration.
+    pub state: PathBuf,
+    /// Its access log.
+    pub access_log: PathBuf,
+    process: Process,
+    folder: PathBuf,
+    name: String,
+    args: Vec<String>,
+}
+
+impl Sidecar {
+    /// Starts it in its own folder under `folder`, with the token for its first start, and waits until it is ready.
+    #[track_caller]
+    pub fn start(folder: &Path, name: &str, server: SocketAddr, token: &str, spec: Spec) -> Self {
+        let sidecar = Self::launch(folder, name, server, Some(token), spec);
+        sidecar.wait_ready()
+    }
+
+    /// Starts it without waiting.
+    #[track_caller]
+    pub fn launch(folder: &Path, name: &str, server: SocketAddr, token: Option<&str>, spec: Spec) -> Self {
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).expect("the sidecar's folder can be made");
+        let [egress, ingress, admin, health, metrics] = std::array::from_fn(|_| ports::free());
+        let (state, access_log) = (folder.join("state"), folder.join("access.json"));
+        let mut args = vec!["sidecar".to_owned()];
+        let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+        flag("service", spec.service.clone());
+        flag("app", spec.app.to_string());
+        flag("server", server.to_string());
+        flag("state", state.display().to_string());
+        flag("egress", egress.to_string());
+        flag("ingress", ingress.to_string());
+        flag("admin", admin.to_string());
+        flag("health", health.to_string());
+        flag("metrics", metrics.to_string());
+        flag("access-log", access_log.display().to_string());
+        for (name, value) in &spec.labels {
+            flag("label", format!("{name}={value}"));
+        }
+        if let Some(workers) = spec.workers {
+            flag("workers", workers.to_string());
+        }
+        if spec.data_plane == DataPlane::Envoy {
+            flag("data-plane", "envoy".to_owned());
+        }
+        let first = match token {
+            Some(token) => [args.clone(), vec!["--join-token".to_owned(), token.to_owned()]].concat(),
+            None => args.clone(),
+        };
+        let process = spawn(&folder, name, &spec, &first);
+        Self { spec, egress, ingress, admin, health, metrics, state, access_log, process, name: name.to_owned(), folder, args }
+    }
+
+    /// Waits until the health endpoint says that it serves.
+    #[track_caller]
+    pub fn wait_ready(mut self) -> Self {
+        self.until_ready();
+        self
+    }
+
+    #[track_caller]
+    fn until_ready(&mut self) {
+        let what = format!("{} to be ready", self.name);
+        let url = format!("http://{}/ready", self.health);
+        wait::until(&what, wait::SOON, || {
+            self.process.assert_running();
+            let reply = curl::curl(&[&url]);
+            if reply.status == 200 { Ok(()) } else { Err(format!("{} {} {}", reply.status, reply.body, reply.error)) }
+        });
+    }
+
+    /// SIGTERM, then its exit status.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process.signal(Signal::SIGTERM);
+        self.process.wait(Duration::from_secs(60))
+    }
+
+    /// Starts it again after its end, from what it has on disk, and waits until it is ready.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process = spawn(&self.folder, &self.name, &self.spec, &self.args);
+        self.until_ready();
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ids of the processes that move the bytes: Envoy's if it is Envoy, else the sidecar's.
+    pub fn data_plane_pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+fn spawn(folder: &Path, name: &str, spec: &Spec, args: &[String]) -> Process {
+    let envoy = match spec.data_plane {
+        DataPlane::Envoy => peers::venv("envoy").display().to_string(),
+        DataPlane::Weft => String::new(),
+    };
+    let env: &[(&str, &str)] = if envoy.is_empty() { &[] } else { &[("WEFT_ENVOY", &envoy)] };
+    Process::start(folder, name, peers::weft(), args, env)
+}

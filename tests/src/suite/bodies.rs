@@ -1,0 +1,99 @@
+//! Bodies: large ones, slow readers, streams both ways, upgrades.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::World;
+use crate::app::FLOOD;
+use crate::{grpc, wait};
+
+/// What all buffers between two ends of a stopped stream may hold: kernel sockets (4 MiB each way a hop), HTTP/2 windows.
+const BUFFERS: u64 = 64 << 20;
+
+pub(super) fn large(world: &World) {
+    let folder = world.mesh.folder();
+    let (sent, received) = (folder.join("sent"), folder.join("received"));
+    // Bytes that do not repeat with any buffer's size.
+    let bytes: Vec<u8> = (0u32..5_000_000).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(&sent, &bytes).expect("the folder can be written");
+    for (version, more) in [("--http1.1", "content-type: x/y"), ("--http1.1", "transfer-encoding: chunked"), ("--http2-prior-knowledge", "x: y")] {
+        let status = Command::new("curl")
+            .args(["-s", "-S", "--max-time", "60", version, "-H", "Host: board.prod", "-H", more, "--data-binary"])
+            .arg(format!("@{}", sent.display()))
+            .args(["-w", "%{http_code}", "-o"])
+            .arg(&received)
+            .arg(format!("http://{}/echo", world.web.egress))
+            .output()
+            .expect("curl runs");
+        assert_eq!(String::from_utf8_lossy(&status.stdout), "200", "{version} {more}: {}", String::from_utf8_lossy(&status.stderr));
+        let back = std::fs::read(&received).expect("curl has written it");
+        assert!(back == bytes, "{version} {more}: {} bytes came back changed ({} sent)", back.len(), bytes.len());
+    }
+}
+
+pub(super) fn upload_back_pressure(world: &World) {
+    const TOTAL: u64 = 256 << 20;
+    // Version 1 alone, so that the released app is the one that holds.
+    let head = format!("POST /hold HTTP/1.1\r\nhost: board.prod\r\nx-version: v2\r\nconnection: close\r\ncontent-length: {TOTAL}\r\n\r\n");
+    let mut stream = TcpStream::connect(world.web.egress).expect("the egress accepts");
+    stream.write_all(head.as_bytes()).expect("the head is taken");
+    let chunk = vec![1u8; 256 << 10];
+    stream.set_write_timeout(Some(Duration::from_secs(2))).expect("a socket has a timeout");
+    let mut sent = 0u64;
+    while sent < TOTAL {
+        match stream.write(&chunk[..chunk.len().min((TOTAL - sent) as usize)]) {
+            Ok(n) => sent += n as u64,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("after {sent} bytes: {error}"),
+        }
+    }
+    assert!(sent < BUFFERS, "{sent} bytes were taken while the app read nothing");
+    world.apps[1].release();
+    stream.set_write_timeout(Some(wait::SOON)).expect("a socket has a timeout");
+    while sent < TOTAL {
+        sent += stream.write(&chunk[..chunk.len().min((TOTAL - sent) as usize)]).expect("the app reads again") as u64;
+    }
+    let mut answer = String::new();
+    stream.set_read_timeout(Some(wait::SOON)).expect("a socket has a timeout");
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("{TOTAL} {TOTAL}")), "{answer}");
+}
+
+pub(super) fn download_back_pressure(world: &World) {
+    let mut stream = TcpStream::connect(world.web.egress).expect("the egress accepts");
+    stream.set_read_timeout(Some(wait::SOON)).expect("a socket has a timeout");
+    let before = world.apps[1].flooded();
+    let head = "GET /flood HTTP/1.1\r\nhost: board.prod\r\nx-version: v2\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).expect("the head is taken");
+    let mut buffer = vec![0u8; 1 << 16];
+    let mut read = stream.read(&mut buffer).expect("the response begins") as u64;
+    // Nobody reads: the app's progress must come to a stop.
+    let (mut last, mut since) = (0, Instant::now());
+    let flooded = wait::until("the flood to stop", Duration::from_secs(30), || {
+        let now = world.apps[1].flooded() - before;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() > Duration::from_secs(1) { Ok(now) } else { Err(format!("{now} bytes and rising")) }
+    });
+    assert!(flooded < BUFFERS, "{flooded} bytes left the app while nobody read");
+    loop {
+        match stream.read(&mut buffer).expect("the response goes on") {
+            0 => break,
+            n => read += n as u64,
+        }
+    }
+    assert!(read >= FLOOD, "{read} of {FLOOD} bytes arrived");
+}
+
+pub(super) fn grpc(world: &World) {
+    grpc::suite("grpc_calls.py", &[&world.web.egress.to_string(), "greeter.prod"]);
+}
+
+pub(super) fn websocket(world: &World) {
+    grpc::suite("ws_client.py", &[&world.web.egress.to_string(), "chat.prod", "/ws"]);
+    let reply = world.curl("chat.prod", "/other", &["-H", "connection: upgrade", "-H", "upgrade: websocket"]);
+    assert_eq!(reply.status, 403, "an upgrade is authorized like any request: {reply:?}");
+}

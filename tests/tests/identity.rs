@@ -1,0 +1,68 @@
+//! Who may join as what.
+
+use std::time::Duration;
+
+use weft_tests::app::App;
+use weft_tests::mesh::Mesh;
+use weft_tests::process::tail;
+use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::wait;
+
+/// Starts a sidecar that must not get in, and gives what it says about it.
+#[track_caller]
+fn refused(mesh: &Mesh, name: &str, service: &str, token: &str, reason: &str) -> String {
+    let app = App::start("x");
+    let mut sidecar = Sidecar::launch(mesh.folder(), name, mesh.xds, Some(token), Spec::new(service, app.address()));
+    let output = wait::until("the refusal to be told", Duration::from_secs(30), || {
+        let output = sidecar.process().output();
+        if output.contains(reason) { Ok(output) } else { Err(format!("no `{reason}` in: {}", tail(&output, 20))) }
+    });
+    let ready = weft_tests::curl::curl(&[&format!("http://{}/ready", sidecar.health)]);
+    assert_ne!(ready.status, 200, "a refused sidecar says that it is ready");
+    output
+}
+
+#[test]
+fn a_join_token_is_for_one_service() {
+    let mesh = Mesh::start();
+    let token = mesh.token("prod/web");
+    let output = refused(&mesh, "liar", "prod/board", &token, "prod/web");
+    assert!(output.contains("prod/board"), "the error names both services: {output}");
+}
+
+#[test]
+fn a_join_token_works_once() {
+    let mesh = Mesh::start();
+    let token = mesh.token("prod/web");
+    let app = App::start("x");
+    let first = Sidecar::start(mesh.folder(), "first", mesh.xds, &token, Spec::new("prod/web", app.address()));
+    refused(&mesh, "second", "prod/web", &token, "token");
+    // The first one is not disturbed.
+    drop(first.wait_ready());
+}
+
+#[test]
+fn a_made_up_token_is_refused() {
+    let mesh = Mesh::start();
+    let token = mesh.token("prod/web");
+    let (kept, _) = token.split_at(token.len() - 4);
+    refused(&mesh, "guesser", "prod/web", &format!("{kept}AAAA"), "token");
+}
+
+#[test]
+fn a_node_may_only_be_what_its_certificate_says() {
+    let mesh = Mesh::start();
+    let web = mesh.svid("prod/web", "web");
+    let answer = mesh.ads(&web, "prod/board");
+    assert!(answer.starts_with("PERMISSION_DENIED"), "{answer}");
+    assert!(answer.contains("prod/web") && answer.contains("prod/board"), "the error names both: {answer}");
+    let answer = mesh.ads(&web, "prod/web");
+    assert!(answer.starts_with("OK"), "{answer}");
+}
+
+#[test]
+fn no_one_gets_configuration_without_a_certificate() {
+    let mesh = Mesh::start();
+    let answer = mesh.ads_without_certificate("prod/web");
+    assert!(answer.starts_with("UNAUTHENTICATED") || answer.starts_with("PERMISSION_DENIED"), "{answer}");
+}

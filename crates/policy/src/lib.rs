@@ -1,5 +1,26 @@
 //! Who may call what: intent becomes Cedar policies, policies become decisions.
 //!
-//! Nothing here does I/O, reads a clock or keeps state between two decisions.
+//! `check` and `compile` run in the control plane on every commit; a [`Bundle`] travels to each sidecar; [`Engine::decide`]
+//! runs on every request. Nothing here does I/O, reads a clock or keeps state between two decisions.
 
+mod access;
+mod bundle;
+mod check;
+mod context;
+mod engine;
+mod entities;
+mod model;
 pub mod path;
+mod pattern;
+pub mod schema;
+mod scope;
+mod source;
+mod split;
+#[cfg(test)]
+mod testing;
+
+pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
+pub use check::check;
+pub use context::AttributeSet;
+pub use engine::{CallRequest, Decision, Engine, PolicyRef};
+pub use model::{PolicyModel, compile};

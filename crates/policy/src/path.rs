@@ -104,8 +104,7 @@ fn is_normal(path: &[u8]) -> Result<bool, PathError> {
     while at < path.len() {
         match CLASS[usize::from(path[at])] {
             Class::Plain | Class::Slash => {}
-            // A segment that only begins with a dot is no dot segment; the slow way tells them apart.
-            Class::Dot if path[at - 1] == b'/' => normal &= !may_be_dot_segment(&path[at..]),
+            Class::Dot if path[at - 1] == b'/' => normal &= !is_dot_segment(&path[at..]),
             Class::Dot => {}
             Class::Encode => normal = false,
             Class::Percent => {
@@ -122,11 +121,11 @@ fn is_normal(path: &[u8]) -> Result<bool, PathError> {
     Ok(normal)
 }
 
-/// True if what starts with a dot after a slash could be `.`, `..` or one of them with a parameter.
-fn may_be_dot_segment(rest: &[u8]) -> bool {
+/// True if what starts with a dot after a slash is `.`, `..` or one of them with a parameter (`.%2e` is not normal anyway).
+fn is_dot_segment(rest: &[u8]) -> bool {
     let rest = &rest[1..];
     let rest = rest.strip_prefix(b".").unwrap_or(rest);
-    matches!(rest.first(), None | Some(b'/' | b';' | b'%'))
+    matches!(rest.first(), None | Some(b'/' | b';'))
 }
 
 /// Percent-encodings in their one spelling; dot segments are still there.
@@ -236,6 +235,7 @@ mod tests {
             ("/.well-known/x", "/.well-known/x"),
             ("/a..b/..c/d.", "/a..b/..c/d."),
             ("/..%20x", "/..%20x"),
+            ("/.%25", "/.%25"),
             ("/a%3Bb;c", "/a%3Bb;c"),
             ("*", "*"),
         ] {
@@ -328,7 +328,8 @@ mod tests {
         fn any_text_is_refused_or_normal(raw in any::<String>()) {
             if let Ok(normal) = normalize(&raw) {
                 prop_assert!(normal.starts_with('/') || normal == "*");
-                prop_assert_eq!(normalize(&normal).as_deref(), Ok(&*normal));
+                let again = normalize(&normal);
+                prop_assert_eq!(again.as_deref(), Ok(&*normal));
             }
         }
 
@@ -336,8 +337,8 @@ mod tests {
         fn dot_segments_go_as_the_rfc_says(segments in proptest::collection::vec(prop_oneof![
             Just(""), Just("."), Just(".."), Just("a"), Just("..."), Just("b.c")], 1..10)) {
             let raw = format!("/{}", segments.join("/"));
-            let normal = normalize(&raw);
-            prop_assert_eq!(normal.as_deref(), Ok(remove_dot_segments_by_the_letter(&raw).as_str()));
+            let (normal, expected) = (normalize(&raw), remove_dot_segments_by_the_letter(&raw));
+            prop_assert_eq!(normal.as_deref(), Ok(expected.as_str()));
         }
 
         #[test]

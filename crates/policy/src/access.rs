@@ -1,0 +1,159 @@
+//! `access` entries of a service as Cedar policies: one for each caller of an entry, so that whom it concerns stands in the
+//! policy's scope, where it can be read without evaluating anything.
+//!
+//! Policies are built in Cedar's JSON form, never by pasting text: a name or a path from a file cannot become syntax.
+
+use std::sync::Arc;
+
+use cedar_policy::{Policy, PolicyId};
+use serde_json::{Value, json};
+use weft_model::intent::{AccessRule, Allow, Caller, Service};
+use weft_model::{Finding, Severity};
+
+use crate::pattern::{self, Pattern, Refused};
+use crate::source::Source;
+
+/// The policies of all entries of `service`; entries that cannot become policies are reported and left out.
+pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<Source> {
+    let mut sources = Vec::new();
+    for rule in &service.access {
+        let Some(condition) = condition(rule, findings) else { continue };
+        for caller in &rule.from {
+            sources.push(policy(service, rule, caller, &condition));
+        }
+    }
+    sources
+}
+
+/// What an entry demands of the request: `Some(None)` if nothing, `None` if it cannot be said because a pattern is wrong.
+fn condition(rule: &AccessRule, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
+    let mut any: Option<Value> = None;
+    let (mut everything, mut refused) = (rule.allow.is_empty(), false);
+    for Allow { method, path } in &rule.allow {
+        let path = match Pattern::parse(path) {
+            Ok(pattern) => pattern.condition(),
+            Err(Refused(problem, hint)) => {
+                findings.push(Finding {
+                    code: "WEFT0307",
+                    severity: Severity::Error,
+                    message: problem,
+                    hint: hint.to_owned(),
+                    span: Some(rule.span.clone()),
+                });
+                refused = true;
+                continue;
+            }
+        };
+        let method = method.as_deref().map(|method| pattern::equal(pattern::context("method"), method));
+        match (method, path) {
+            (None, None) => everything = true,
+            (Some(one), None) | (None, Some(one)) => any = Some(either(any, one)),
+            (Some(method), Some(path)) => any = Some(either(any, pattern::and(method, path))),
+        }
+    }
+    (!refused).then_some(any.filter(|_| !everything))
+}
+
+fn either(any: Option<Value>, one: Value) -> Value {
+    match any {
+        Some(any) => pattern::or(any, one),
+        None => one,
+    }
+}
+
+fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Option<Value>) -> Source {
+    let entity = |kind: &str, id: &str| json!({"type": kind, "id": id});
+    let (principal, who) = match caller {
+        Caller::Service(name) => (json!({"op": "==", "entity": entity("Service", name.as_str())}), name.to_string()),
+        Caller::Namespace(name) => (json!({"op": "in", "entity": entity("Namespace", name)}), format!("{name}/*")),
+        Caller::Role(name) => (json!({"op": "in", "entity": entity("Role", name)}), format!("role:{name}")),
+        Caller::Anyone => (json!({"op": "All"}), "*".to_owned()),
+    };
+    let conditions: Vec<Value> = condition.iter().map(|body| json!({"kind": "when", "body": body})).collect();
+    let form = json!({
+        "effect": "permit",
+        "principal": principal,
+        "action": {"op": "==", "entity": entity("Action", "call")},
+        "resource": {"op": "==", "entity": entity("Service", service.name.as_str())},
+        "conditions": conditions,
+    });
+    let span = &rule.span;
+    let id: Arc<str> = match rule.from.len() {
+        1 => format!("{}:{}", span.file, span.line).into(),
+        _ => format!("{}:{}#{who}", span.file, span.line).into(),
+    };
+    let policy = Policy::from_json(Some(PolicyId::new(&id)), form).expect("this is Cedar's JSON form, whatever the strings");
+    let text = policy.to_cedar().expect("a static policy has a text").into();
+    Source { id, file: span.file.clone(), line: span.line, text, policy, origin: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::{PolicySet, ValidationMode, Validator};
+    use proptest::prelude::*;
+    use weft_model::Span;
+
+    use super::*;
+    use crate::engine::CallRequest;
+    use crate::pattern::tests::matches_by_the_letter;
+    use crate::testing;
+
+    fn any_caller() -> impl Strategy<Value = Caller> {
+        prop_oneof![
+            Just(Caller::Anyone),
+            "\\PC{0,12}".prop_map(|name| Caller::Role(name.into())),
+            "\\PC{0,12}".prop_map(|name| Caller::Namespace(name.into())),
+            Just(Caller::Service("prod/web".parse().expect("legal"))),
+        ]
+    }
+
+    fn any_allow() -> impl Strategy<Value = Allow> {
+        let segment = prop_oneof![3 => "[a-b]{1,2}", 2 => Just("*".to_owned()), 1 => Just(String::new())];
+        let path = (proptest::collection::vec(segment, 1..4), any::<bool>())
+            .prop_map(|(segments, open)| format!("/{}{}", segments.join("/"), if open { "/**" } else { "" }));
+        (proptest::option::of("\\PC{0,6}"), path).prop_map(|(method, path)| Allow { method: method.map(Into::into), path: path.into() })
+    }
+
+    fn any_path() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop_oneof![4 => "[a-b]{1,2}", 1 => Just(String::new())], 1..6)
+            .prop_map(|segments| format!("/{}", segments.join("/")))
+    }
+
+    proptest! {
+        /// Hostile names and methods stay strings: the text parses to the same policy, which is valid and still concerns one callee.
+        #[test]
+        fn a_rule_is_always_one_valid_policy_a_caller(
+            from in proptest::collection::vec(any_caller(), 1..4),
+            allow in proptest::collection::vec(any_allow(), 0..4),
+        ) {
+            let mesh = testing::mesh(&[]);
+            let mut service = testing::service("prod/board");
+            let span = Span { file: "services/\"x\";.yaml".into(), line: 7, column: 3 };
+            service.access = vec![AccessRule { from: from.clone(), allow, span }];
+            let mut findings = Vec::new();
+            let sources = policies(&service, &mut findings);
+            prop_assert!(findings.is_empty(), "{findings:?}");
+            prop_assert_eq!(sources.len(), from.len());
+            for source in sources {
+                let parsed = Policy::parse(Some(PolicyId::new(&source.id)), &source.text).expect("the text parses");
+                prop_assert_eq!(parsed.to_json().expect("json"), source.policy.to_json().expect("json"));
+                let set = PolicySet::from_policies([parsed]).expect("one policy");
+                let result = Validator::new(crate::schema::of(&mesh)).validate(&set, ValidationMode::Strict);
+                prop_assert!(result.validation_passed(), "{}\n{result}", source.text);
+            }
+        }
+
+        /// Cedar's answer is what the pattern means by the letter.
+        #[test]
+        fn a_pattern_means_what_it_says(allow in any_allow(), path in any_path(), same_method in any::<bool>()) {
+            let mut intent = testing::intent(&["prod/web", "prod/board"]);
+            let method = if same_method { allow.method.as_deref().unwrap_or("GET").to_owned() } else { "HEAD".to_owned() };
+            let expected = allow.method.as_deref().is_none_or(|want| want == method) && matches_by_the_letter(&allow.path, &path);
+            testing::allow(&mut intent, "prod/board", Caller::Anyone, vec![allow]);
+            let engine = testing::engine(&intent, "prod/board");
+            let web = testing::id("prod/web");
+            let request = CallRequest { method: &method, path: &path, ..testing::request(&web) };
+            prop_assert_eq!(engine.decide(&request).allowed, expected);
+        }
+    }
+}

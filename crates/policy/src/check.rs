@@ -1,0 +1,259 @@
+//! What is wrong with the policies of an intent, all of it at once: syntax, types against the schema, names that do not exist,
+//! values outside of the vocabulary.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cedar_policy::{EntityUid, PolicySet, ValidationMode, Validator};
+use miette::Diagnostic;
+use serde_json::Value;
+use weft_model::intent::{Intent, Mesh};
+use weft_model::{Finding, Severity};
+
+use crate::schema;
+use crate::source::{self, Source};
+
+/// Everything that a check finds in the policies: `.cedar` files and `access` entries.
+pub fn check(intent: &Intent) -> Vec<Finding> {
+    read_and_check(intent).1
+}
+
+/// The policies and the findings.
+pub(crate) fn read_and_check(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let sources = source::read(intent, &mut findings);
+    // A policy made from an `access` entry is valid by construction (a property test says so).
+    let written: Vec<&Source> = sources.iter().filter(|source| source.origin.is_some()).collect();
+    if reserved_attributes(&intent.mesh, &mut findings) {
+        validate(&intent.mesh, &written, &mut findings);
+    }
+    let names = Names::of(intent);
+    for source in written {
+        names.check(source, &mut findings);
+        vocabulary(&intent.mesh, source, &mut findings);
+    }
+    findings.sort_by(|a, b| (a.severity, &a.span).cmp(&(b.severity, &b.span)));
+    (sources, findings)
+}
+
+/// False if an attribute of the mesh has the name of one that every service has.
+fn reserved_attributes(mesh: &Mesh, findings: &mut Vec<Finding>) -> bool {
+    let reserved = mesh.attributes.keys().filter(|name| schema::BUILT_IN.contains(&&***name));
+    let before = findings.len();
+    findings.extend(reserved.map(|name| Finding {
+        code: "WEFT0306",
+        severity: Severity::Error,
+        message: format!("the attribute `{name}` has the name of an attribute that every service has"),
+        hint: format!("choose a name other than {}", schema::BUILT_IN.join(", ")),
+        span: Some(mesh.span.clone()),
+    }));
+    findings.len() == before
+}
+
+fn validate(mesh: &Mesh, written: &[&Source], findings: &mut Vec<Finding>) {
+    let by_id: HashMap<&str, &Source> = written.iter().map(|source| (&*source.id, *source)).collect();
+    let set = PolicySet::from_policies(written.iter().map(|source| source.policy.clone())).expect("ids are unique");
+    let result = Validator::new(schema::of(mesh)).validate(&set, ValidationMode::Strict);
+    let mut report = |code, severity, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic| {
+        let Some(source) = by_id.get(AsRef::<str>::as_ref(id)) else { return };
+        let message = diagnostic.to_string();
+        let message = message.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&message).to_owned();
+        let hint = diagnostic.help().map(|help| help.to_string());
+        findings.push(Finding {
+            code,
+            severity,
+            message,
+            hint: hint.unwrap_or_else(|| "docs/reference/policy.md lists what a policy can read, with types".to_owned()),
+            span: Some(source.span(source::label(diagnostic).unwrap_or(0))),
+        });
+    };
+    for error in result.validation_errors() {
+        report("WEFT0302", Severity::Error, error.policy_id(), error);
+    }
+    for warning in result.validation_warnings() {
+        report("WEFT0308", Severity::Warning, warning.policy_id(), warning);
+    }
+}
+
+/// Every entity that a policy may name.
+struct Names {
+    known: HashMap<&'static str, BTreeSet<String>>,
+}
+
+impl Names {
+    fn of(intent: &Intent) -> Self {
+        let services = intent.services.keys();
+        Self {
+            known: HashMap::from([
+                ("Service", services.clone().map(ToString::to_string).collect()),
+                ("Namespace", services.map(|name| name.namespace().to_owned()).collect()),
+                ("Role", intent.roles.keys().map(ToString::to_string).collect()),
+            ]),
+        }
+    }
+
+    /// A name that does not exist makes a policy that never applies, which nobody means to write.
+    fn check(&self, source: &Source, findings: &mut Vec<Finding>) {
+        let unknown: BTreeSet<EntityUid> = source.policy.entity_literals().into_iter().filter(|uid| !self.knows(uid)).collect();
+        for uid in unknown {
+            let (kind, name) = (uid.type_name().to_string(), uid.id().unescaped());
+            let hint = match self.known.get(kind.as_str()).and_then(|known| nearest(name, known)) {
+                Some(near) => format!("did you mean {kind}::\"{near}\"?"),
+                None => format!("declare a {} document for it, or remove the policy", if kind == "Role" { "Role" } else { "Service" }),
+            };
+            findings.push(Finding {
+                code: "WEFT0304",
+                severity: Severity::Error,
+                message: format!("{uid} does not exist in this mesh"),
+                hint,
+                span: Some(source.span(place_of(source, name))),
+            });
+        }
+    }
+
+    fn knows(&self, uid: &EntityUid) -> bool {
+        // Types and actions are the validator's business.
+        self.known.get(uid.type_name().to_string().as_str()).is_none_or(|known| known.contains(uid.id().unescaped()))
+    }
+}
+
+/// Comparisons of an attribute with a value that no service can have.
+fn vocabulary(mesh: &Mesh, source: &Source, findings: &mut Vec<Finding>) {
+    let Ok(form) = source.policy.to_json() else { return };
+    let mut comparisons = BTreeSet::new();
+    compared(&form["conditions"], &mut comparisons);
+    for (attribute, value) in comparisons {
+        let Some(legal) = mesh.attributes.get(attribute) else { continue };
+        if !legal.iter().any(|known| **known == *value) {
+            findings.push(Finding {
+                code: "WEFT0305",
+                severity: Severity::Warning,
+                message: format!("`{attribute}` is never \"{value}\""),
+                hint: format!("Mesh.attributes lists its values: {}", legal.join(", ")),
+                span: Some(source.span(place_of(source, value))),
+            });
+        }
+    }
+}
+
+/// Pairs of an attribute of a service and a string that it is compared with.
+fn compared<'a>(expression: &'a Value, out: &mut BTreeSet<(&'a str, &'a str)>) {
+    match expression {
+        Value::Array(items) => items.iter().for_each(|item| compared(item, out)),
+        Value::Object(members) => {
+            for (operator, operands) in members {
+                let (left, right) = (&operands["left"], &operands["right"]);
+                match operator.as_str() {
+                    "==" | "!=" => {
+                        for (one, other) in [(left, right), (right, left)] {
+                            out.extend(attribute_of_service(one).zip(other["Value"].as_str()));
+                        }
+                    }
+                    "contains" => {
+                        let values = left["Set"].as_array().into_iter().flatten().filter_map(|item| item["Value"].as_str());
+                        let plain = left["Value"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                        out.extend(attribute_of_service(right).into_iter().flat_map(|name| {
+                            values.clone().chain(plain.clone()).map(move |value| (name, value))
+                        }));
+                    }
+                    _ => {}
+                }
+                compared(operands, out);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn attribute_of_service(expression: &Value) -> Option<&str> {
+    let access = &expression["."];
+    access["attr"].as_str().filter(|_| access["left"]["Var"] != "context")
+}
+
+/// Where a string literal stands in the policy's text; its start if it is written with escapes.
+fn place_of(source: &Source, literal: &str) -> usize {
+    source.text.find(&format!("\"{literal}\"")).unwrap_or(0)
+}
+
+/// The known name that differs in at most two letters, if there is one.
+fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a String> {
+    known.iter().map(|candidate| (distance(name, candidate), candidate)).min().filter(|(far, _)| *far <= 2).map(|(_, near)| near)
+}
+
+/// Levenshtein distance in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::intent::{Allow, Caller};
+
+    use super::*;
+    use crate::testing;
+
+    fn findings(policies: &str) -> String {
+        let mut intent = testing::intent(&["prod/web", "prod/board", "staging/web"]);
+        intent.mesh = testing::mesh(&[("sensitivity", &["low", "high"])]);
+        testing::policies(&mut intent, policies);
+        let lines = check(&intent).iter().map(|finding| format!("{:?} {finding}\n    {}\n", finding.severity, finding.hint)).collect::<String>();
+        lines
+    }
+
+    #[test]
+    fn a_good_file_has_no_findings() {
+        let good = r#"
+            // Comments; stay.
+            @id("x") permit(principal in Namespace::"prod", action == Action::"call", resource == Service::"prod/board")
+            when { principal has sensitivity && principal.sensitivity == "low" && context.path like "/api/*" }
+            unless { context has sourceIp && context.sourceIp.isInRange(ip("10.0.0.0/8")) };
+            forbid(principal is Service, action, resource) when { principal.namespace != resource.namespace };
+        "#;
+        assert_eq!(findings(good), "");
+    }
+
+    #[test]
+    fn every_mistake_is_found_at_its_place() {
+        insta::assert_snapshot!(findings(
+            r#"permit(principal, action == Action::"call", resource) when { principal.colour == "red" };
+permit(principal, action, resource) when { context.path = "/x" };
+  forbid(principal == ?principal, action, resource);
+permit(principal == Service::"prod/wbe", action == Action::"call", resource in Role::"nobody");
+permit(principal, action == Action::"cal", resource);
+forbid(principal, action == Action::"call", resource)
+  when { resource.sensitivity == "high" };
+forbid(principal, action == Action::"call", resource)
+  when { resource has sensitivity && ["hihg", "low"].contains(resource.sensitivity) };
+permit(principal, action == Action::"call", resource) when { context.depth == "3" };
+permit(principal, action == Action::"call", resource) when { context.sourceIp.isInRange(ip("10.0.0.0/8")) };
+permit(principal, action == Action::"call", resource) when { context.depth == 1 && context.depth == "é" }; forbid(principle, action, resource);
+permit(principal, action, resource)"#
+        ));
+    }
+
+    #[test]
+    fn a_wrong_access_entry_is_found_with_the_others() {
+        let mut intent = testing::intent(&["prod/web", "prod/board"]);
+        let allow = |path: &str| Allow { method: None, path: path.into() };
+        testing::allow(&mut intent, "prod/board", Caller::Anyone, vec![allow("/a*"), allow("/ok"), allow("/**/x")]);
+        testing::policies(&mut intent, "permit(principal, action, resource) when { 1 };");
+        let codes: Vec<_> = check(&intent).iter().map(|finding| finding.code).collect();
+        assert_eq!(codes, ["WEFT0302", "WEFT0307", "WEFT0307"]);
+    }
+
+    #[test]
+    fn an_attribute_cannot_take_a_built_in_name() {
+        let mut intent = testing::intent(&["prod/web"]);
+        intent.mesh = testing::mesh(&[("namespace", &["x"])]);
+        assert_eq!(check(&intent)[0].code, "WEFT0306");
+    }
+}

@@ -1,0 +1,196 @@
+//! Path patterns of `access`: a segment `*` is exactly one non-empty segment, a final `**` is any rest, also none.
+//!
+//! Cedar's `like` knows only a `*` that also spans slashes. With the number of segments fixed it cannot span one, so a pattern
+//! becomes a `like` on the whole path with its `depth`, or on its first segments.
+
+use serde_json::{Value, json};
+
+use crate::context::MAX_FIRST;
+use crate::path;
+
+/// A checked pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern {
+    /// The segments, without a final `**`.
+    segments: Vec<Segment>,
+    /// True if any rest may follow.
+    open: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    One,
+}
+
+/// Why a pattern was refused: the problem and the hint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) String, pub(crate) &'static str);
+
+impl Pattern {
+    pub(crate) fn parse(text: &str) -> Result<Self, Refused> {
+        let refuse = |problem: &str, hint| Err(Refused(format!("the path pattern `{text}` {problem}"), hint));
+        let Some(rest) = text.strip_prefix('/') else {
+            return refuse("does not start with /", "write it like /api/**");
+        };
+        if text.contains('?') {
+            return refuse("has a ?", "policies decide on the path; the query is not part of it");
+        }
+        match path::normalize(text) {
+            Ok(normal) if normal == text => {}
+            Ok(normal) => {
+                let problem = format!("can never match: requests are normalised, it would have to be `{normal}`");
+                return refuse(&problem, "write the pattern as the normalised path");
+            }
+            Err(error) => return refuse(&format!("can never match: {error}"), "such requests are refused before any policy"),
+        }
+        let mut words: Vec<&str> = rest.split('/').collect();
+        let open = words.last() == Some(&"**");
+        if open {
+            words.pop();
+        }
+        let mut segments = Vec::with_capacity(words.len());
+        for word in words {
+            segments.push(match word {
+                "*" => Segment::One,
+                "**" => return refuse("has ** before its end", "** is any rest of the path and can only stand last"),
+                _ if word.contains('*') => {
+                    return refuse("has a * within a segment", "a * stands for one whole segment; use a .cedar policy with `like` for less");
+                }
+                _ => Segment::Literal(word.to_owned()),
+            });
+        }
+        if open && segments.len() > MAX_FIRST && segments.contains(&Segment::One) {
+            return refuse("has a * and more than 8 segments before **", "use a shorter pattern, or a .cedar policy");
+        }
+        Ok(Self { segments, open })
+    }
+
+    /// The condition on `context` in Cedar's JSON form; `None` if every path matches.
+    pub(crate) fn condition(&self) -> Option<Value> {
+        let segments = &self.segments[..];
+        let fixed = !segments.contains(&Segment::One);
+        match (self.open, fixed) {
+            (true, true) if segments.is_empty() => None,
+            (true, true) => {
+                let whole = literal(segments);
+                let below = like(context("path"), vec![json!({"Literal": format!("{whole}/")}), json!("Wildcard")]);
+                Some(or(equal(context("path"), &whole), below))
+            }
+            (false, true) => Some(equal(context("path"), &literal(segments))),
+            (false, false) => {
+                let depth = json!({"==": {"left": context("depth"), "right": {"Value": segments.len()}}});
+                Some(and(depth, one_segment_each(&context("path"), segments)))
+            }
+            (true, false) => {
+                let attribute = format!("first{}", segments.len());
+                let has = json!({"has": {"left": {"Var": "context"}, "attr": attribute}});
+                Some(and(has, one_segment_each(&context(&attribute), segments)))
+            }
+        }
+    }
+}
+
+/// `subject` is known to have as many segments as the pattern: then no wildcard spans a slash, and one that is empty is found by
+/// the same pattern with nothing in its place.
+fn one_segment_each(subject: &Value, segments: &[Segment]) -> Value {
+    let mut condition = like(subject.clone(), elements(segments, None));
+    for (at, segment) in segments.iter().enumerate() {
+        if *segment == Segment::One {
+            let empty = like(subject.clone(), elements(segments, Some(at)));
+            condition = and(condition, json!({"!": {"arg": empty}}));
+        }
+    }
+    condition
+}
+
+/// The pattern as elements of Cedar's `like`, with the segment `empty` (if any) left empty.
+fn elements(segments: &[Segment], empty: Option<usize>) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut text = String::new();
+    for (at, segment) in segments.iter().enumerate() {
+        text.push('/');
+        match segment {
+            Segment::Literal(word) => text.push_str(word),
+            Segment::One if empty == Some(at) => {}
+            Segment::One => {
+                out.push(json!({"Literal": std::mem::take(&mut text)}));
+                out.push(json!("Wildcard"));
+            }
+        }
+    }
+    if !text.is_empty() {
+        out.push(json!({"Literal": text}));
+    }
+    out
+}
+
+fn literal(segments: &[Segment]) -> String {
+    segments.iter().fold(String::new(), |mut path, segment| {
+        path.push('/');
+        if let Segment::Literal(word) = segment {
+            path.push_str(word);
+        }
+        path
+    })
+}
+
+/// `context.<attribute>`.
+pub(crate) fn context(attribute: &str) -> Value {
+    json!({".": {"left": {"Var": "context"}, "attr": attribute}})
+}
+
+/// `left == "right"`.
+pub(crate) fn equal(left: Value, right: &str) -> Value {
+    json!({"==": {"left": left, "right": {"Value": right}}})
+}
+
+pub(crate) fn and(left: Value, right: Value) -> Value {
+    json!({"&&": {"left": left, "right": right}})
+}
+
+pub(crate) fn or(left: Value, right: Value) -> Value {
+    json!({"||": {"left": left, "right": right}})
+}
+
+fn like(left: Value, pattern: Vec<Value>) -> Value {
+    json!({"like": {"left": left, "pattern": pattern}})
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What a pattern means, by the letter: segment by segment.
+    pub(crate) fn matches_by_the_letter(pattern: &str, path: &str) -> bool {
+        let pattern: Vec<&str> = pattern[1..].split('/').collect();
+        let Some(path) = path.strip_prefix('/') else { return pattern == ["**"] };
+        let path: Vec<&str> = path.split('/').collect();
+        let (head, open) = match pattern.split_last() {
+            Some((&"**", head)) => (head, true),
+            _ => (&pattern[..], false),
+        };
+        let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
+        enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
+    }
+
+    #[test]
+    fn wrong_patterns_are_refused_with_a_hint() {
+        for (text, problem) in [
+            ("api", "does not start with /"),
+            ("/api/**/x", "has ** before its end"),
+            ("/api*", "has a * within a segment"),
+            ("/a/***", "has a * within a segment"),
+            ("/a?x=1", "has a ?"),
+            ("/a/../b", "can never match: requests are normalised, it would have to be `/b`"),
+            ("/a%2fb", "can never match: the path has an encoded slash (%2F)"),
+            ("/1/2/3/4/5/6/7/8/*/**", "has a * and more than 8 segments before **"),
+        ] {
+            let refused = Pattern::parse(text).expect_err(text);
+            assert_eq!(refused.0, format!("the path pattern `{text}` {problem}"));
+        }
+        for text in ["/", "/**", "/*", "/*/**", "/a/*/b/", "/1/2/3/4/5/6/7/8/9/**", "/a//b", "/.well-known/**"] {
+            assert!(Pattern::parse(text).is_ok(), "{text}");
+        }
+    }
+}

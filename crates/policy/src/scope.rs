@@ -1,0 +1,124 @@
+//! Whom a policy can concern, read from its scope alone: conditions are taken to hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use weft_model::ServiceName;
+
+use crate::entities;
+
+/// A set of services, by their index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bits(Vec<u64>);
+
+impl Bits {
+    pub(crate) fn none(len: usize) -> Self {
+        Self(vec![0; len.div_ceil(64)])
+    }
+
+    pub(crate) fn insert(&mut self, index: usize) {
+        self.0[index / 64] |= 1 << (index % 64);
+    }
+
+    pub(crate) fn contains(&self, index: usize) -> bool {
+        self.0[index / 64] & (1 << (index % 64)) != 0
+    }
+
+    pub(crate) fn union(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+
+    pub(crate) fn intersects(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(mine, theirs)| mine & theirs != 0)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(at, word)| (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit))
+    }
+}
+
+/// The services that a scope can name: each by itself, by its namespace, by its roles, and all of them.
+pub(crate) struct Universe {
+    groups: HashMap<EntityUid, Arc<Bits>>,
+    all: Arc<Bits>,
+    none: Arc<Bits>,
+}
+
+impl Universe {
+    pub(crate) fn new<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a [Arc<str>])> + Clone) -> Self {
+        let len = services.clone().count();
+        let mut all = Bits::none(len);
+        let mut groups = HashMap::<EntityUid, Bits>::new();
+        for (index, (name, roles)) in services.enumerate() {
+            all.insert(index);
+            for uid in entities::parents(name, roles).chain([entities::service(name)]) {
+                groups.entry(uid).or_insert_with(|| Bits::none(len)).insert(index);
+            }
+        }
+        let groups = groups.into_iter().map(|(uid, members)| (uid, Arc::new(members))).collect();
+        Self { groups, all: Arc::new(all), none: Arc::new(Bits::none(len)) }
+    }
+
+    fn group(&self, uid: &EntityUid) -> Arc<Bits> {
+        self.groups.get(uid).unwrap_or(&self.none).clone()
+    }
+
+    /// The services that can be the principal of `policy`.
+    pub(crate) fn principals(&self, policy: &Policy) -> Arc<Bits> {
+        match policy.principal_constraint() {
+            PrincipalConstraint::Any => self.all.clone(),
+            PrincipalConstraint::Is(kind) if entities::is_service(&kind) => self.all.clone(),
+            PrincipalConstraint::IsIn(kind, uid) if entities::is_service(&kind) => self.group(&uid),
+            PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) => self.none.clone(),
+            // `==` a group names no service; the group's own members are only meant by `in`.
+            PrincipalConstraint::Eq(uid) if !entities::is_service(uid.type_name()) => self.none.clone(),
+            PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => self.group(&uid),
+        }
+    }
+
+    /// The services that can be the resource of `policy`.
+    pub(crate) fn resources(&self, policy: &Policy) -> Arc<Bits> {
+        match policy.resource_constraint() {
+            ResourceConstraint::Any => self.all.clone(),
+            ResourceConstraint::Is(kind) if entities::is_service(&kind) => self.all.clone(),
+            ResourceConstraint::IsIn(kind, uid) if entities::is_service(&kind) => self.group(&uid),
+            ResourceConstraint::Is(_) | ResourceConstraint::IsIn(..) => self.none.clone(),
+            ResourceConstraint::Eq(uid) if !entities::is_service(uid.type_name()) => self.none.clone(),
+            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => self.group(&uid),
+        }
+    }
+}
+
+/// True if the policy can concern calls (later: secrets and tokens have actions of their own).
+pub(crate) fn concerns_calls(policy: &Policy) -> bool {
+    let call = entities::call();
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => uid == call,
+        ActionConstraint::In(uids) => uids.contains(&call),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bits_are_a_set(a in proptest::collection::btree_set(0usize..200, 0..20), b in proptest::collection::btree_set(0usize..200, 0..20)) {
+            let bits = |set: &std::collections::BTreeSet<usize>| {
+                let mut bits = Bits::none(200);
+                set.iter().for_each(|index| bits.insert(*index));
+                bits
+            };
+            let mut both = bits(&a);
+            both.union(&bits(&b));
+            prop_assert_eq!(both.iter().collect::<Vec<_>>(), a.union(&b).copied().collect::<Vec<_>>());
+            prop_assert_eq!(bits(&a).intersects(&bits(&b)), !a.is_disjoint(&b));
+            prop_assert!((0..200).all(|index| bits(&a).contains(index) == a.contains(&index)));
+        }
+    }
+}

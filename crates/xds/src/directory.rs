@@ -49,8 +49,13 @@ pub trait Observer: Send {
     fn ack(&mut self, _type_url: &'static str, _revision: &str) {}
     /// The client refused a response. What it had before stays in force.
     fn nack(&mut self, _nack: &Nack) {}
-    /// Every type that the client follows has been answered (accepted or refused) for `revision`, or has no change in it.
+    /// Every type that the client follows has been answered (accepted or refused) for `revision`, or has no change in it. May come
+    /// again for the same revision, after a change that no commit made or a new subscription.
     fn settled(&mut self, _revision: &str) {}
+    /// The same with the whole state, for observers that tell states of one revision apart by [`Snapshot::serial`].
+    fn settled_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
+        self.settled(&snapshot.revision);
+    }
     /// The stream is over, for whatever reason; nothing follows.
     fn closed(&mut self) {}
 }

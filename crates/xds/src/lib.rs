@@ -10,11 +10,15 @@
 
 mod directory;
 mod resource;
+mod server;
+mod session;
 mod sink;
 pub mod type_url;
 
 pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
 pub use resource::{Resource, Resources, Snapshot};
+pub use server::{AdsServer, client_endpoint, server_builder};
+pub use session::{DeltaSession, Event, SotwSession};
 pub use sink::{ClientStatus, Rejection, Sink, Update};
 
 /// `google.protobuf.Any`, the envelope of every resource.

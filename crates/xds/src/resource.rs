@@ -1,6 +1,6 @@
 //! Named, versioned, encoded resources and the set of them that one proxy should have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,15 +67,20 @@ static NONE: Resources = BTreeMap::new();
 /// Everything that one proxy should have, at one revision of the intent. Cheap to clone; maps are shared between snapshots.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    /// The commit (or other name) that this state comes from.
+    /// The commit (or other name) that this state comes from. It is told to clients.
     pub revision: Arc<str>,
+    /// Counts states within a revision (endpoints come and go without a commit), if whoever makes them wants to tell them apart when
+    /// they settle. It is not sent.
+    pub serial: u64,
+    /// Types of which not everything is known yet: what is missing is then not reported as missing.
+    partial: BTreeSet<&'static str>,
     types: BTreeMap<&'static str, Arc<Resources>>,
 }
 
 impl Snapshot {
     /// An empty state of a revision.
     pub fn new(revision: &str) -> Self {
-        Self { revision: revision.into(), types: BTreeMap::new() }
+        Self { revision: revision.into(), ..Self::default() }
     }
 
     /// The resources of a type; an empty map if there are none.
@@ -146,6 +151,21 @@ impl Snapshot {
         self
     }
 
+    /// Says whether the resources of a type may still be incomplete. While they are, a name that is missing, or an empty set, is not
+    /// reported to clients: they go on waiting. [`Relay`](crate::Relay) uses it before it has heard from upstream.
+    pub fn set_partial(&mut self, type_url: &'static str, partial: bool) {
+        if partial {
+            self.partial.insert(type_url);
+        } else {
+            self.partial.remove(type_url);
+        }
+    }
+
+    /// Whether a type may still be incomplete.
+    pub fn is_partial(&self, type_url: &str) -> bool {
+        self.partial.contains(type_url)
+    }
+
     /// Replaces maps and resources that equal those of `previous` by the previous ones, so that equality is a pointer comparison
     /// from then on and the memory is held once.
     pub fn share_with(&mut self, previous: &Snapshot) {
@@ -168,6 +188,9 @@ impl Snapshot {
 
     /// Whether a type is certainly the same in both, by pointer only.
     pub(crate) fn same_map(&self, other: &Snapshot, type_url: &str) -> bool {
+        if self.is_partial(type_url) != other.is_partial(type_url) {
+            return false;
+        }
         match (self.types.get(type_url), other.types.get(type_url)) {
             (None, None) => true,
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),

@@ -5,10 +5,23 @@
 //! [`LiveIdentity`], which every TLS configuration reads at each handshake, so a rotation swaps certificates without a new
 //! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
 
+pub mod authority;
+mod ca;
 pub mod live;
 pub mod peer;
+mod schedule;
 pub mod tls;
+pub mod token;
 
+pub use authority::{Authority, AuthorityError, Issued, KeyProof, Lives};
+pub use ca::{CaError, Names};
 pub use live::{IdentityState, LiveIdentity, Svid, SvidError, TrustBundle};
 pub use peer::PeerError;
 pub use tls::{ClientAuth, PeerMatch};
+pub use token::{JoinToken, JoinTokens, TokenError};
+
+/// The messages and the gRPC service of `proto/weft/v1/identity.proto`.
+#[allow(missing_docs, unreachable_pub)]
+pub mod proto {
+    tonic::include_proto!("weft.v1");
+}

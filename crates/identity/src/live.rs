@@ -206,6 +206,11 @@ impl LiveIdentity {
         self.state.load()
     }
 
+    /// The present state, to be kept for longer.
+    pub fn load_full(&self) -> Arc<IdentityState> {
+        self.state.load_full()
+    }
+
     /// The SPIFFE ID, once there is a certificate.
     pub fn id(&self) -> Option<SpiffeId> {
         self.load().svid().map(|svid| svid.id().clone())

@@ -1,0 +1,221 @@
+//! The three kinds of certificate that a mesh has (root, issuing CA, leaf) and the signing requests that leaves start from.
+//!
+//! Pure but for the random keys and serial numbers: times are given. All keys are ECDSA P-256.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use weft_model::{SpiffeId, TrustDomain};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256};
+use x509_parser::prelude::FromDer;
+use zeroize::Zeroizing;
+
+use crate::live;
+
+/// How far a certificate's life starts in the past, for workloads whose clocks are behind.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(30);
+
+/// Why a certificate was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// The request cannot be read.
+    #[error("the certificate signing request is malformed: {0}")]
+    MalformedRequest(String),
+    /// The request's key is of another kind.
+    #[error("the certificate signing request must be for an ECDSA P-256 key, signed with SHA-256")]
+    UnsupportedKey,
+    /// Whoever sent the request does not hold its key.
+    #[error("the signature of the certificate signing request is wrong: its sender does not hold the key")]
+    BadRequestSignature,
+    /// A name cannot stand in a certificate.
+    #[error("`{0}` is no DNS name")]
+    BadDnsName(String),
+    /// Encoding or signing failed.
+    #[error("cannot make the certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    /// The stored CA cannot be read.
+    #[error("the stored CA is unreadable: {0}")]
+    Stored(String),
+}
+
+/// Host names and addresses in the certificate of a server, for clients that know no SPIFFE.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// A CA certificate with its key.
+pub(crate) struct Ca {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+}
+
+impl Ca {
+    /// A self-signed root.
+    pub(crate) fn root(domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
+        let key = KeyPair::generate()?;
+        let params = ca_params(domain, "root CA", now - BACKDATE, now + life);
+        let certificate = params.self_signed(&key)?;
+        Self::from_parts(certificate.der().clone(), key)
+    }
+
+    /// A CA that issues leaves, signed by this root; it ends no later than the root.
+    pub(crate) fn issuing(&self, domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
+        let key = KeyPair::generate()?;
+        // The name differs from CA to CA, so that chains are never built over the wrong one.
+        let name = format!("issuing CA {}", live::hex(&rand::random::<[u8; 4]>()));
+        let mut params = ca_params(domain, &name, now - BACKDATE, (now + life).min(self.not_after));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Self::from_parts(certificate.der().clone(), key)
+    }
+
+    /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end.
+    pub(crate) fn leaf(
+        &self,
+        key: &impl PublicKeyData,
+        id: &SpiffeId,
+        names: &Names,
+        now: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<CertificateDer<'static>, CaError> {
+        let mut params = params(now - BACKDATE, not_after.min(self.not_after));
+        // No subject: who it is stands in the URI SAN only, which is critical then (RFC 5280 s.4.1.2.6).
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![uri(id.as_str())?];
+        for name in &names.dns {
+            let name = name.as_str().try_into().map_err(|_| CaError::BadDnsName(name.clone()))?;
+            params.subject_alt_names.push(SanType::DnsName(name));
+        }
+        params.subject_alt_names.extend(names.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// SHA-256 of the SubjectPublicKeyInfo, by which a workload recognises the root at first contact.
+    pub(crate) fn pin(&self) -> [u8; 32] {
+        Sha256::digest(self.issuer.key().subject_public_key_info()).into()
+    }
+
+    /// Length of the certificate (4 bytes, big-endian), certificate, private key as PKCS#8. To be sealed.
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let key = self.issuer.key().serialized_der();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(4 + self.certificate.len() + key.len()));
+        bytes.extend_from_slice(&(self.certificate.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&self.certificate);
+        bytes.extend_from_slice(key);
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, CaError> {
+        let short = || CaError::Stored("it is cut short".into());
+        let (length, rest) = bytes.split_first_chunk().ok_or_else(short)?;
+        let (certificate, key) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(short)?;
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &PKCS_ECDSA_P256_SHA256)?;
+        Self::from_parts(CertificateDer::from(certificate.to_vec()), key)
+    }
+
+    fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
+        let parsed = crate::peer::parse(&certificate).map_err(|error| CaError::Stored(error.to_string()))?;
+        let (not_before, not_after) = live::validity(&parsed);
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(CaError::Stored("its key belongs to another certificate".into()));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { certificate, issuer, not_before, not_after })
+    }
+}
+
+/// A private key and the request for its certificate. The request holds no name: the CA would ignore it.
+pub(crate) struct KeyRequest {
+    pub(crate) key: Zeroizing<Vec<u8>>,
+    pub(crate) csr: Vec<u8>,
+}
+
+impl KeyRequest {
+    pub(crate) fn new() -> Result<Self, CaError> {
+        let key = KeyPair::generate()?;
+        let mut params = params(UNIX_EPOCH, UNIX_EPOCH);
+        params.distinguished_name = DistinguishedName::new();
+        let csr = params.serialize_request(&key)?.der().to_vec();
+        Ok(Self { key: Zeroizing::new(key.serialize_der()), csr })
+    }
+}
+
+/// The public key of a request, once its signature proves that the sender holds the private one. Names in it are not looked at.
+pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
+    let malformed = |why: &dyn std::fmt::Display| CaError::MalformedRequest(why.to_string());
+    let (rest, request) = X509CertificationRequest::from_der(csr).map_err(|error| malformed(&error))?;
+    if !rest.is_empty() {
+        return Err(malformed(&"bytes follow it"));
+    }
+    let info = &request.certification_request_info;
+    let algorithm = &info.subject_pki.algorithm;
+    let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    if algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY
+        || curve != Some(OID_EC_P256)
+        || request.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256
+    {
+        return Err(CaError::UnsupportedKey);
+    }
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &info.subject_pki.subject_public_key.data)
+        .verify(info.raw, &request.signature_value.data)
+        .map_err(|_| CaError::BadRequestSignature)?;
+    Ok(SubjectPublicKeyInfo::from_der(info.subject_pki.raw)?)
+}
+
+fn ca_params(domain: &TrustDomain, name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+    let mut params = params(not_before, not_after);
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Weft");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![uri(&domain.id()).expect("a trust domain is ASCII")];
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn params(not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = whole_seconds(not_before);
+    params.not_after = whole_seconds(not_after);
+    params.serial_number = Some(serial());
+    params
+}
+
+/// Positive, 159 random bits in the 20 octets that RFC 5280 s.4.1.2.2 allows; the top bits are set so that its length is fixed.
+fn serial() -> SerialNumber {
+    let mut octets: [u8; 20] = rand::random();
+    octets[0] = octets[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&octets)
+}
+
+fn uri(text: &str) -> Result<SanType, CaError> {
+    Ok(SanType::URI(text.try_into()?))
+}
+
+fn whole_seconds(time: SystemTime) -> OffsetDateTime {
+    OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}

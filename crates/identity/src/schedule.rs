@@ -1,0 +1,78 @@
+//! When to renew, and how long to wait after a failure. Pure: time and randomness are arguments.
+
+use std::time::{Duration, SystemTime};
+
+/// The moment at which half of the life that remained at issue is over.
+pub(crate) fn half_life(issued_at: SystemTime, not_after: SystemTime) -> SystemTime {
+    issued_at + not_after.duration_since(issued_at).unwrap_or_default() / 2
+}
+
+/// The moment of renewal: half life, moved by up to a tenth of it either way, so that workloads that started together do not
+/// come back together. `random` is in 0..1.
+pub(crate) fn renewal(issued_at: SystemTime, not_after: SystemTime, random: f64) -> SystemTime {
+    let half = not_after.duration_since(issued_at).unwrap_or_default() / 2;
+    issued_at + half.mul_f64(0.9 + 0.2 * random.clamp(0.0, 1.0))
+}
+
+/// How long to wait after `failures` (1 or more) in a row: doubling from 100 ms, at most 30 s and at most a twentieth of the whole
+/// life, then halved at most by `random` in 0..1.
+pub(crate) fn backoff(failures: u32, life: Duration, random: f64) -> Duration {
+    let cap = (life / 20).clamp(Duration::from_millis(100), Duration::from_secs(30));
+    let full = Duration::from_millis(100).saturating_mul(1 << failures.saturating_sub(1).min(16)).min(cap);
+    full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
+}
+
+/// How long to sleep before looking at the clock again: until `due`, but at most half a minute, because a machine that was
+/// suspended or whose clock was set wakes up with another time than its timers think.
+pub(crate) fn nap(now: SystemTime, due: SystemTime) -> Duration {
+    let until = due.duration_since(now).unwrap_or_default();
+    until.clamp(Duration::from_millis(20), Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn a_certificate_is_renewed_at_half_life_give_or_take_a_tenth() {
+        let end = START + Duration::from_secs(3600);
+        assert_eq!(half_life(START, end), START + Duration::from_secs(1800));
+        assert_eq!(renewal(START, end, 0.0), START + Duration::from_secs(1620));
+        assert_eq!(renewal(START, end, 0.5), START + Duration::from_secs(1800));
+        assert_eq!(renewal(START, end, 1.0), START + Duration::from_secs(1980));
+        assert_eq!(renewal(end, START, 0.5), end, "an expired one is due at once");
+    }
+
+    #[test]
+    fn failures_back_off_within_what_a_short_life_allows() {
+        let hour = Duration::from_secs(3600);
+        let waits: Vec<_> = (1..12).map(|failures| backoff(failures, hour, 1.0).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+        assert_eq!(backoff(40, Duration::from_secs(10), 1.0), Duration::from_millis(500));
+    }
+
+    proptest! {
+        #[test]
+        fn at_least_five_attempts_fit_between_the_renewal_and_the_end(life in 10u64..86_400, random in 0.0..1.0) {
+            let life = Duration::from_secs(life);
+            let mut at = renewal(START, START + life, random);
+            let mut attempts = 0;
+            while at < START + life {
+                attempts += 1;
+                at += backoff(attempts, life, 1.0);
+            }
+            prop_assert!(attempts >= 5, "{attempts}");
+        }
+
+        #[test]
+        fn naps_end_when_due_or_within_half_a_minute(now in 0u64..1_000_000, due in 0u64..1_000_000) {
+            let wait = nap(START + Duration::from_secs(now), START + Duration::from_secs(due));
+            prop_assert!(wait >= Duration::from_millis(20) && wait <= Duration::from_secs(30));
+            prop_assert!(due <= now || wait <= Duration::from_secs(due - now));
+        }
+    }
+}

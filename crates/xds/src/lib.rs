@@ -8,6 +8,7 @@
 //!
 //! This crate never looks at intent, policy or certificates: it moves named, versioned bytes.
 
+mod client;
 mod directory;
 mod resource;
 mod server;
@@ -15,6 +16,7 @@ mod session;
 mod sink;
 pub mod type_url;
 
+pub use client::Client;
 pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
 pub use resource::{Resource, Resources, Snapshot};
 pub use server::{AdsServer, client_endpoint, server_builder};

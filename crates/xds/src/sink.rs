@@ -42,16 +42,16 @@ pub trait Sink: Send + 'static {
 /// What a client is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientStatus {
-    /// Whether a stream is open and the server has answered on it.
+    /// Whether a stream is open and the server has let this node in.
     pub connected: bool,
     /// The commit of the revision resource, else the server's last `system_version_info`. Empty before anything was received.
     pub revision: Arc<str>,
-    /// Why the last stream or attempt ended; cleared by the next response.
+    /// Why the last stream or attempt ended; cleared when the next is open.
     pub last_error: Option<String>,
     /// How many responses have been refused since the start.
     pub nacks: u64,
     /// What is refused now: the rejections of the last response, for each type whose last response was refused.
     pub refused: BTreeMap<&'static str, Vec<Rejection>>,
-    /// Whether what is in force came from the disk and no server has confirmed it yet.
+    /// Whether what is in force came from the disk and no server has been reached yet.
     pub from_cache: bool,
 }

@@ -1,0 +1,208 @@
+//! The client's end of delta ADS: keeps a [`Sink`] up to date through reconnects, server restarts and its own restarts.
+//!
+//! What is in force never goes away because a server does: the state of the last stream is offered to the next one
+//! (`initial_resource_versions`), and a copy on disk is applied before the first.
+
+mod backoff;
+mod cache;
+mod state;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::server::MAX_MESSAGE;
+use crate::sink::{ClientStatus, Sink};
+use crate::{Node, type_url};
+use backoff::Backoff;
+use state::State;
+
+/// Changes are written to the cache this long after the first of them.
+const CACHE_DELAY: Duration = Duration::from_millis(200);
+/// Requests that wait for the transport. A response makes at most three, and at most one response a type is unanswered, so this is
+/// never full while the server reads.
+const OUTBOX: usize = 64;
+
+type Connect = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<Channel, String>> + Send>> + Send + Sync>;
+
+/// A delta ADS client that never gives up.
+pub struct Client {
+    node: watch::Receiver<Node>,
+    cache: Option<PathBuf>,
+    connect: Connect,
+    status: watch::Sender<ClientStatus>,
+}
+
+impl Client {
+    /// A client for `node`, which is sent again whenever it changes. With `cache`, that file is applied at the start and kept up to
+    /// date. `connect` makes a channel for each attempt; give it keep-alive with [`client_endpoint`](crate::client_endpoint).
+    pub fn new<F, Fut, E>(node: watch::Receiver<Node>, cache: Option<PathBuf>, connect: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Channel, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        let connect: Connect = Box::new(move || {
+            let attempt = connect();
+            Box::pin(async move { attempt.await.map_err(|error| error.to_string()) })
+        });
+        Self { node, cache, connect, status: watch::Sender::default() }
+    }
+
+    /// What the client is doing, now and from now on.
+    pub fn status(&self) -> watch::Receiver<ClientStatus> {
+        self.status.subscribe()
+    }
+
+    /// Runs until the sender of the node is dropped, or the future is.
+    pub async fn run(mut self, mut sink: impl Sink) {
+        let mut state = State::default();
+        let mut cache = Cache { path: self.cache.take(), owner: self.node.borrow().cluster.clone(), due: None };
+        self.start_from_cache(&mut cache, &mut state, &mut sink).await;
+        let mut backoff = Backoff::default();
+        while self.node.has_changed().is_ok() {
+            let ended = self.one_stream(&mut state, &mut sink, &mut cache, &mut backoff).await;
+            let Err(error) = ended else { break };
+            tracing::warn!(%error, "xDS stream ended");
+            self.status.send_modify(|status| {
+                status.connected = false;
+                status.last_error = Some(error);
+            });
+            cache.write(&state).await;
+            sleep(backoff.next(rand::random())).await;
+        }
+        cache.write(&state).await;
+    }
+
+    async fn start_from_cache(&self, cache: &mut Cache, state: &mut State, sink: &mut impl Sink) {
+        let Some(path) = &cache.path else { return };
+        let updates = match cache::read(path, &cache.owner) {
+            Ok(updates) => updates,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the xDS cache is not used");
+                return;
+            }
+        };
+        for response in updates {
+            let answer = state.receive(response, sink).await;
+            self.status.send_modify(|status| answer.record(status));
+        }
+        self.status.send_modify(|status| status.from_cache = true);
+    }
+
+    /// One stream, until it ends. `Ok` when there is no reason to go on.
+    async fn one_stream(
+        &mut self,
+        state: &mut State,
+        sink: &mut impl Sink,
+        cache: &mut Cache,
+        backoff: &mut Backoff,
+    ) -> Result<(), String> {
+        let channel = (self.connect)().await?;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let (outbox, requests) = mpsc::channel(OUTBOX);
+        let node = self.node.borrow_and_update().clone();
+        for request in state.open(node, sink) {
+            send(&outbox, request).await?;
+        }
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
+        let mut responses = responses.map_err(|status| describe(&status))?.into_inner();
+        backoff.reset();
+        self.status.send_modify(|status| {
+            status.connected = true;
+            status.from_cache = false;
+            status.last_error = None;
+        });
+        loop {
+            tokio::select! {
+                response = responses.message() => {
+                    let response = response.map_err(|status| describe(&status))?;
+                    let response = response.ok_or("the server closed the stream")?;
+                    let nonce = response.nonce.clone();
+                    let answer = state.receive(response, sink).await;
+                    cache.changed();
+                    self.status.send_modify(|status| answer.record(status));
+                    // The new subscriptions first: then the server knows of them when it sees the acknowledgement, and does not take
+                    // the client for one that needs nothing more.
+                    for request in state.resubscribe(sink) {
+                        send(&outbox, request).await?;
+                    }
+                    send(&outbox, answer.into_request(nonce)).await?;
+                }
+                changed = self.node.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let node = Some(self.node.borrow_and_update().clone());
+                    send(&outbox, pb::DeltaDiscoveryRequest { node, type_url: type_url::CLUSTER.to_owned(), ..Default::default() }).await?;
+                }
+                () = cache.time_to_write() => cache.write(state).await,
+            }
+        }
+    }
+}
+
+async fn send(outbox: &mpsc::Sender<pb::DeltaDiscoveryRequest>, request: pb::DeltaDiscoveryRequest) -> Result<(), String> {
+    outbox.send(request).await.map_err(|_| "the stream is closed".to_owned())
+}
+
+fn describe(status: &tonic::Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// When and where the state is written.
+struct Cache {
+    path: Option<PathBuf>,
+    /// Whose configuration it is; that of another service is never applied.
+    owner: String,
+    due: Option<Instant>,
+}
+
+impl Cache {
+    fn changed(&mut self) {
+        if self.path.is_some() {
+            self.due.get_or_insert_with(|| Instant::now() + CACHE_DELAY);
+        }
+    }
+
+    async fn time_to_write(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn write(&mut self, state: &State) {
+        let (Some(path), Some(_)) = (self.path.clone(), self.due.take()) else { return };
+        let bytes = cache::encode(&self.owner, state.as_responses());
+        let target = Arc::new(path);
+        let written = tokio::task::spawn_blocking({
+            let target = target.clone();
+            move || cache::write(&target, &bytes)
+        });
+        match written.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(path = %target.display(), %error, "the xDS cache could not be written"),
+            Err(error) => tracing::warn!(%error, "the xDS cache could not be written"),
+        }
+    }
+}

@@ -116,11 +116,16 @@ impl Default for CircuitBreakers {
 }
 
 /// The endpoints of a cluster that may be used (`envoy.config.endpoint.v3.ClusterLoadAssignment`), in the order given.
+///
+/// On a line from 0 to [`total_weight`](Self::total_weight) each takes as much as its weight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     list: Vec<Endpoint>,
-    /// Running sums of the weights; empty when all weights are equal.
+    /// Running sums of the weights; empty when all weights are equal, and then each takes 1.
     cumulative: Vec<u64>,
+    total: u64,
+    /// Coprime to `total`: steps of this length visit every point of the line once, and neighbours far apart.
+    stride: u64,
 }
 
 impl Endpoints {
@@ -132,18 +137,39 @@ impl Endpoints {
             Some(*sum)
         };
         let cumulative = if equal { Vec::new() } else { list.iter().scan(0, sums).collect() };
-        Self { list, cumulative }
+        let total = cumulative.last().copied().unwrap_or(list.len() as u64);
+        let golden = total / 1000 * 618 + total % 1000 * 618 / 1000;
+        let stride = if equal { 1 } else { (golden.max(1)..).find(|stride| gcd(*stride, total) == 1).unwrap_or(1) };
+        Self { list, cumulative, total, stride }
     }
 
-    /// All of them; the index is what `balance` picks.
-    pub fn as_slice(&self) -> &[Endpoint] {
-        &self.list
+    /// Length of the line, at least 1 unless there is no endpoint.
+    pub fn total_weight(&self) -> u64 {
+        self.total
     }
 
-    /// Running sums of the weights, one an endpoint; `None` when all weights are equal.
-    pub fn cumulative_weights(&self) -> Option<&[u64]> {
-        (!self.cumulative.is_empty()).then_some(&self.cumulative)
+    /// Whose part of the line the point is in; `point` must be less than the total.
+    pub(crate) fn at(&self, point: u64) -> usize {
+        if self.cumulative.is_empty() { point as usize } else { self.cumulative.partition_point(|sum| *sum <= point) }
     }
+
+    /// Where the part of an endpoint starts, and how long it is.
+    pub(crate) fn part(&self, index: usize) -> (u64, u64) {
+        if self.cumulative.is_empty() {
+            return (index as u64, 1);
+        }
+        let start = index.checked_sub(1).map_or(0, |before| self.cumulative[before]);
+        (start, self.cumulative[index] - start)
+    }
+
+    /// The point of a turn: any `total_weight` turns in a row visit each point once. There must be an endpoint.
+    pub(crate) fn spread(&self, turn: u64) -> u64 {
+        (u128::from(turn % self.total) * u128::from(self.stride) % u128::from(self.total)) as u64
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl std::ops::Deref for Endpoints {

@@ -18,12 +18,23 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where to listen.
     pub address: SocketAddr,
+    /// Whether it serves the app (outbound) or other sidecars (inbound).
+    pub direction: Direction,
     /// `None` is clear text.
     pub tls: Option<DownstreamTls>,
     /// What happens with a connection.
     pub kind: ListenerKind,
     /// How a line of the access log is written; `None` writes none.
     pub access_log: Option<Arc<LogFormat>>,
+}
+
+/// `traffic_direction`; where it is not given, a listener with TLS is inbound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Calls to the app of this proxy.
+    Inbound,
+    /// Calls by the app of this proxy.
+    Outbound,
 }
 
 /// TLS towards clients, who must show a certificate; own certificate and trust bundle are the proxy's live identity.
@@ -97,6 +108,8 @@ pub struct HttpListener {
     pub reject_escaped_slashes: bool,
     /// W3C trace context is made where a request has none, and carried on.
     pub tracing: bool,
+    /// `Proxy-Status` (RFC 9209) in responses made by this proxy, and by what name; `None` sends none.
+    pub proxy_status: Option<ProxyStatus>,
     /// No byte either way on a request for so long ends it; `None` is never. Default 5 min.
     pub stream_idle_timeout: Option<Duration>,
     /// A connection without a request for so long is closed; `None` is never. Default 1 h.
@@ -137,6 +150,15 @@ pub enum DownstreamProtocol {
     Http1,
     /// HTTP/2 only.
     Http2,
+}
+
+/// How the proxy calls itself in `Proxy-Status` (`proxy_status_config`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyStatus {
+    /// By the id of its node.
+    NodeId,
+    /// By this name, a legal header value.
+    Named(Arc<str>),
 }
 
 /// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).

@@ -6,21 +6,25 @@
 //!
 //! What our proxy does not support is refused with the path of the field; nothing is ignored in silence. No I/O, no clock.
 
+mod builder;
 mod cluster;
 mod listener;
 mod log_format;
+mod parse;
 mod route;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
+pub use builder::Builder;
 pub use cluster::{
     CircuitBreakers, Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream,
     UpstreamProtocol, UpstreamTls,
 };
 pub use listener::{
-    DownstreamProtocol, DownstreamTls, ForwardClientCert, HttpListener, Listener, ListenerKind, PeerMatch, RouteRef,
-    RouteSource, TcpListener,
+    Direction, DownstreamProtocol, DownstreamTls, ForwardClientCert, HttpListener, Listener, ListenerKind, PeerMatch,
+    ProxyStatus, RouteRef, RouteSource, TcpListener,
 };
 pub use log_format::{LogField, LogFormat};
 pub use route::{
@@ -29,7 +33,7 @@ pub use route::{
 };
 
 /// Everything that one generation of the data plane runs on. A request keeps the one that it began with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     /// Sorted by name. An `Arc` is the same one as before while its resource is unchanged.
     pub listeners: Vec<Arc<Listener>>,
@@ -59,5 +63,17 @@ impl Config {
             RouteSource::Inline(table) => Some(table),
             RouteSource::Named(named) => self.tables.get(named.index())?.as_ref(),
         }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("revision", &self.revision)
+            .field("policy", &self.policy.as_ref().map(|engine| engine.version()))
+            .field("listeners", &self.listeners)
+            .field("clusters", &self.clusters)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
     }
 }

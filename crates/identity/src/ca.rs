@@ -149,6 +149,7 @@ impl Ca {
 }
 
 /// A private key and the request for its certificate. The request holds no name: the CA would ignore it.
+#[derive(Clone)]
 pub(crate) struct KeyRequest {
     pub(crate) key: Zeroizing<Vec<u8>>,
     pub(crate) csr: Vec<u8>,

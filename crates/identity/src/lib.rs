@@ -5,18 +5,29 @@
 //! [`LiveIdentity`], which every TLS configuration reads at each handshake, so a rotation swaps certificates without a new
 //! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
 
+pub mod accept;
 pub mod authority;
 mod ca;
+pub mod client;
+pub mod connect;
+pub mod files;
 pub mod live;
 pub mod peer;
+mod saved;
 mod schedule;
+pub mod sds;
+pub mod service;
 pub mod tls;
 pub mod token;
 
+pub use accept::{TlsIo, serve_tls};
 pub use authority::{Authority, AuthorityError, Issued, KeyProof, Lives};
 pub use ca::{CaError, Names};
+pub use client::{Identity, IdentityConfig, IdentityError, IdentityStatus};
+pub use connect::{ConnectError, connect};
 pub use live::{IdentityState, LiveIdentity, Svid, SvidError, TrustBundle};
 pub use peer::PeerError;
+pub use service::{Admission, IdentityService, Registrar, Withdrawal};
 pub use tls::{ClientAuth, PeerMatch};
 pub use token::{JoinToken, JoinTokens, TokenError};
 

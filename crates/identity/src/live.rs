@@ -163,6 +163,11 @@ pub struct IdentityState {
 }
 
 impl IdentityState {
+    /// No certificate yet, but a bundle to judge others by.
+    pub(crate) fn trusting(bundle: TrustBundle) -> Self {
+        Self { svid: None, bundle: Some(Arc::new(bundle)), generation: 0 }
+    }
+
     /// The certificate and key, if there is one yet.
     pub fn svid(&self) -> Option<&Arc<Svid>> {
         self.svid.as_ref()

@@ -183,6 +183,16 @@ pub(crate) fn check_signing(certificate: &X509Certificate<'_>, trust_domain: &Tr
     }
 }
 
+/// The trust domain in a signing certificate's URI SAN.
+pub(crate) fn signing_domain(certificate: &X509Certificate<'_>) -> Result<TrustDomain, PeerError> {
+    match uri_sans(certificate)?.as_slice() {
+        [uri] => Ok(uri.strip_prefix("spiffe://").unwrap_or(uri).parse()?),
+        several => {
+            Err(PeerError::Malformed(format!("its root has {} URI SANs, not the trust domain alone", several.len())))
+        }
+    }
+}
+
 /// What a certificate is presented for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -1,0 +1,101 @@
+//! An identity on disk, so that a restart needs neither a new join token nor a control plane that answers.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use weft_model::TrustDomain;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::live::{Svid, SvidError, TrustBundle};
+
+const FILE: &str = "identity.json";
+
+/// An identity and when it was issued, which is not the start of its life.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) svid: Svid,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) issued_at: SystemTime,
+}
+
+/// Base64 of DER; `issued_at` in seconds after the epoch.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    trust_domain: TrustDomain,
+    chain: Vec<String>,
+    key: String,
+    roots: Vec<String>,
+    issued_at: u64,
+}
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl Saved {
+    /// Writes it whole or not at all, readable by the owner only.
+    pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
+        let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
+        let document = Document {
+            trust_domain: bundle.trust_domain().clone(),
+            chain: encode(svid.chain()),
+            key: BASE64.encode(svid.private_key_der()),
+            roots: encode(bundle.roots()),
+            issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        };
+        let text = Zeroizing::new(serde_json::to_vec(&document)?);
+        write_private(&folder.join(FILE), &text)
+    }
+
+    /// What was saved; `None` if nothing was. Unreadable content is an error for a log line: the caller then attests afresh.
+    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, String> {
+        let path = folder.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        Self::decode(&text).map(Some).map_err(|error| format!("{} is of no use: {error}", path.display()))
+    }
+
+    fn decode(text: &[u8]) -> Result<Self, String> {
+        let document: Document = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let decode = |texts: &[String]| -> Result<Vec<CertificateDer<'static>>, String> {
+            let decode_one = |text| BASE64.decode(text).map(CertificateDer::from).map_err(|error| error.to_string());
+            texts.iter().map(decode_one).collect()
+        };
+        let key = Zeroizing::new(BASE64.decode(&document.key).map_err(|error| error.to_string())?);
+        let usable = |error: SvidError| error.to_string();
+        Ok(Self {
+            svid: Svid::from_der(decode(&document.chain)?, &key).map_err(usable)?,
+            bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?).map_err(usable)?,
+            issued_at: UNIX_EPOCH + Duration::from_secs(document.issued_at.min(u64::from(u32::MAX))),
+        })
+    }
+}
+
+/// Replaces a file atomically; the new one has mode 0600 from its first byte on.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let draft = path.with_extension(format!("{:x}.new", rand::random::<u64>()));
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&draft); // the first error is the one to report
+    }
+    written
+}

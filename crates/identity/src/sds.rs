@@ -1,0 +1,68 @@
+//! Certificates for Envoy: the live identity as SDS secrets, in a snapshot that an ADS/SDS server serves.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::DataSource;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, TlsCertificate, secret,
+};
+use tokio::sync::watch;
+use weft_xds::{Resource, Snapshot, type_url};
+
+use crate::files;
+use crate::live::{IdentityState, LiveIdentity, Svid, TrustBundle};
+
+/// The secret with this workload's certificate and key.
+pub const CERTIFICATE: &str = "default";
+/// The secret with the trust bundle.
+pub const BUNDLE: &str = "ROOTCA";
+
+/// Follows the identity; the snapshot is empty until there is one. The task ends when no receiver is left.
+pub fn snapshots(identity: Arc<LiveIdentity>) -> watch::Receiver<Arc<Snapshot>> {
+    let mut changes = identity.subscribe();
+    let (sender, receiver) = watch::channel(Arc::new(snapshot(&identity.load())));
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = sender.closed() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            sender.send_replace(Arc::new(snapshot(&identity.load())));
+        }
+    });
+    receiver
+}
+
+/// The secrets of one state. Only what changed has another version, so a rotation sends `default` alone.
+pub fn snapshot(state: &IdentityState) -> Snapshot {
+    let mut snapshot = Snapshot::new(state.svid().map_or("", |svid| svid.serial()));
+    if let Some(svid) = state.svid() {
+        snapshot.insert(Resource::new(type_url::SECRET, CERTIFICATE, &certificate(svid)));
+    }
+    if let Some(bundle) = state.bundle() {
+        snapshot.insert(Resource::new(type_url::SECRET, BUNDLE, &validation(bundle)));
+    }
+    snapshot
+}
+
+fn certificate(svid: &Svid) -> Secret {
+    let certificate = TlsCertificate {
+        certificate_chain: Some(inline(files::certificates_pem(svid.chain()))),
+        private_key: Some(inline(files::private_key_pem(svid).to_string())),
+        ..Default::default()
+    };
+    Secret { name: CERTIFICATE.into(), r#type: Some(secret::Type::TlsCertificate(certificate)) }
+}
+
+fn validation(bundle: &TrustBundle) -> Secret {
+    let context = CertificateValidationContext {
+        trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
+        ..Default::default()
+    };
+    Secret { name: BUNDLE.into(), r#type: Some(secret::Type::ValidationContext(context)) }
+}
+
+fn inline(text: String) -> DataSource {
+    DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() }
+}

@@ -1,0 +1,179 @@
+//! The gRPC service `weft.v1.Identity`: checks who asks, then lets the authority sign.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+use weft_model::{ServiceName, SpiffeId};
+use weft_xds::ConnectPeer;
+
+use crate::authority::{Authority, Issued, KeyProof};
+use crate::ca::Names;
+use crate::live::TrustBundle;
+use crate::proto;
+use crate::proto::identity_server::{Identity, IdentityServer};
+use crate::token::{JoinToken, JoinTokens, TokenError};
+
+/// What the mesh grants a service that may have an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Life of its SVIDs.
+    pub ttl: Duration,
+}
+
+/// How far the news of a withdrawn endpoint has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Subscribers that have acknowledged.
+    pub acknowledged: u32,
+    /// Subscribers that had not when the bound passed.
+    pub waiting: u32,
+}
+
+/// What the identity service must know of the mesh.
+#[tonic::async_trait]
+pub trait Registrar: Send + Sync + 'static {
+    /// Whether the intent has this service. Asked at every issue, so a service that leaves the intent gets no renewal.
+    fn admits(&self, service: &ServiceName) -> Option<Admission>;
+
+    /// Takes the endpoint of `node_id` out of the mesh, if it is `peer`'s, and waits (bounded) for the subscribers.
+    ///
+    /// # Errors
+    /// The status for the caller; `PERMISSION_DENIED` when the node is not the peer's.
+    async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status>;
+}
+
+/// See the module.
+pub struct IdentityService {
+    authority: Arc<Authority>,
+    tokens: JoinTokens,
+    registrar: Arc<dyn Registrar>,
+}
+
+impl IdentityService {
+    /// The service, ready to be added to a server whose connections are [`crate::accept::TlsIo`].
+    pub fn server(
+        authority: Arc<Authority>,
+        tokens: JoinTokens,
+        registrar: Arc<dyn Registrar>,
+    ) -> IdentityServer<Self> {
+        IdentityServer::new(Self { authority, tokens, registrar })
+    }
+
+    fn admit(&self, service: &ServiceName) -> Result<(SpiffeId, Admission), Status> {
+        let id = SpiffeId::for_service(self.authority.trust_domain(), service);
+        if id == self.authority.own_id() {
+            return Err(Status::permission_denied(format!("{service} is the name of the control plane itself")));
+        }
+        let admission = self.registrar.admits(service).ok_or_else(|| {
+            Status::permission_denied(format!(
+                "there is no service {service} in the mesh's intent; add a `kind: Service` document for it, or check the name"
+            ))
+        })?;
+        Ok((id, admission))
+    }
+
+    fn issue(&self, key: &KeyProof, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Issued, Status> {
+        self.authority.issue(key, id, ttl, &Names::default(), now).map_err(|error| {
+            tracing::error!(%id, %error, "cannot issue");
+            Status::internal(format!("cannot issue a certificate for {id}: {error}"))
+        })
+    }
+
+    fn answer(&self, issued: Issued) -> Response<proto::SvidResponse> {
+        Response::new(proto::SvidResponse {
+            chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+            bundle: Some(to_proto(&self.authority.bundle())),
+            ttl_seconds: issued.ttl.as_secs(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn attest(&self, request: Request<proto::AttestRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let request = request.into_inner();
+        let service: ServiceName =
+            request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let token: JoinToken = request.join_token.parse().map_err(refuse_token)?;
+        let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (id, admission) = self.admit(&service)?;
+        let now = SystemTime::now();
+        // Last, because it uses the token up.
+        self.tokens.redeem(&token, &service, &key.hash(), now).await.map_err(|error| {
+            tracing::warn!(%service, %error, ?token, "attestation refused");
+            refuse_token(error)
+        })?;
+        let issued = self.issue(&key, &id, admission.ttl, now)?;
+        tracing::info!(%id, ttl = ?issued.ttl, ?token, "attested by join token");
+        Ok(self.answer(issued))
+    }
+
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let peer = peer(&request)?;
+        let key =
+            KeyProof::check(&request.into_inner().csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let service = peer.service().ok_or_else(|| {
+            Status::permission_denied(format!("{peer} names no service, so it cannot be renewed here"))
+        })?;
+        let (id, admission) = self.admit(&service)?;
+        if id != peer {
+            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
+        }
+        let issued = self.issue(&key, &id, admission.ttl, SystemTime::now())?;
+        tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
+        Ok(self.answer(issued))
+    }
+
+    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<proto::Bundle, Status>> + Send>>;
+
+    async fn watch_bundle(
+        &self,
+        request: Request<proto::WatchBundleRequest>,
+    ) -> Result<Response<Self::WatchBundleStream>, Status> {
+        peer(&request)?;
+        let bundles = WatchStream::new(self.authority.bundles()).map(|bundle| Ok(to_proto(&bundle)));
+        Ok(Response::new(Box::pin(bundles)))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<proto::WithdrawRequest>,
+    ) -> Result<Response<proto::WithdrawResponse>, Status> {
+        let peer = peer(&request)?;
+        let done = self.registrar.withdraw(&peer, &request.into_inner().node_id).await?;
+        Ok(Response::new(proto::WithdrawResponse { acknowledged: done.acknowledged, waiting: done.waiting }))
+    }
+}
+
+/// Who is at the other end, as the TLS acceptor has verified.
+fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
+    request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone()).ok_or_else(|| {
+        Status::unauthenticated("this call needs a client certificate of the mesh; attest with a join token first")
+    })
+}
+
+fn refuse_token(error: TokenError) -> Status {
+    match error {
+        TokenError::Malformed => Status::invalid_argument(error.to_string()),
+        TokenError::Store(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    }
+}
+
+pub(crate) fn to_proto(bundle: &TrustBundle) -> proto::Bundle {
+    proto::Bundle {
+        trust_domain: bundle.trust_domain().to_string(),
+        roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
+    }
+}
+
+pub(crate) fn from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
+    let domain = bundle.trust_domain.parse().map_err(|error: weft_model::NameError| error.to_string())?;
+    let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
+    TrustBundle::new(domain, roots).map_err(|error| error.to_string())
+}

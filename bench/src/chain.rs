@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let proxies = pair.processes.iter().map(Process::id).collect();
         subjects.push(Subject { name: "envoy", address: pair.egress, host: "app.bench", proxies });
     }
-    let wefts = wanted("weft").then(|| weft::start(app)).transpose()?;
+    let wefts = wanted("weft").then(|| weft::start(app));
     if let Some(pair) = &wefts {
         subjects.push(Subject { name: "weft", address: pair.egress(), host: "app.bench", proxies: pair.proxies() });
     }
@@ -71,7 +71,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 let sample = measure(folder.path(), subject, *connections, options.seconds)?;
                 println!(
                     "round {} of {}, {connections:>3} connections, {:<6}  {:>6.1} us CPU/request  p50 {:>6.0} us  p99 {:>6.0} us  {:>6.0} KiB  {:>6.0}/s",
-                    round + 1, options.rounds, subject.name, sample.cpu_us_per_request, sample.p50_us, sample.p99_us, sample.rss_kib, sample.rate,
+                    round + 1,
+                    options.rounds,
+                    subject.name,
+                    sample.cpu_us_per_request,
+                    sample.p50_us,
+                    sample.p99_us,
+                    sample.rss_kib,
+                    sample.rate,
                 );
                 samples.entry(*connections).or_default().entry(subject.name).or_default().push(sample);
             }
@@ -112,11 +119,16 @@ fn measure(folder: &std::path::Path, subject: &Subject, connections: u32, second
 /// One line that says what the numbers were taken on.
 fn machine(options: &Options) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")).map_or("unknown CPU", |l| l.trim_start_matches([' ', '\t', ':']));
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown CPU", |l| l.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!(
         "Medians of {} interleaved rounds of {} s each, on {cores} cores ({model}), Linux {}; client and app share the cores.",
-        options.rounds, options.seconds, kernel.trim(),
+        options.rounds,
+        options.seconds,
+        kernel.trim(),
     )
 }

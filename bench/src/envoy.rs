@@ -114,7 +114,8 @@ fn ingress_config(folder: &Path, listen: SocketAddr, app: SocketAddr, ca: &Path,
     bootstrap(listen, manager, Some(tls), cluster(app))
 }
 
-const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 fn router() -> Value {
     json!({"name": "envoy.filters.http.router",
@@ -149,7 +150,8 @@ fn socket(address: SocketAddr) -> Value {
 }
 
 fn bootstrap(listen: SocketAddr, manager: Value, tls: Option<Value>, cluster: Value) -> Value {
-    let mut chain = json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
+    let mut chain =
+        json!({"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]});
     if let Some(tls) = tls {
         chain["transport_socket"] = tls;
     }

@@ -20,7 +20,8 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 
 /// Resident memory in KiB (`VmRSS`).
 pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid} is gone"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS in /proc/PID/status")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
 }

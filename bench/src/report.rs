@@ -41,9 +41,9 @@ pub(crate) fn json(samples: &Samples) -> Value {
             case.insert((*subject).to_owned(), Value::Object(figures));
         }
         if let (Some(weft), Some(envoy)) = (subjects.get("weft"), subjects.get("envoy")) {
-            let ratio = FIGURES
-                .iter()
-                .map(|(name, figure)| ((*name).to_owned(), json!(round(median(weft, *figure) / median(envoy, *figure), 3))));
+            let ratio = FIGURES.iter().map(|(name, figure)| {
+                ((*name).to_owned(), json!(round(median(weft, *figure) / median(envoy, *figure), 3)))
+            });
             case.insert("ratio".to_owned(), Value::Object(ratio.collect()));
         }
         cases.insert(format!("c{connections}"), Value::Object(case));
@@ -63,7 +63,9 @@ pub(crate) fn table(samples: &Samples) -> String {
             let cpu = sorted(all, |s| s.cpu_us_per_request);
             let proxies = name != "direct";
             let cpu = match proxies {
-                true => format!("{:.1} ({:.1}-{:.1})", median(all, |s| s.cpu_us_per_request), cpu[0], cpu[cpu.len() - 1]),
+                true => {
+                    format!("{:.1} ({:.1}-{:.1})", median(all, |s| s.cpu_us_per_request), cpu[0], cpu[cpu.len() - 1])
+                }
                 false => "-".to_owned(),
             };
             let rss = match proxies {

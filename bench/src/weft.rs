@@ -2,22 +2,36 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use weft_tests::load::Target;
+use weft_tests::mesh::Mesh;
+use weft_tests::ports;
+use weft_tests::sidecar::{Sidecar, Spec};
 
-/// The running pair.
-pub(crate) struct Wefts;
+use crate::root;
+
+/// The running pair. Fields drop in order: sidecars before the control plane.
+pub(crate) struct Wefts {
+    client: Sidecar,
+    app: Sidecar,
+    _mesh: Mesh,
+}
 
 impl Wefts {
     pub(crate) fn egress(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 0))
+        self.client.egress
     }
 
     pub(crate) fn proxies(&self) -> Vec<u32> {
-        Vec::new()
+        vec![self.client.pid(), self.app.pid()]
     }
 }
 
-/// Starts server and sidecars and waits until a call passes.
-pub(crate) fn start(_app: SocketAddr) -> Result<Wefts> {
-    anyhow::bail!("not wired yet")
+/// Starts server and sidecars and waits until calls pass.
+pub(crate) fn start(app: SocketAddr) -> Wefts {
+    let mesh = Mesh::start_from(&root().join("bench/mesh"), |_| {});
+    let callee = mesh.sidecar("app", Spec::new("bench/app", app).workers(1));
+    // Nobody calls the client, so nothing listens where its app would be.
+    let client = mesh.sidecar("client", Spec::new("bench/client", ports::free()).workers(1));
+    Target { address: client.egress, host: "app.bench".to_owned(), path: "/bench".to_owned() }.wait_reachable();
+    Wefts { client, app: callee, _mesh: mesh }
 }

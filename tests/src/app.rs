@@ -65,7 +65,8 @@ impl App {
             held: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind(address)).expect("the port is free");
         runtime.spawn(accept(listener, state.clone()));
         Self { address, state, runtime: Some(runtime) }

@@ -25,7 +25,8 @@ impl Server {
     pub fn start(folder: &Path, script: &str) -> Self {
         let address = ports::free();
         let path = peers::script(script).display().to_string();
-        let mut process = Process::start(folder, script, peers::venv("python"), [&path, &address.port().to_string()], &[]);
+        let mut process =
+            Process::start(folder, script, peers::venv("python"), [&path, &address.port().to_string()], &[]);
         wait::until(script, wait::SOON, || {
             process.assert_running();
             std::net::TcpStream::connect(address)

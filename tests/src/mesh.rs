@@ -12,7 +12,7 @@ use crate::pki::{self, Pair};
 use crate::process::{Process, run};
 use crate::repo::Repo;
 use crate::sidecar::{Sidecar, Spec};
-use crate::{curl, peers, ports, wait};
+use crate::{curl, peers, ports, tls, wait};
 
 /// A mesh in its own temporary folder. Fields drop in order: processes first, then the folder.
 #[derive(Debug)]
@@ -136,18 +136,20 @@ impl Mesh {
     /// A fresh one-time join token for a service.
     #[track_caller]
     pub fn token(&self, service: &str) -> String {
-        let output = self.weft(&["identity", "token", "--service", service]);
+        let output = self.weft(&["identity", "join-token", "--service", service]);
         assert!(output.status.success(), "no token for {service}: {}", text(&output));
-        String::from_utf8_lossy(&output.stdout).split_whitespace().find(|w| w.starts_with("weft.")).expect("a token").to_owned()
+        String::from_utf8_lossy(&output.stdout)
+            .split_whitespace()
+            .find(|w| w.starts_with("weft."))
+            .expect("a token")
+            .to_owned()
     }
 
-    /// The trust bundle, as a PEM file.
+    /// The root of the mesh as a PEM file: the last certificate that the control plane shows in its handshakes.
     #[track_caller]
     pub fn bundle(&self) -> PathBuf {
         let path = self.folder().join("bundle.pem");
-        let output = self.weft(&["identity", "bundle"]);
-        assert!(output.status.success(), "no bundle: {}", text(&output));
-        std::fs::write(&path, &output.stdout).expect("the folder can be written");
+        std::fs::write(&path, tls::last_certificate(self.xds)).expect("the folder can be written");
         path
     }
 
@@ -155,8 +157,17 @@ impl Mesh {
     #[track_caller]
     pub fn svid(&self, service: &str, name: &str) -> Pair {
         let pair = pki::request(self.folder(), name);
-        let token = self.token(service);
-        let _ = (token, service);
+        let der = self.folder().join(format!("{name}.der"));
+        let csr = self.folder().join(format!("{name}.csr"));
+        run(Command::new("openssl").args(["req", "-outform", "DER", "-in"]).arg(csr).arg("-out").arg(&der));
+        run(Command::new(peers::venv("python"))
+            .arg(peers::script("attest.py"))
+            .arg(peers::root().join("crates/identity/proto"))
+            .arg(self.xds.to_string())
+            .arg(self.bundle())
+            .args([&self.token(service), service])
+            .arg(der)
+            .arg(&pair.certificate));
         pair
     }
 

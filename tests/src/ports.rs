@@ -20,7 +20,8 @@ pub fn free() -> SocketAddr {
     let size = RANGE.end - RANGE.start;
     for step in 0..size {
         let port = (RANGE.start + (seed % size + step) % size) as u16;
-        let file = File::options().create(true).append(true).open(folder.join(port.to_string())).expect("a lock file opens");
+        let file =
+            File::options().create(true).append(true).open(folder.join(port.to_string())).expect("a lock file opens");
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,

@@ -53,7 +53,17 @@ impl Repo {
     #[track_caller]
     pub fn commit(&self, message: &str) -> String {
         self.git(&["add", "-A"]);
-        self.git(&["-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "-q", "--allow-empty", "-m", message]);
+        self.git(&[
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.com",
+            "commit",
+            "-q",
+            "--allow-empty",
+            "-m",
+            message,
+        ]);
         self.head()
     }
 

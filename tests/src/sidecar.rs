@@ -129,7 +129,20 @@ impl Sidecar {
             None => args.clone(),
         };
         let process = spawn(&folder, name, &spec, &first);
-        Self { spec, egress, ingress, admin, health, metrics, state, access_log, process, name: name.to_owned(), folder, args }
+        Self {
+            spec,
+            egress,
+            ingress,
+            admin,
+            health,
+            metrics,
+            state,
+            access_log,
+            process,
+            name: name.to_owned(),
+            folder,
+            args,
+        }
     }
 
     /// Waits until the health endpoint says that it serves.
@@ -169,8 +182,8 @@ impl Sidecar {
         &mut self.process
     }
 
-    /// Ids of the processes that move the bytes: Envoy's if it is Envoy, else the sidecar's.
-    pub fn data_plane_pid(&self) -> u32 {
+    /// Id of the sidecar's process.
+    pub fn pid(&self) -> u32 {
         self.process.id()
     }
 }

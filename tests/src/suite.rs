@@ -113,5 +113,10 @@ pub fn run(caller: DataPlane, callee: DataPlane) {
             failed.push(*name);
         }
     }
-    assert!(failed.is_empty(), "{caller:?} calling {callee:?}: {} of {} cases failed: {failed:#?}", failed.len(), CASES.len());
+    assert!(
+        failed.is_empty(),
+        "{caller:?} calling {callee:?}: {} of {} cases failed: {failed:#?}",
+        failed.len(),
+        CASES.len()
+    );
 }

@@ -31,9 +31,25 @@ impl Outcome {
 /// an alert in its place, tells what the server thinks.
 pub fn request(ingress: SocketAddr, client: Option<&Pair>, host: &str, path: &str) -> Outcome {
     let mut command = Command::new("timeout");
-    command.args(["10", "openssl", "s_client", "-connect", &ingress.to_string(), "-tls1_3", "-alpn", "http/1.1", "-ign_eof"]);
+    command.args([
+        "10",
+        "openssl",
+        "s_client",
+        "-connect",
+        &ingress.to_string(),
+        "-tls1_3",
+        "-alpn",
+        "http/1.1",
+        "-ign_eof",
+    ]);
     if let Some(pair) = client {
-        command.arg("-cert").arg(&pair.certificate).arg("-cert_chain").arg(&pair.certificate).arg("-key").arg(&pair.key);
+        command
+            .arg("-cert")
+            .arg(&pair.certificate)
+            .arg("-cert_chain")
+            .arg(&pair.certificate)
+            .arg("-key")
+            .arg(&pair.key);
     }
     let output = feed(command, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
     let text = crate::mesh::text(&output);
@@ -55,6 +71,25 @@ pub fn serial(ingress: SocketAddr) -> Result<String, String> {
     command.args(["x509", "-noout", "-serial"]);
     let output = feed(command, &text[begin..]);
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The last certificate, in PEM, of the chain that a server shows.
+///
+/// # Panics
+/// When it shows none.
+#[track_caller]
+pub fn last_certificate(server: SocketAddr) -> String {
+    let mut command = Command::new("timeout");
+    command.args(["10", "openssl", "s_client", "-connect", &server.to_string(), "-tls1_3", "-alpn", "h2", "-showcerts"]);
+    let shown = feed(command, "");
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    // The first one stands there again after the chain, under "Server certificate".
+    let chain = text.split("Server certificate").next().unwrap_or_default();
+    match (chain.rfind(begin), chain.rfind(end)) {
+        (Some(from), Some(to)) if from < to => format!("{}\n", &chain[from..to + end.len()]),
+        _ => panic!("{server} shows no certificate: {}", crate::mesh::text(&shown)),
+    }
 }
 
 /// `openssl x509 -text` of a certificate file.

@@ -37,7 +37,9 @@ fn ten_commits(data_plane: DataPlane) {
         let before = load.succeeded();
         mesh.commit(&format!("Change {commit}"));
         // The load goes on between the commits, not only at the ends.
-        wait::until("traffic after the commit", wait::SOON, || if load.succeeded() > before + 50 { Ok(()) } else { Err("little traffic") });
+        wait::until("traffic after the commit", wait::SOON, || {
+            if load.succeeded() > before + 50 { Ok(()) } else { Err("little traffic") }
+        });
     }
     let elapsed = start.elapsed();
     load.stop().assert_clean(RATE, elapsed);
@@ -79,7 +81,9 @@ fn streams_outlive(data_plane: DataPlane) {
         for file in ["services/greeter.yaml", "services/chat.yaml"] {
             let text = mesh.repo.read(file);
             let text = text.split("\nroutes:").next().unwrap_or_default().trim_end().to_owned();
-            let route = format!("{text}\nroutes:\n  - matches: [{{headers: [{{name: x-n, value: \"{change}\"}}]}}]\n    timeouts: {{request: {change}s}}\n");
+            let route = format!(
+                "{text}\nroutes:\n  - matches: [{{headers: [{{name: x-n, value: \"{change}\"}}]}}]\n    timeouts: {{request: {change}s}}\n"
+            );
             mesh.repo.write(file, &route);
         }
         mesh.commit(&format!("Change {change}"));

@@ -15,7 +15,8 @@ fn traffic_goes_on_without_the_control_plane() {
     let mut mesh = Mesh::start();
     let app = App::start("app");
     let board = mesh.sidecar("board", Spec::new("prod/board", app.address()).label("version", "v1"));
-    let second = mesh.sidecar("board-2", Spec::new("prod/board", app.address()).label("version", "v2").on(DataPlane::Envoy));
+    let second =
+        mesh.sidecar("board-2", Spec::new("prod/board", app.address()).label("version", "v2").on(DataPlane::Envoy));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
     let mut again = [
         mesh.sidecar("web-weft", Spec::new("prod/web", ports::free())),
@@ -60,9 +61,12 @@ fn leaving(data_plane: DataPlane) {
     let mut boards: Vec<_> = ["board-1", "board-2"]
         .iter()
         .zip(&apps)
-        .map(|(name, app)| mesh.sidecar(name, Spec::new("prod/board", app.address()).label("version", "v1").on(data_plane)))
+        .map(|(name, app)| {
+            mesh.sidecar(name, Spec::new("prod/board", app.address()).label("version", "v1").on(data_plane))
+        })
         .collect();
-    let third = mesh.sidecar("board-3", Spec::new("prod/board", apps[0].address()).label("version", "v2").on(data_plane));
+    let third =
+        mesh.sidecar("board-3", Spec::new("prod/board", apps[0].address()).label("version", "v2").on(data_plane));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(data_plane));
     mesh.wait_endpoints("prod/board", 3);
     let target = Target { address: web.egress, host: "board.prod".to_owned(), path: "/api/load".to_owned() };
@@ -72,7 +76,9 @@ fn leaving(data_plane: DataPlane) {
     let start = Instant::now();
     let busy = |app: &App| {
         let before = app.requests();
-        wait::until("both endpoints to be used", wait::SOON, || if app.requests() > before + 20 { Ok(()) } else { Err("idle") });
+        wait::until("both endpoints to be used", wait::SOON, || {
+            if app.requests() > before + 20 { Ok(()) } else { Err("idle") }
+        });
     };
     for round in 0..3 {
         busy(&apps[1]);

@@ -69,10 +69,14 @@ fn a_certificate_is_an_x509_svid() {
     let mesh = Mesh::start();
     let web = mesh.svid("prod/web", "web");
     let text = tls::describe(&web.certificate);
-    let names = text.lines().skip_while(|line| !line.contains("Subject Alternative Name")).nth(1).unwrap_or_default().trim();
+    let names =
+        text.lines().skip_while(|line| !line.contains("Subject Alternative Name")).nth(1).unwrap_or_default().trim();
     assert_eq!(names, format!("URI:{WEB}"), "one URI and nothing else (SPIFFE X.509-SVID s.2): {text}");
     assert!(text.contains("CA:FALSE"), "{text}");
-    assert!(text.contains("Digital Signature") && !text.contains("Certificate Sign") && !text.contains("CRL Sign"), "{text}");
+    assert!(
+        text.contains("Digital Signature") && !text.contains("Certificate Sign") && !text.contains("CRL Sign"),
+        "{text}"
+    );
     assert!(text.contains("TLS Web Server Authentication, TLS Web Client Authentication"), "{text}");
     assert!(text.contains("NIST CURVE: P-256"), "{text}");
 }

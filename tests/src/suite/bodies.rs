@@ -18,7 +18,11 @@ pub(super) fn large(world: &World) {
     // Bytes that do not repeat with any buffer's size.
     let bytes: Vec<u8> = (0u32..5_000_000).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     std::fs::write(&sent, &bytes).expect("the folder can be written");
-    for (version, more) in [("--http1.1", "content-type: x/y"), ("--http1.1", "transfer-encoding: chunked"), ("--http2-prior-knowledge", "x: y")] {
+    for (version, more) in [
+        ("--http1.1", "content-type: x/y"),
+        ("--http1.1", "transfer-encoding: chunked"),
+        ("--http2-prior-knowledge", "x: y"),
+    ] {
         let status = Command::new("curl")
             .args(["-s", "-S", "--max-time", "60", version, "-H", "Host: board.prod", "-H", more, "--data-binary"])
             .arg(format!("@{}", sent.display()))
@@ -27,7 +31,12 @@ pub(super) fn large(world: &World) {
             .arg(format!("http://{}/echo", world.web.egress))
             .output()
             .expect("curl runs");
-        assert_eq!(String::from_utf8_lossy(&status.stdout), "200", "{version} {more}: {}", String::from_utf8_lossy(&status.stderr));
+        assert_eq!(
+            String::from_utf8_lossy(&status.stdout),
+            "200",
+            "{version} {more}: {}",
+            String::from_utf8_lossy(&status.stderr)
+        );
         let back = std::fs::read(&received).expect("curl has written it");
         assert!(back == bytes, "{version} {more}: {} bytes came back changed ({} sent)", back.len(), bytes.len());
     }
@@ -36,7 +45,9 @@ pub(super) fn large(world: &World) {
 pub(super) fn upload_back_pressure(world: &World) {
     const TOTAL: u64 = 256 << 20;
     // Version 1 alone, so that the released app is the one that holds.
-    let head = format!("POST /hold HTTP/1.1\r\nhost: board.prod\r\nx-version: v2\r\nconnection: close\r\ncontent-length: {TOTAL}\r\n\r\n");
+    let head = format!(
+        "POST /hold HTTP/1.1\r\nhost: board.prod\r\nx-version: v2\r\nconnection: close\r\ncontent-length: {TOTAL}\r\n\r\n"
+    );
     let mut stream = TcpStream::connect(world.web.egress).expect("the egress accepts");
     stream.write_all(head.as_bytes()).expect("the head is taken");
     let chunk = vec![1u8; 256 << 10];

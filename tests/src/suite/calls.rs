@@ -52,7 +52,11 @@ pub(super) fn allowed(world: &World) {
     // What the app sent on is carried on, not made anew.
     let id = "7b1f5a52-9f2e-4b6b-8a55-6f2d4a3f9c11";
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let reply = world.curl("board.prod", "/api/", &["-H", &format!("x-request-id: {id}"), "-H", &format!("traceparent: {parent}")]);
+    let reply = world.curl(
+        "board.prod",
+        "/api/",
+        &["-H", &format!("x-request-id: {id}"), "-H", &format!("traceparent: {parent}")],
+    );
     assert_eq!(one(&reply, "x-request-id"), id);
     assert!(one(&reply, "traceparent").contains("4bf92f3577b34da6a3ce929d0e0e4736"));
 }

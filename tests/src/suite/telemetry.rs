@@ -11,11 +11,41 @@ use crate::{curl, log, wait};
 
 /// Istio's JSON log, and what Weft adds. Every line has every key; `null` where there is nothing to say.
 const KEYS: &[&str] = &[
-    "start_time", "route_name", "method", "path", "protocol", "response_code", "response_flags", "response_code_details",
-    "connection_termination_details", "bytes_received", "bytes_sent", "duration", "upstream_service_time", "x_forwarded_for",
-    "user_agent", "request_id", "authority", "upstream_host", "upstream_cluster", "upstream_local_address",
-    "downstream_local_address", "downstream_remote_address", "requested_server_name", "upstream_transport_failure_reason",
-    "trace_id", "decision_id", "config_version", "attempt_count", "peer_id", "own_id", "layer", "cause", "decision", "policy", "hop",
+    "start_time",
+    "route_name",
+    "method",
+    "path",
+    "protocol",
+    "response_code",
+    "response_flags",
+    "response_code_details",
+    "connection_termination_details",
+    "bytes_received",
+    "bytes_sent",
+    "duration",
+    "upstream_service_time",
+    "x_forwarded_for",
+    "user_agent",
+    "request_id",
+    "authority",
+    "upstream_host",
+    "upstream_cluster",
+    "upstream_local_address",
+    "downstream_local_address",
+    "downstream_remote_address",
+    "requested_server_name",
+    "upstream_transport_failure_reason",
+    "trace_id",
+    "decision_id",
+    "config_version",
+    "attempt_count",
+    "peer_id",
+    "own_id",
+    "layer",
+    "cause",
+    "decision",
+    "policy",
+    "hop",
 ];
 
 const BOARD: &str = "spiffe://test.internal/ns/prod/sa/board";
@@ -105,11 +135,14 @@ pub(super) fn metrics(world: &World) {
             "request_protocol=\"http\"".to_owned(),
             "connection_security_policy=\"mutual_tls\"".to_owned(),
         ];
-        let count = lines().find(|line| line.starts_with("istio_requests_total{") && wanted.iter().all(|w| line.contains(w)));
+        let count =
+            lines().find(|line| line.starts_with("istio_requests_total{") && wanted.iter().all(|w| line.contains(w)));
         let count = count.unwrap_or_else(|| panic!("no istio_requests_total with {wanted:#?} in\n{}", reply.body));
         let value: f64 = count.rsplit(' ').next().and_then(|v| v.parse().ok()).expect("a number");
         assert!(value >= 1.0, "{count}");
-        for name in ["istio_request_duration_milliseconds_bucket{", "istio_request_bytes_sum{", "istio_response_bytes_count{"] {
+        for name in
+            ["istio_request_duration_milliseconds_bucket{", "istio_request_bytes_sum{", "istio_response_bytes_count{"]
+        {
             assert!(lines().any(|line| line.starts_with(name)), "no {name}");
         }
     }

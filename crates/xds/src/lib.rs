@@ -10,6 +10,8 @@
 
 mod client;
 mod directory;
+pub mod references;
+mod relay;
 mod resource;
 mod server;
 mod session;
@@ -18,6 +20,7 @@ pub mod type_url;
 
 pub use client::Client;
 pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
+pub use relay::Relay;
 pub use resource::{Resource, Resources, Snapshot};
 pub use server::{AdsServer, client_endpoint, server_builder};
 pub use session::{DeltaSession, Event, SotwSession};

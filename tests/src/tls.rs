@@ -80,7 +80,17 @@ pub fn serial(ingress: SocketAddr) -> Result<String, String> {
 #[track_caller]
 pub fn last_certificate(server: SocketAddr) -> String {
     let mut command = Command::new("timeout");
-    command.args(["10", "openssl", "s_client", "-connect", &server.to_string(), "-tls1_3", "-alpn", "h2", "-showcerts"]);
+    command.args([
+        "10",
+        "openssl",
+        "s_client",
+        "-connect",
+        &server.to_string(),
+        "-tls1_3",
+        "-alpn",
+        "h2",
+        "-showcerts",
+    ]);
     let shown = feed(command, "");
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");

@@ -21,7 +21,9 @@ pub enum PolicyError {
     #[error("the policy bundle cannot be read: {0}")]
     Format(String),
     /// Written by another version of Weft.
-    #[error("the policy bundle has format {0}, this sidecar reads format {FORMAT}: use the control plane's version of weft")]
+    #[error(
+        "the policy bundle has format {0}, this sidecar reads format {FORMAT}: use the control plane's version of weft"
+    )]
     Version(u32),
     /// The content is not what it was when the bundle was made.
     #[error("the policy bundle of {service} is damaged: its content is {found}, its revision says {revision}")]
@@ -87,7 +89,8 @@ impl Bundle {
         policies: Vec<PolicyText>,
         callers: Vec<ServiceFacts>,
     ) -> Self {
-        let mut bundle = Self { format: FORMAT, revision: String::new(), trust_domain, service, access, policies, callers };
+        let mut bundle =
+            Self { format: FORMAT, revision: String::new(), trust_domain, service, access, policies, callers };
         bundle.revision = bundle.content_hash();
         bundle
     }

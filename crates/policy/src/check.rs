@@ -1,7 +1,7 @@
 //! What is wrong with the policies of an intent, all of it at once: syntax, types against the schema, names that do not exist,
 //! values outside of the vocabulary.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{EntityUid, PolicySet, ValidationMode, Validator};
 use miette::Diagnostic;
@@ -40,7 +40,7 @@ fn reserved_attributes(mesh: &Mesh, findings: &mut Vec<Finding>) -> bool {
     let reserved = mesh.attributes.keys().filter(|name| schema::BUILT_IN.contains(&&***name));
     let before = findings.len();
     findings.extend(reserved.map(|name| Finding {
-        code: "WEFT0306",
+        code: "WEFT0206",
         severity: Severity::Error,
         message: format!("the attribute `{name}` has the name of an attribute that every service has"),
         hint: format!("choose a name other than {}", schema::BUILT_IN.join(", ")),
@@ -53,25 +53,26 @@ fn validate(mesh: &Mesh, written: &[&Source], findings: &mut Vec<Finding>) {
     let by_id: HashMap<&str, &Source> = written.iter().map(|source| (&*source.id, *source)).collect();
     let set = PolicySet::from_policies(written.iter().map(|source| source.policy.clone())).expect("ids are unique");
     let result = Validator::new(schema::of(mesh)).validate(&set, ValidationMode::Strict);
-    let mut report = |code, severity, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic| {
-        let Some(source) = by_id.get(AsRef::<str>::as_ref(id)) else { return };
-        let message = diagnostic.to_string();
-        let message = message.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&message).to_owned();
-        let hint = diagnostic.help().map(|help| help.to_string());
-        findings.push(Finding {
+    let report = |code, severity, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic| {
+        let source = by_id.get(AsRef::<str>::as_ref(id))?;
+        let plain = |text: String| text.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&text).to_owned();
+        let hint = diagnostic.help().map(|help| plain(help.to_string()));
+        Some(Finding {
             code,
             severity,
-            message,
-            hint: hint.unwrap_or_else(|| "docs/reference/policy.md lists what a policy can read, with types".to_owned()),
+            message: plain(diagnostic.to_string()),
+            hint: hint
+                .unwrap_or_else(|| "docs/reference/policy.md lists what a policy can read, with types".to_owned()),
             span: Some(source.span(source::label(diagnostic).unwrap_or(0))),
-        });
+        })
     };
-    for error in result.validation_errors() {
-        report("WEFT0302", Severity::Error, error.policy_id(), error);
-    }
-    for warning in result.validation_warnings() {
-        report("WEFT0308", Severity::Warning, warning.policy_id(), warning);
-    }
+    let wrong: HashSet<_> = result.validation_errors().map(|error| error.policy_id()).collect();
+    findings.extend(
+        result.validation_errors().filter_map(|error| report("WEFT0202", Severity::Error, error.policy_id(), error)),
+    );
+    // A policy that is wrong is often impossible for the same reason; once is enough.
+    let warnings = result.validation_warnings().filter(|warning| !wrong.contains(warning.policy_id()));
+    findings.extend(warnings.filter_map(|warning| report("WEFT0208", Severity::Warning, warning.policy_id(), warning)));
 }
 
 /// Every entity that a policy may name.
@@ -93,15 +94,19 @@ impl Names {
 
     /// A name that does not exist makes a policy that never applies, which nobody means to write.
     fn check(&self, source: &Source, findings: &mut Vec<Finding>) {
-        let unknown: BTreeSet<EntityUid> = source.policy.entity_literals().into_iter().filter(|uid| !self.knows(uid)).collect();
+        let unknown: BTreeSet<EntityUid> =
+            source.policy.entity_literals().into_iter().filter(|uid| !self.knows(uid)).collect();
         for uid in unknown {
             let (kind, name) = (uid.type_name().to_string(), uid.id().unescaped());
             let hint = match self.known.get(kind.as_str()).and_then(|known| nearest(name, known)) {
                 Some(near) => format!("did you mean {kind}::\"{near}\"?"),
-                None => format!("declare a {} document for it, or remove the policy", if kind == "Role" { "Role" } else { "Service" }),
+                None => format!(
+                    "declare a {} document for it, or remove the policy",
+                    if kind == "Role" { "Role" } else { "Service" }
+                ),
             };
             findings.push(Finding {
-                code: "WEFT0304",
+                code: "WEFT0204",
                 severity: Severity::Error,
                 message: format!("{uid} does not exist in this mesh"),
                 hint,
@@ -125,7 +130,7 @@ fn vocabulary(mesh: &Mesh, source: &Source, findings: &mut Vec<Finding>) {
         let Some(legal) = mesh.attributes.get(attribute) else { continue };
         if !legal.iter().any(|known| **known == *value) {
             findings.push(Finding {
-                code: "WEFT0305",
+                code: "WEFT0205",
                 severity: Severity::Warning,
                 message: format!("`{attribute}` is never \"{value}\""),
                 hint: format!("Mesh.attributes lists its values: {}", legal.join(", ")),
@@ -149,11 +154,14 @@ fn compared<'a>(expression: &'a Value, out: &mut BTreeSet<(&'a str, &'a str)>) {
                         }
                     }
                     "contains" => {
-                        let values = left["Set"].as_array().into_iter().flatten().filter_map(|item| item["Value"].as_str());
+                        let values =
+                            left["Set"].as_array().into_iter().flatten().filter_map(|item| item["Value"].as_str());
                         let plain = left["Value"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                        out.extend(attribute_of_service(right).into_iter().flat_map(|name| {
-                            values.clone().chain(plain.clone()).map(move |value| (name, value))
-                        }));
+                        out.extend(
+                            attribute_of_service(right)
+                                .into_iter()
+                                .flat_map(|name| values.clone().chain(plain.clone()).map(move |value| (name, value))),
+                        );
                     }
                     _ => {}
                 }
@@ -176,7 +184,12 @@ fn place_of(source: &Source, literal: &str) -> usize {
 
 /// The known name that differs in at most two letters, if there is one.
 fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a String> {
-    known.iter().map(|candidate| (distance(name, candidate), candidate)).min().filter(|(far, _)| *far <= 2).map(|(_, near)| near)
+    known
+        .iter()
+        .map(|candidate| (distance(name, candidate), candidate))
+        .min()
+        .filter(|(far, _)| *far <= 2)
+        .map(|(_, near)| near)
 }
 
 /// Levenshtein distance in characters.
@@ -205,7 +218,10 @@ mod tests {
         let mut intent = testing::intent(&["prod/web", "prod/board", "staging/web"]);
         intent.mesh = testing::mesh(&[("sensitivity", &["low", "high"])]);
         testing::policies(&mut intent, policies);
-        let lines = check(&intent).iter().map(|finding| format!("{:?} {finding}\n    {}\n", finding.severity, finding.hint)).collect::<String>();
+        let lines = check(&intent)
+            .iter()
+            .map(|finding| format!("{:?} {finding}\n    {}\n", finding.severity, finding.hint))
+            .collect::<String>();
         lines
     }
 
@@ -247,13 +263,13 @@ permit(principal, action, resource)"#
         testing::allow(&mut intent, "prod/board", Caller::Anyone, vec![allow("/a*"), allow("/ok"), allow("/**/x")]);
         testing::policies(&mut intent, "permit(principal, action, resource) when { 1 };");
         let codes: Vec<_> = check(&intent).iter().map(|finding| finding.code).collect();
-        assert_eq!(codes, ["WEFT0302", "WEFT0307", "WEFT0307"]);
+        assert_eq!(codes, ["WEFT0202", "WEFT0207", "WEFT0207"]);
     }
 
     #[test]
     fn an_attribute_cannot_take_a_built_in_name() {
         let mut intent = testing::intent(&["prod/web"]);
         intent.mesh = testing::mesh(&[("namespace", &["x"])]);
-        assert_eq!(check(&intent)[0].code, "WEFT0306");
+        assert_eq!(check(&intent)[0].code, "WEFT0206");
     }
 }

@@ -7,77 +7,71 @@ use serde_json::Value;
 /// How many leading segments of a path `first1` .. `first8` give.
 pub(crate) const MAX_FIRST: usize = 8;
 
-/// Names of the attributes; the position is the bit in an [`AttributeSet`].
+/// Names of the attributes; the position is the bit in an [`Reads`].
 pub(crate) const NAMES: [&str; 6 + MAX_FIRST] = [
-    "method", "path", "depth", "host", "protocol", "sourceIp", "first1", "first2", "first3", "first4", "first5", "first6",
-    "first7", "first8",
+    "method", "path", "depth", "host", "protocol", "sourceIp", "first1", "first2", "first3", "first4", "first5",
+    "first6", "first7", "first8",
 ];
 
-/// A set of context attributes.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct AttributeSet(u16);
-
-impl AttributeSet {
+/// What decisions can depend on beside the principal. `path` stands for all that follows from it (`depth`, `first1` ..) too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttributeSet {
     /// `context.method`.
-    pub const METHOD: Self = Self(1);
-    /// `context.path` itself.
-    const PATH: Self = Self(1 << 1);
-    /// `context.depth`, how many `/` the path has.
-    const DEPTH: Self = Self(1 << 2);
+    pub method: bool,
+    /// `context.path`, `depth`, `first1` .. `first8`.
+    pub path: bool,
     /// `context.host`.
-    pub const HOST: Self = Self(1 << 3);
+    pub host: bool,
     /// `context.protocol`.
-    pub const PROTOCOL: Self = Self(1 << 4);
+    pub protocol: bool,
     /// `context.sourceIp`.
-    pub const SOURCE_IP: Self = Self(1 << 5);
-    /// `context.path` and all that follows from the path: `depth`, `first1` .. `first8`.
-    pub const ANY_OF_PATH: Self = Self(Self::PATH.0 | Self::DEPTH.0 | !0 << 6);
-    /// Every attribute.
-    pub const ALL: Self = Self((1 << NAMES.len()) - 1);
+    pub source_ip: bool,
+}
 
-    /// True if the two have an attribute in common.
-    pub fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
+/// A set of context attributes, one by one.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reads(u16);
 
-    /// True if nothing is read: a decision holds for every request of the principal.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
+impl Reads {
+    pub(crate) const ALL: Self = Self((1 << NAMES.len()) - 1);
+    pub(crate) const NOTHING: Self = Self(0);
 
-    /// The attributes of either.
-    #[must_use]
-    pub fn union(self, other: Self) -> Self {
+    pub(crate) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The names, in the order of the schema.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        NAMES.iter().enumerate().filter(move |(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| *name)
-    }
-
-    fn named(name: &str) -> Self {
-        match NAMES.iter().position(|known| *known == name) {
-            Some(bit) => Self(1 << bit),
-            None => Self::ALL,
-        }
-    }
-
-    pub(crate) fn path(self) -> bool {
-        self.intersects(Self::PATH)
-    }
-
-    pub(crate) fn depth(self) -> bool {
-        self.intersects(Self::DEPTH)
+    /// True if the attribute of this name is read.
+    pub(crate) fn has(self, name: &str) -> bool {
+        self.0 & Self::named(name).0 != 0
     }
 
     /// The numbers `n` for which `first<n>` is read.
     pub(crate) fn firsts(self) -> impl Iterator<Item = usize> {
         (1..=MAX_FIRST).filter(move |n| self.0 & (1 << (5 + n)) != 0)
     }
+
+    /// Grouped by what a request gives.
+    pub(crate) fn attributes(self) -> AttributeSet {
+        AttributeSet {
+            method: self.has("method"),
+            path: self.has("path") || self.has("depth") || self.firsts().next().is_some(),
+            host: self.has("host"),
+            protocol: self.has("protocol"),
+            source_ip: self.has("sourceIp"),
+        }
+    }
+
+    /// A name that the schema does not have reads everything: it cannot be told what it will mean.
+    fn named(name: &str) -> Self {
+        NAMES.iter().position(|known| *known == name).map_or(Self::ALL, |bit| Self(1 << bit))
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        NAMES.iter().enumerate().filter(move |(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| *name)
+    }
 }
 
-impl std::fmt::Debug for AttributeSet {
+impl std::fmt::Debug for Reads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.names()).finish()
     }
@@ -96,25 +90,25 @@ pub(crate) fn first(path: &str, n: usize) -> Option<&str> {
 }
 
 /// The context attributes that a policy (in Cedar's JSON form) mentions; all of them if `context` is used as a whole.
-pub(crate) fn reads(policy: &Value) -> AttributeSet {
+pub(crate) fn reads(policy: &Value) -> Reads {
     match policy {
-        Value::Array(items) => items.iter().map(reads).fold(AttributeSet::default(), AttributeSet::union),
+        Value::Array(items) => items.iter().map(reads).fold(Reads::NOTHING, Reads::union),
         Value::Object(members) => {
             if members.get("Var").is_some_and(|variable| variable == "context") {
-                return AttributeSet::ALL;
+                return Reads::ALL;
             }
             let access = members.get(".").or_else(|| members.get("has")).filter(|access| is_context(&access["left"]));
             if let Some(access) = access {
                 return match &access["attr"] {
-                    Value::String(name) => AttributeSet::named(name),
+                    Value::String(name) => Reads::named(name),
                     // `context has a.b`
-                    Value::Array(names) => names.first().and_then(Value::as_str).map_or(AttributeSet::ALL, AttributeSet::named),
-                    _ => AttributeSet::ALL,
+                    Value::Array(names) => names.first().and_then(Value::as_str).map_or(Reads::ALL, Reads::named),
+                    _ => Reads::ALL,
                 };
             }
-            members.values().map(reads).fold(AttributeSet::default(), AttributeSet::union)
+            members.values().map(reads).fold(Reads::NOTHING, Reads::union)
         }
-        _ => AttributeSet::default(),
+        _ => Reads::NOTHING,
     }
 }
 
@@ -138,7 +132,10 @@ mod tests {
     fn a_policy_reads_what_it_mentions() {
         assert!(reads_of("").is_empty());
         assert!(reads_of("when { principal.name == \"context\" && resource has path }").is_empty());
-        assert_eq!(reads_of("when { context.path like \"/a*\" } unless { context.method == \"GET\" }"), ["method", "path"]);
+        assert_eq!(
+            reads_of("when { context.path like \"/a*\" } unless { context.method == \"GET\" }"),
+            ["method", "path"]
+        );
         assert_eq!(reads_of("when { context has sourceIp }"), ["sourceIp"]);
         assert_eq!(reads_of("when { context[\"host\"] == \"x\" || [context.depth].contains(3) }"), ["depth", "host"]);
         assert_eq!(reads_of("when { if context has first2 then context.first2 == \"/a/b\" else false }"), ["first2"]);
@@ -149,14 +146,19 @@ mod tests {
 
     #[test]
     fn context_as_a_whole_reads_everything() {
-        for whole in ["when { context == {\"path\": \"/\"} }", "when { {a: context}.a.path == \"/\" }", "when { context.what == 1 }"] {
+        for whole in [
+            "when { context == {\"path\": \"/\"} }",
+            "when { {a: context}.a.path == \"/\" }",
+            "when { context.what == 1 }",
+        ] {
             assert_eq!(reads_of(whole), NAMES, "{whole}");
         }
-        assert_eq!(AttributeSet::ALL.firsts().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert!(!AttributeSet::named("host").intersects(AttributeSet::ANY_OF_PATH));
+        assert_eq!(Reads::ALL.firsts().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+        let path = AttributeSet { path: true, ..AttributeSet::default() };
         for name in ["path", "depth", "first1", "first8"] {
-            assert!(AttributeSet::named(name).intersects(AttributeSet::ANY_OF_PATH), "{name}");
+            assert_eq!(Reads::named(name).attributes(), path, "{name}");
         }
+        assert_eq!(Reads::named("sourceIp").attributes(), AttributeSet { source_ip: true, ..AttributeSet::default() });
     }
 
     #[test]

@@ -4,18 +4,18 @@
 //! rule that was written to stop something must not fail open. A `permit` that errors permits nothing and is reported.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use cedar_policy::{
-    Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request, Response,
-    RestrictedExpression,
+    Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
+    Response, RestrictedExpression,
 };
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::bundle::{Bundle, PolicyError, PolicyText};
-use crate::context::{self, AttributeSet};
+use crate::context::{self, AttributeSet, Reads};
 use crate::entities;
 use crate::scope::{Bits, Universe};
 
@@ -28,7 +28,7 @@ pub struct CallRequest<'a> {
     pub method: &'a str,
     /// Normalised by [`crate::path::normalize`], without the query; empty for TCP.
     pub path: &'a str,
-    /// `Host` or `:authority`, without a port.
+    /// `Host` or `:authority`, normalised by [`crate::host::normalize`]; empty for TCP.
     pub host: &'a str,
     /// Like `HTTP/1.1`, `HTTP/2` or `TCP`.
     pub protocol: &'a str,
@@ -45,6 +45,12 @@ pub struct PolicyRef {
     pub line: u32,
     /// Unique in the mesh.
     pub id: Arc<str>,
+}
+
+impl fmt::Display for PolicyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
 }
 
 /// Allow or deny, and why.
@@ -74,7 +80,7 @@ fn places<'a>(policies: impl Iterator<Item = &'a PolicyRef>) -> String {
         // One `access` entry is several policies.
         if last.replace((&policy.file, policy.line)) != Some((&policy.file, policy.line)) {
             let comma = if out.is_empty() { "" } else { ", " };
-            let _ = write!(out, "{comma}{}:{}", policy.file, policy.line);
+            let _ = write!(out, "{comma}{policy}");
         }
     }
     out
@@ -93,6 +99,7 @@ pub struct Engine {
     /// By SPIFFE ID.
     callers: HashMap<Box<str>, Caller>,
     policies: HashMap<PolicyId, PolicyInfo>,
+    reads: AttributeSet,
     no_policies: Arc<[PolicyRef]>,
     no_errors: Arc<[String]>,
 }
@@ -106,7 +113,7 @@ struct Caller {
 /// The policies whose scope fits a caller. Only these are evaluated; callers whom the same policies fit share them.
 struct Slice {
     policies: PolicySet,
-    reads: AttributeSet,
+    reads: Reads,
 }
 
 struct PolicyInfo {
@@ -127,6 +134,8 @@ impl Engine {
         let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
         let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
         let entities = Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))?;
+        let callers = callers(bundle, &parsed)?;
+        let reads = callers.values().map(|caller| caller.slice.reads).fold(Reads::NOTHING, Reads::union);
         Ok(Self {
             trust_domain: bundle.trust_domain.clone(),
             service: bundle.service.name.clone(),
@@ -136,8 +145,14 @@ impl Engine {
             entities,
             action: entities::call(),
             resource: entities::service(&bundle.service.name),
-            callers: callers(bundle, &parsed)?,
-            policies: bundle.policies.iter().zip(&parsed).map(|(text, policy)| (policy.id().clone(), info(text, policy))).collect(),
+            callers,
+            policies: bundle
+                .policies
+                .iter()
+                .zip(&parsed)
+                .map(|(text, policy)| (policy.id().clone(), info(text, policy)))
+                .collect(),
+            reads: reads.attributes(),
             no_policies: Arc::new([]),
             no_errors: Arc::new([]),
         })
@@ -156,7 +171,7 @@ impl Engine {
     /// Every context attribute that some policy mentions. Two calls of one principal that agree in these get the same decision
     /// (and the same reason), so a caller may keep it as long as the engine is the same.
     pub fn reads(&self) -> AttributeSet {
-        self.callers.values().map(|caller| caller.slice.reads).fold(AttributeSet::default(), AttributeSet::union)
+        self.reads
     }
 
     /// Decides on one call. Pure; a few microseconds for a handful of policies.
@@ -169,7 +184,9 @@ impl Engine {
         };
         let context = match context(request, caller.slice.reads) {
             Ok(context) => context,
-            Err(error) => return self.refuse(format!("the request cannot be described to the policies: {error}").into()),
+            Err(error) => {
+                return self.refuse(format!("the request cannot be described to the policies: {error}").into());
+            }
         };
         let cedar = Request::new(caller.uid.clone(), self.action.clone(), self.resource.clone(), context, None);
         match cedar {
@@ -183,7 +200,8 @@ impl Engine {
 
     /// From Cedar's response to our rules: a `forbid` that errors denies.
     fn explain(&self, request: &CallRequest<'_>, caller: &Caller, response: &Response) -> Decision {
-        let mut determining: Vec<&PolicyInfo> = response.diagnostics().reason().filter_map(|id| self.policies.get(id)).collect();
+        let mut determining: Vec<&PolicyInfo> =
+            response.diagnostics().reason().filter_map(|id| self.policies.get(id)).collect();
         let mut errors = Vec::new();
         let mut broken: Vec<(&PolicyInfo, usize)> = Vec::new();
         for error in response.diagnostics().errors() {
@@ -203,7 +221,12 @@ impl Engine {
             return Decision { allowed: false, policies, reason, errors };
         }
         match &determining[..] {
-            [] => Decision { allowed: false, policies: self.no_policies.clone(), reason: self.why_default(request, caller, &errors), errors },
+            [] => Decision {
+                allowed: false,
+                policies: self.no_policies.clone(),
+                reason: self.why_default(request, caller, &errors),
+                errors,
+            },
             [one] => Decision { allowed, policies: one.alone.0.clone(), reason: one.alone.1.clone(), errors },
             _ => {
                 determining.sort_by(|a, b| a.place.cmp(&b.place));
@@ -225,19 +248,22 @@ impl Engine {
             return format!("the caller {principal} is not of the trust domain {}", self.trust_domain).into();
         }
         match principal.service() {
-            Some(caller) => format!("no access rule of {service} ({access}) and no policy allows {caller} anything").into(),
+            Some(caller) => {
+                format!("no access rule of {service} ({access}) and no policy allows {caller} anything").into()
+            }
             None => format!("the caller {principal} is no service of this mesh").into(),
         }
     }
 
     /// Says of the request only what the policies read, so that the sentence is as long-lived as the decision.
     fn why_default(&self, request: &CallRequest<'_>, caller: &Caller, errors: &[String]) -> Arc<str> {
-        let reads = caller.slice.reads;
-        let mut reason = format!("no access rule of {} ({}) and no policy allows {}", self.service, self.access, caller.name);
-        if reads.intersects(AttributeSet::METHOD) {
+        let reads = caller.slice.reads.attributes();
+        let mut reason =
+            format!("no access rule of {} ({}) and no policy allows {}", self.service, self.access, caller.name);
+        if reads.method {
             let _ = write!(reason, " {}", shorten(request.method));
         }
-        if reads.intersects(AttributeSet::ANY_OF_PATH) {
+        if reads.path {
             let _ = write!(reason, " {}", shorten(request.path));
         }
         errors.iter().for_each(|error| {
@@ -281,39 +307,41 @@ fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Calle
             }
         };
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
-        callers.insert(id.as_str().into(), Caller { uid: entities::service(&facts.name), name: facts.name.clone(), slice });
+        callers.insert(
+            id.as_str().into(),
+            Caller { uid: entities::service(&facts.name), name: facts.name.clone(), slice },
+        );
     }
     Ok(callers)
 }
 
 fn slice<'a>(policies: impl Iterator<Item = &'a Policy> + Clone) -> Result<Slice, PolicyError> {
-    let reads = policies.clone().map(|policy| policy.to_json().map_or(AttributeSet::ALL, |form| context::reads(&form["conditions"])));
-    let reads = reads.fold(AttributeSet::default(), AttributeSet::union);
-    let policies = PolicySet::from_policies(policies.cloned()).map_err(|error| PolicyError::Format(error.to_string()))?;
+    let reads =
+        policies.clone().map(|policy| policy.to_json().map_or(Reads::ALL, |form| context::reads(&form["conditions"])));
+    let reads = reads.fold(Reads::NOTHING, Reads::union);
+    let policies =
+        PolicySet::from_policies(policies.cloned()).map_err(|error| PolicyError::Format(error.to_string()))?;
     Ok(Slice { policies, reads })
 }
 
 /// The request's context, with the attributes that are read and no others.
-fn context(request: &CallRequest<'_>, reads: AttributeSet) -> Result<Context, Box<ContextCreationError>> {
+fn context(request: &CallRequest<'_>, reads: Reads) -> Result<Context, Box<ContextCreationError>> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let mut pairs: Vec<(String, RestrictedExpression)> = Vec::with_capacity(4);
-    let mut text = |read: bool, name: &str, value: &str| {
-        if read {
-            pairs.push((name.to_owned(), RestrictedExpression::new_string(value.to_owned())));
-        }
-    };
-    text(reads.intersects(AttributeSet::METHOD), "method", request.method);
-    text(reads.path(), "path", request.path);
-    text(reads.intersects(AttributeSet::HOST), "host", request.host);
-    text(reads.intersects(AttributeSet::PROTOCOL), "protocol", request.protocol);
-    for n in reads.firsts() {
-        if let Some(first) = context::first(request.path, n) {
-            text(true, &format!("first{n}"), first);
+    for (name, value) in
+        [("method", request.method), ("path", request.path), ("host", request.host), ("protocol", request.protocol)]
+    {
+        if reads.has(name) {
+            pairs.push((name.to_owned(), text(value)));
         }
     }
-    if reads.depth() {
+    for n in reads.firsts() {
+        pairs.extend(context::first(request.path, n).map(|first| (format!("first{n}"), text(first))));
+    }
+    if reads.has("depth") {
         pairs.push(("depth".to_owned(), RestrictedExpression::new_long(context::depth(request.path) as i64)));
     }
-    if let Some(ip) = request.source_ip.filter(|_| reads.intersects(AttributeSet::SOURCE_IP)) {
+    if let Some(ip) = request.source_ip.filter(|_| reads.has("sourceIp")) {
         pairs.push(("sourceIp".to_owned(), RestrictedExpression::new_ip(ip.to_string())));
     }
     Context::from_pairs(pairs).map_err(Box::new)

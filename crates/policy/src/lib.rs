@@ -9,6 +9,7 @@ mod check;
 mod context;
 mod engine;
 mod entities;
+pub mod host;
 mod model;
 pub mod path;
 mod pattern;

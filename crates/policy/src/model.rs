@@ -98,9 +98,14 @@ impl PolicyModel {
             return Bundle::new(trust_domain, facts, "not in the mesh".into(), Vec::new(), Vec::new());
         };
         let policies = service.policies.iter().map(|at| &self.policies[*at]);
-        let policies = policies.filter(|policy| policy.principals.intersects(&service.callers)).map(|Policy { source, .. }| {
-            PolicyText { id: source.id.clone(), file: source.file.clone(), line: source.line, text: source.text.clone() }
-        });
+        let policies = policies.filter(|policy| policy.principals.intersects(&service.callers)).map(
+            |Policy { source, .. }| PolicyText {
+                id: source.id.clone(),
+                file: source.file.clone(),
+                line: source.line,
+                text: source.text.clone(),
+            },
+        );
         let callers = service.callers.iter().map(|caller| self.services[caller].facts.clone());
         Bundle::new(trust_domain, service.facts.clone(), service.access.clone(), policies.collect(), callers.collect())
     }

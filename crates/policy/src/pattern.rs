@@ -42,7 +42,9 @@ impl Pattern {
                 let problem = format!("can never match: requests are normalised, it would have to be `{normal}`");
                 return refuse(&problem, "write the pattern as the normalised path");
             }
-            Err(error) => return refuse(&format!("can never match: {error}"), "such requests are refused before any policy"),
+            Err(error) => {
+                return refuse(&format!("can never match: {error}"), "such requests are refused before any policy");
+            }
         }
         let mut words: Vec<&str> = rest.split('/').collect();
         let open = words.last() == Some(&"**");
@@ -55,7 +57,10 @@ impl Pattern {
                 "*" => Segment::One,
                 "**" => return refuse("has ** before its end", "** is any rest of the path and can only stand last"),
                 _ if word.contains('*') => {
-                    return refuse("has a * within a segment", "a * stands for one whole segment; use a .cedar policy with `like` for less");
+                    return refuse(
+                        "has a * within a segment",
+                        "a * stands for one whole segment; use a .cedar policy with `like` for less",
+                    );
                 }
                 _ => Segment::Literal(word.to_owned()),
             });

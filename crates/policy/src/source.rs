@@ -74,13 +74,19 @@ fn report(file: &PolicyFile, chunk: &split::Chunk<'_>, errors: &ParseErrors, fin
     for error in errors.iter() {
         let offset = chunk.offset + label(error).unwrap_or(0);
         findings.push(Finding {
-            code: if is_template { "WEFT0303" } else { "WEFT0301" },
+            code: if is_template { "WEFT0203" } else { "WEFT0201" },
             severity: Severity::Error,
-            message: if is_template { "this policy is a template".to_owned() } else { format!("the policy does not parse: {error}") },
+            message: if is_template {
+                "this policy is a template".to_owned()
+            } else {
+                format!("the policy does not parse: {error}")
+            },
             hint: match (is_template, error.help()) {
                 (true, _) => "write the principal and the resource instead of ?principal and ?resource".to_owned(),
                 (false, Some(help)) => help.to_string(),
-                (false, None) => "a policy is permit or forbid, (principal, action, resource), conditions, and a ;".to_owned(),
+                (false, None) => {
+                    "a policy is permit or forbid, (principal, action, resource), conditions, and a ;".to_owned()
+                }
             },
             span: Some(span(&file.path, &file.text, offset)),
         });

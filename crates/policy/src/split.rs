@@ -82,7 +82,7 @@ mod tests {
         let texts: Vec<_> = policies(file).iter().map(|chunk| chunk.text).collect();
         assert_eq!(texts, ["permit(a == \"x;\\\";// no\", b);", "forbid // ; \n(c);"]);
         let places: Vec<_> = policies(file).iter().map(|chunk| position(file, chunk.offset)).collect();
-        assert_eq!(places, [(2, 1), (2, 32)]);
+        assert_eq!(places, [(2, 1), (2, 31)]);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::intent::{AccessRule, Allow, Caller, Defaults, Endpoints, Intent, Mesh, PolicyFile, Protocol, Role, Service};
+use weft_model::intent::{
+    AccessRule, Allow, Caller, Defaults, Endpoints, Intent, Mesh, PolicyFile, Protocol, Role, Service,
+};
 use weft_model::{ServiceName, Span, SpiffeId};
 
 use crate::bundle::Bundle;
@@ -85,5 +87,12 @@ pub(crate) fn engine(intent: &Intent, callee: &str) -> Engine {
 }
 
 pub(crate) fn request(principal: &SpiffeId) -> CallRequest<'_> {
-    CallRequest { principal: Some(principal), method: "GET", path: "/", host: "board.prod", protocol: "HTTP/2", source_ip: None }
+    CallRequest {
+        principal: Some(principal),
+        method: "GET",
+        path: "/",
+        host: "board.prod",
+        protocol: "HTTP/2",
+        source_ip: None,
+    }
 }

@@ -1,0 +1,102 @@
+//! The answer to a check: let it pass, or what the caller is told instead, the same as our own sidecar says it.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::rpc;
+use tonic::Code;
+use weft_policy::Decision;
+use weft_telemetry::{Failure, Problem, problem};
+
+use crate::call::Call;
+
+/// Names the decision in the response to a denied call; never accepted from a caller.
+const DECISION_ID: &str = "x-weft-decision-id";
+
+/// What was decided.
+pub(crate) struct Verdict {
+    /// `None` lets the call pass.
+    pub(crate) failure: Option<Failure>,
+    /// Determining policies, `file:line, file:line`.
+    pub(crate) policy: String,
+    pub(crate) reason: Arc<str>,
+    pub(crate) errors: Arc<[String]>,
+}
+
+impl Verdict {
+    /// A denial that no policy made.
+    pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
+        Self { failure: Some(failure), policy: String::new(), reason: reason.into(), errors: Arc::new([]) }
+    }
+}
+
+impl From<Decision> for Verdict {
+    fn from(decision: Decision) -> Self {
+        Self {
+            failure: (!decision.allowed).then_some(Failure::Denied),
+            policy: decision.places(),
+            reason: decision.reason,
+            errors: decision.errors,
+        }
+    }
+}
+
+/// The response, with what the access log shows as dynamic metadata of `envoy.filters.http.ext_authz`.
+pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResponse {
+    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.to_owned())) };
+    let fields = [
+        ("decision", if verdict.failure.is_none() { "allow" } else { "deny" }),
+        ("decision_id", id),
+        ("policy", &verdict.policy),
+        ("reason", &verdict.reason),
+    ];
+    let (code, http) = match verdict.failure {
+        None => (Code::Ok, HttpResponse::OkResponse(allowed())),
+        Some(failure) => {
+            (Code::PermissionDenied, HttpResponse::DeniedResponse(denied(call, failure, &verdict.reason, id)))
+        }
+    };
+    CheckResponse {
+        status: Some(rpc::Status { code: code.into(), ..Default::default() }),
+        dynamic_metadata: Some(Struct { fields: fields.map(|(name, value)| (name.to_owned(), text(value))).into() }),
+        http_response: Some(http),
+    }
+}
+
+/// A decision id that the caller made up does not reach the app.
+fn allowed() -> OkHttpResponse {
+    OkHttpResponse { headers_to_remove: vec![DECISION_ID.to_owned()], ..Default::default() }
+}
+
+/// A problem document. A gRPC caller cannot read one: Envoy answers it with trailers only and the body as `grpc-message`, so
+/// the body is the sentence itself.
+fn denied(call: &Call<'_>, failure: Failure, reason: &str, id: &str) -> DeniedHttpResponse {
+    let problem = Problem { failure, detail: reason, request_id: call.request_id, decision_id: Some(id) };
+    let proxy_status = problem.proxy_status("weft");
+    let mut headers = vec![header(DECISION_ID, id), header("proxy-status", &proxy_status)];
+    let status = failure.facts().status.as_u16();
+    let body = if call.is_grpc {
+        // Without this Envoy maps the HTTP status: 403 well, 400 to INTERNAL.
+        let code = if status == 400 { Code::InvalidArgument } else { Code::PermissionDenied };
+        headers.push(header("grpc-status", &i32::from(code).to_string()));
+        format!("{reason} (decision {id})")
+    } else {
+        headers.push(header("content-type", problem::CONTENT_TYPE));
+        String::from_utf8_lossy(&problem.to_json()).into_owned()
+    };
+    DeniedHttpResponse { status: Some(HttpStatus { code: i32::from(status) }), headers, body }
+}
+
+/// Replaces what is there.
+fn header(name: &str, value: &str) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value: value.to_owned(), ..Default::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    }
+}

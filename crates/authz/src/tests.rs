@@ -1,0 +1,281 @@
+//! The service as Envoy meets it: over gRPC, on a loopback connection.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Mutex;
+
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request as Attributes};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckResponse, DeniedHttpResponse};
+use envoy_types::pb::google::protobuf::value::Kind;
+use tonic::transport::Channel;
+use weft_model::intent::{Defaults, Endpoints, Mesh, PolicyFile, Protocol, Service};
+use weft_model::{Intent, ServiceName, Span};
+
+use super::*;
+
+const WEB: &str = "spiffe://acme.internal/ns/prod/sa/web";
+
+fn engine(policies: &str) -> Arc<Engine> {
+    let span = Span { file: "mesh.yaml".into(), line: 1, column: 1 };
+    let service = |name: &str| {
+        let name: ServiceName = name.parse().expect("a service name");
+        let service = Service {
+            name: name.clone(),
+            attributes: BTreeMap::new(),
+            port: 8080,
+            protocol: Protocol::Http,
+            endpoints: Endpoints::Registry,
+            subsets: BTreeMap::new(),
+            access: Vec::new(),
+            routes: Vec::new(),
+            span: span.clone(),
+            access_span: span.clone(),
+        };
+        (name, service)
+    };
+    let second = std::time::Duration::from_secs(1);
+    let intent = Intent {
+        mesh: Mesh {
+            name: "acme".into(),
+            trust_domain: "acme.internal".parse().expect("legal"),
+            attributes: BTreeMap::new(),
+            defaults: Defaults { timeout: second, svid_ttl: second },
+            span: span.clone(),
+        },
+        services: [service("prod/web"), service("prod/board")].into(),
+        roles: BTreeMap::new(),
+        policies: vec![PolicyFile { path: "policies/x.cedar".into(), text: policies.into() }],
+        local: Vec::new(),
+    };
+    let model = weft_policy::compile(&intent, "c0ffee").expect("good policies");
+    Arc::new(Engine::new(&model.bundle_for(&"prod/board".parse().expect("legal"))).expect("an engine"))
+}
+
+/// A client of a server that decides with `source`, on a free port.
+async fn client(source: impl EngineSource) -> AuthorizationClient<Channel> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let server = tonic::transport::Server::builder().add_service(ExtAuthz::new(source).into_service());
+    tokio::spawn(server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+    AuthorizationClient::connect(format!("http://{address}")).await.expect("connects")
+}
+
+fn board(policies: &'static str) -> impl EngineSource {
+    let engine = engine(policies);
+    move |_: Option<&SpiffeId>| Some(engine.clone())
+}
+
+fn peer(principal: &str) -> Option<Peer> {
+    let socket = SocketAddress {
+        address: "10.1.2.3".into(),
+        port_specifier: Some(PortSpecifier::PortValue(4000)),
+        ..Default::default()
+    };
+    let address = Address { address: Some(address::Address::SocketAddress(socket)) };
+    Some(Peer { principal: principal.into(), address: Some(address), ..Default::default() })
+}
+
+fn check(principal: &str, http: Option<HttpRequest>) -> CheckRequest {
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: peer(principal),
+            destination: peer("spiffe://acme.internal/ns/prod/sa/board"),
+            request: Some(Attributes { http, ..Default::default() }),
+            ..Default::default()
+        }),
+    }
+}
+
+fn get(path: &str) -> Option<HttpRequest> {
+    Some(HttpRequest {
+        method: "GET".into(),
+        path: path.into(),
+        host: "Board.prod:8080".into(),
+        protocol: "HTTP/2".into(),
+        headers: HashMap::from([("x-request-id".into(), "r-1".into())]),
+        ..Default::default()
+    })
+}
+
+async fn ask(client: &mut AuthorizationClient<Channel>, check: CheckRequest) -> CheckResponse {
+    client.check(check).await.expect("answers").into_inner()
+}
+
+fn metadata(response: &CheckResponse, name: &str) -> String {
+    match &response.dynamic_metadata.as_ref().expect("metadata").fields[name].kind {
+        Some(Kind::StringValue(value)) => value.clone(),
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn denial(response: &CheckResponse) -> &DeniedHttpResponse {
+    assert_eq!(response.status.as_ref().expect("a status").code, 7);
+    assert_eq!(metadata(response, "decision"), "deny");
+    match &response.http_response {
+        Some(HttpResponse::DeniedResponse(denied)) => denied,
+        other => panic!("not a denial: {other:?}"),
+    }
+}
+
+fn is_allowed(response: &CheckResponse) -> bool {
+    response.status.as_ref().is_some_and(|status| status.code == 0)
+}
+
+fn header<'a>(denied: &'a DeniedHttpResponse, name: &str) -> Option<&'a str> {
+    let headers = denied.headers.iter().filter_map(|option| option.header.as_ref());
+    headers.into_iter().find(|header| header.key == name).map(|header| header.value.as_str())
+}
+
+const API: &str = r#"
+permit(principal == Service::"prod/web", action == Action::"call", resource == Service::"prod/board")
+when { context.path like "/api/*" && context.method == "GET" && context.host == "board.prod" };
+forbid(principal, action, resource) when { context.path like "/api/secret*" };
+"#;
+
+#[tokio::test]
+async fn an_allowed_call_names_its_policy_and_loses_a_forged_decision_id() {
+    let mut client = client(board(API)).await;
+    let response = ask(&mut client, check(WEB, get("/api/x?q=/api/secret"))).await;
+    assert!(is_allowed(&response));
+    assert_eq!(metadata(&response, "decision"), "allow");
+    assert_eq!(metadata(&response, "policy"), "policies/x.cedar:2");
+    assert_eq!(metadata(&response, "reason"), "permit policies/x.cedar:2");
+    let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("not allowed: {response:?}") };
+    assert_eq!(ok.headers_to_remove, ["x-weft-decision-id"]);
+}
+
+#[tokio::test]
+async fn a_denied_call_is_told_the_reason_as_a_problem() {
+    let mut client = client(board(API)).await;
+    let response = ask(&mut client, check(WEB, get("/api/./%73ecret/x?q"))).await;
+    let denied = denial(&response);
+    assert_eq!(denied.status.as_ref().expect("a status").code, 403);
+    assert_eq!(header(denied, "content-type"), Some("application/problem+json"));
+    let problem: serde_json::Value = serde_json::from_str(&denied.body).expect("JSON");
+    assert_eq!(problem["detail"], "forbid policies/x.cedar:4");
+    assert_eq!(problem["request_id"], "r-1");
+    assert_eq!(problem["layer"], "policy");
+    let id = metadata(&response, "decision_id");
+    assert_eq!(problem["decision_id"], *id);
+    assert_eq!(header(denied, "x-weft-decision-id"), Some(&*id));
+    assert_eq!(metadata(&response, "policy"), "policies/x.cedar:4");
+}
+
+#[tokio::test]
+async fn a_path_that_two_readers_take_differently_is_a_bad_request() {
+    let mut client = client(board("permit(principal, action, resource);")).await;
+    assert!(is_allowed(&ask(&mut client, check(WEB, get("/any?x=%2f"))).await));
+    for path in ["/a%2fb", "/a\\b", "/a%00", "relative", ""] {
+        let response = ask(&mut client, check(WEB, get(path))).await;
+        let denied = denial(&response);
+        assert_eq!(denied.status.as_ref().expect("a status").code, 400, "{path}");
+        assert!(denied.body.contains("\"cause\":\"bad_path\""), "{}", denied.body);
+    }
+}
+
+#[tokio::test]
+async fn callers_without_an_identity_are_denied() {
+    let mut client = client(board("permit(principal, action, resource);")).await;
+    for principal in ["", "CN=web", "web.prod", "spiffe://acme.internal", "spiffe://other.org/ns/prod/sa/web"] {
+        let response = ask(&mut client, check(principal, get("/"))).await;
+        assert_eq!(denial(&response).status.as_ref().expect("a status").code, 403, "{principal}");
+    }
+    let nothing = ask(&mut client, CheckRequest::default()).await;
+    assert!(metadata(&nothing, "reason").contains("no identity"));
+    denial(&nothing);
+}
+
+#[tokio::test]
+async fn without_policies_everything_is_denied() {
+    let mut client = client(|_: Option<&SpiffeId>| None).await;
+    let response = ask(&mut client, check(WEB, get("/"))).await;
+    assert!(denial(&response).body.contains("\"cause\":\"no_policy\""));
+}
+
+#[tokio::test]
+async fn a_grpc_caller_is_told_in_its_own_way() {
+    let mut client = client(board(API)).await;
+    let call = |path: &str, content_type: &str| {
+        let mut http = get(path).expect("http");
+        http.method = "POST".into();
+        http.headers.insert("content-type".into(), content_type.into());
+        check(WEB, Some(http))
+    };
+    let response = ask(&mut client, call("/pkg.Board/Get", "application/grpc+proto")).await;
+    let denied = denial(&response);
+    assert_eq!(denied.status.as_ref().expect("a status").code, 403);
+    assert_eq!(header(denied, "grpc-status"), Some("7"));
+    assert_eq!(header(denied, "content-type"), None);
+    assert!(denied.body.starts_with("no access rule of prod/board"), "{}", denied.body);
+    assert!(denied.body.ends_with(&format!("(decision {})", metadata(&response, "decision_id"))));
+    let response = ask(&mut client, call("/pkg.Board%2FGet", "application/grpc")).await;
+    assert_eq!(header(denial(&response), "grpc-status"), Some("3"));
+    let response = ask(&mut client, call("/pkg.Board/Get", "application/grpc-web")).await;
+    assert_eq!(header(denial(&response), "grpc-status"), None);
+}
+
+#[tokio::test]
+async fn bytes_without_http_are_a_tcp_call() {
+    let policies = "permit(principal, action, resource) when { context.protocol == \"TCP\" && context.path == \"\"
+        && context has sourceIp && context.sourceIp == ip(\"10.1.2.3\") };";
+    let mut client = client(board(policies)).await;
+    assert!(is_allowed(&ask(&mut client, check(WEB, None)).await));
+    denial(&ask(&mut client, check(WEB, get("/"))).await);
+}
+
+#[tokio::test]
+async fn the_callees_identity_chooses_the_engine_and_each_decision_has_its_own_id() {
+    let engine = engine("permit(principal, action, resource);");
+    let source = move |callee: Option<&SpiffeId>| {
+        callee.and_then(SpiffeId::service).filter(|service| service == engine.service()).map(|_| engine.clone())
+    };
+    let mut client = client(source).await;
+    let mut ids = HashSet::new();
+    for _ in 0..50 {
+        let response = ask(&mut client, check(WEB, get("/"))).await;
+        assert!(is_allowed(&response));
+        let id = metadata(&response, "decision_id");
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        ids.insert(id);
+    }
+    assert_eq!(ids.len(), 50);
+    let mut other = check(WEB, get("/"));
+    other.attributes.as_mut().expect("attributes").destination = peer("spiffe://acme.internal/ns/prod/sa/web");
+    denial(&ask(&mut client, other).await);
+}
+
+#[test]
+fn a_denial_is_one_line_in_the_decision_log() {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let authz = ExtAuthz::new(board(API));
+        authz.answer(&check(WEB, get("/api/x")));
+        authz.answer(&check(WEB, get("/api/secret?token=x")));
+    });
+    let lines = lines.0.lock().expect("not poisoned").clone();
+    let line: serde_json::Value = serde_json::from_slice(&lines).expect("exactly one line");
+    assert_eq!(line["target"], "decision");
+    assert_eq!(line["decision"], "deny");
+    assert_eq!(line["caller"], WEB);
+    assert_eq!(line["callee"], "prod/board");
+    assert_eq!(line["path"], "/api/secret");
+    assert_eq!(line["host"], "board.prod");
+    assert_eq!(line["policy"], "policies/x.cedar:4");
+    assert_eq!(line["request_id"], "r-1");
+    assert!(!line.to_string().contains("token"), "the query may hold secrets");
+}

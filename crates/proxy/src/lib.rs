@@ -1,4 +1,25 @@
-//! The data plane: listeners, the request phases, connection pools, and the configuration that they run on.
+//! The data plane: listeners, the phases of a request, pools of connections, and the configuration that they run on.
+//!
+//! It never decides what the mesh looks like (that is compiled elsewhere and arrives as Envoy v3 resources) and never reads
+//! Git. `request.rs` tells the story of a request, phase by phase; `runtime.rs` that of a process.
 
+mod admin;
+mod authorize;
 pub mod balance;
 pub mod config;
+mod exchange;
+mod forward;
+mod headers;
+mod listen;
+mod log_line;
+mod request;
+mod response;
+mod runtime;
+mod serve;
+mod stop;
+mod tcp;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use runtime::{Proxy, ProxyConfig, ProxyHandle, ProxySink, StartError};

@@ -1,0 +1,189 @@
+//! The phase that sends a request on: pick an endpoint, get a connection, send, and once more where that is proven safe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use weft_telemetry::Failure;
+
+use crate::balance;
+use crate::config::{Cluster, Endpoints, RetryPolicy, Route};
+use crate::exchange::Exchange;
+use crate::headers::strip_hop_by_hop;
+use crate::request::Call;
+use crate::response::{Held, ResponseBody};
+use crate::stop::Stop;
+use crate::upstream::{AttemptError, Leased, RequestBody, Sent, UpstreamBody};
+use crate::worker::Worker;
+
+/// Where a request goes, as its configuration says.
+pub(crate) struct Upstream {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) route: Route,
+}
+
+impl Upstream {
+    /// The endpoint for one attempt.
+    pub(crate) fn pick(&self, worker: &Worker) -> Result<std::net::SocketAddr, Stop> {
+        let now = Instant::now();
+        let load = |index: usize| worker.pools.load(self.cluster.id, self.endpoints[index].address, now);
+        let turn = worker.turn.replace(worker.turn.get().wrapping_add(1));
+        balance::pick(&self.endpoints, self.cluster.lb_policy, load, turn, worker.random())
+            .map(|index| self.endpoints[index].address)
+            .ok_or_else(|| {
+                let detail = format!("{} has no endpoint: no sidecar of it is registered", self.cluster.name);
+                Stop::new(Failure::NoEndpoint, detail)
+            })
+    }
+}
+
+/// Sends the request and answers with what comes back.
+pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: Incoming) -> Response<ResponseBody> {
+    let body = RequestBody::new(incoming, call.exchange.received.clone());
+    let progress = body.progress();
+    let timeout = upstream.route.timeout.filter(|timeout| !timeout.is_zero());
+    let attempts = attempts(&mut call, &upstream, body);
+    let answered = match timeout {
+        None => attempts.await,
+        Some(timeout) => {
+            let mut attempts = std::pin::pin!(attempts);
+            loop {
+                match tokio::time::timeout(timeout, attempts.as_mut()).await {
+                    Ok(answered) => break answered,
+                    // The time counts from the end of the request (Envoy's `RouteAction.timeout`).
+                    Err(_) if !progress.ended() => {}
+                    Err(_) => break Err(Stop::new(Failure::RequestTimeout, format!("no response within {timeout:?}"))),
+                }
+            }
+        }
+    };
+    match answered {
+        Ok((response, held)) => {
+            let deadline = timeout.map(|timeout| call.exchange.started + timeout).filter(|_| progress.ended());
+            respond(call.exchange, response, held, deadline)
+        }
+        Err(stop) => {
+            call.exchange.transport_reason = Some(stop.detail.clone());
+            stop.into_response(call.exchange)
+        }
+    }
+}
+
+type Answer = (Response<UpstreamBody>, Held);
+
+async fn attempts(call: &mut Call, upstream: &Upstream, mut body: RequestBody) -> Result<Answer, Stop> {
+    let retry = upstream.route.retry.as_ref();
+    let most = 1 + retry.map_or(0, |retry| retry.num_retries);
+    loop {
+        call.exchange.attempts += 1;
+        let last = call.exchange.attempts >= most;
+        let again = if last || !body.is_empty() { None } else { Some(call.headers.clone()) };
+        let (error, unsent) = match attempt(call, upstream, body).await {
+            Ok(answer) => return Ok(answer),
+            Err(failed) => failed,
+        };
+        let retry = match retry {
+            Some(retry) if !last && permits(retry, error.sent) => retry,
+            _ => return Err(error.into()),
+        };
+        // Nothing is sent twice: either the request never left, or it was refused and had no body.
+        body = match (unsent, again) {
+            (Some((headers, body)), _) => {
+                call.headers = headers;
+                body
+            }
+            (None, Some(headers)) => {
+                call.headers = headers;
+                RequestBody::empty()
+            }
+            (None, None) => return Err(error.into()),
+        };
+        tokio::time::sleep(pause(retry, call.exchange.attempts, call.exchange.worker.random())).await;
+    }
+}
+
+/// The request as it was, if nothing of it has left.
+type Unsent = Option<(HeaderMap, RequestBody)>;
+
+async fn attempt(call: &mut Call, upstream: &Upstream, body: RequestBody) -> Result<Answer, (AttemptError, Unsent)> {
+    let worker = call.exchange.worker.clone();
+    let headers = std::mem::take(&mut call.headers);
+    let address = match upstream.pick(&worker) {
+        Ok(address) => address,
+        Err(stop) => return Err((AttemptError::new(stop.failure, Sent::Perhaps, stop.detail), None)),
+    };
+    let pool = worker.pools.endpoint(&upstream.cluster, address);
+    let active = pool.enter();
+    call.exchange.upstream = Some(address);
+    let lease = match pool.lease().await {
+        Ok(lease) => lease,
+        Err(error) => return Err((error, Some((headers, body)))),
+    };
+    match lease {
+        Leased::H2(connection, count) => {
+            call.exchange.upstream_local = connection.local_address;
+            let response = connection.send(call.h2_head(headers), body).await.map_err(|error| (error, None))?;
+            Ok((response.map(UpstreamBody::H2), Held { pool, lease: Leased::H2(connection, count), _active: active }))
+        }
+        Leased::H1(mut connection) => {
+            call.exchange.upstream_local = connection.local_address;
+            let idempotent = body.is_empty() && is_idempotent(&call.exchange.method);
+            let spare = (connection.used && idempotent).then(|| headers.clone());
+            let was_used = connection.used;
+            let sent = connection.send(call.h1_head(headers).map(|()| body)).await;
+            let response = match sent {
+                Ok(response) => response,
+                // The app closed an idle connection just then: the request goes once more over a new one, if it never
+                // left or may be repeated (RFC 9110 s.9.2.2).
+                Err((error, unsent)) if was_used => {
+                    let request: Request<RequestBody> = match (unsent, spare) {
+                        (Some(request), _) => request,
+                        (None, Some(headers)) => call.h1_head(headers).map(|()| RequestBody::empty()),
+                        (None, None) => return Err((error, None)),
+                    };
+                    connection = pool.h1_connect().await.map_err(|error| (error, None))?;
+                    call.exchange.upstream_local = connection.local_address;
+                    connection.send(request).await.map_err(|(error, _)| (error, None))?
+                }
+                Err((error, _)) => return Err((error, None)),
+            };
+            Ok((response.map(UpstreamBody::H1), Held { pool, lease: Leased::H1(connection), _active: active }))
+        }
+    }
+}
+
+/// Whether a policy retries after what is proven of an attempt.
+fn permits(retry: &RetryPolicy, sent: Sent) -> bool {
+    match sent {
+        Sent::NoConnection => retry.on.connect_failure,
+        Sent::NotProcessed => retry.on.refused_stream || retry.on.reset_before_request,
+        Sent::Perhaps => false,
+    }
+}
+
+/// Full jitter over an exponential pause.
+fn pause(retry: &RetryPolicy, attempts: u32, random: u64) -> Duration {
+    let longest = retry.base_interval.saturating_mul(1 << (attempts - 1).min(16)).min(retry.max_interval);
+    longest.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
+}
+
+fn respond(
+    mut exchange: Exchange,
+    mut response: Response<UpstreamBody>,
+    held: Held,
+    deadline: Option<Instant>,
+) -> Response<ResponseBody> {
+    exchange.upstream_ms = Some(exchange.elapsed_ms() as u64);
+    exchange.status = Some(response.status());
+    exchange.note_grpc_status(response.headers());
+    strip_hop_by_hop(response.headers_mut());
+    *response.version_mut() = exchange.protocol;
+    response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline))
+}

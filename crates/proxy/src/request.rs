@@ -1,0 +1,283 @@
+//! A request at one hop, phase by phase. Both directions are the same story; what differs stands in the listener.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::uri::{Authority, PathAndQuery, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use weft_policy::path;
+use weft_telemetry::Failure;
+use weft_telemetry::trace::{self, TraceContext};
+
+use crate::authorize::authorize;
+use crate::config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
+use crate::exchange::Exchange;
+use crate::forward::{Upstream, forward};
+use crate::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_REQUEST_ID};
+use crate::response::ResponseBody;
+use crate::serve::Connection;
+use crate::stop::Stop;
+use crate::tunnel;
+use crate::worker::Worker;
+
+/// What a client asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// One request, one response.
+    Plain,
+    /// A WebSocket, by `Upgrade` or by extended CONNECT.
+    WebSocket,
+    /// Bytes to a host and port.
+    Connect,
+}
+
+/// A request between the phases.
+pub(crate) struct Call {
+    pub(crate) exchange: Exchange,
+    pub(crate) kind: Kind,
+    pub(crate) headers: HeaderMap,
+    pub(crate) authority: Authority,
+    pub(crate) path: PathAndQuery,
+}
+
+/// Answers one request. Never fails: what cannot be served is answered by the mesh.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let upgrade = tunnel::wanted(&request).then(|| hyper::upgrade::on(&mut request));
+    let (mut call, http, incoming) = match begin(worker, connection, request) {
+        Ok(begun) => begun,
+        Err(stopped) => return Ok(stopped),
+    };
+    match (decide(&mut call, &http), upgrade) {
+        (Err(stop), _) => Ok(stop.into_response(call.exchange)),
+        (Ok(upstream), Some(client)) => Ok(tunnel::open(call, upstream, client).await),
+        (Ok(upstream), None) => Ok(forward(call, upstream, incoming).await),
+    }
+}
+
+/// The phases before the first byte goes upstream. None of them waits for anything.
+fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
+    normalize(call, http)?;
+    strip_identity(call, http);
+    let host = host_key(call.authority.as_str(), http.strip_port, &call.exchange.method).into_owned();
+    if http.authorize {
+        let protocol = crate::log_line::protocol(call.exchange.protocol);
+        authorize(&mut call.exchange, path::split(call.path.as_str()).0, &host, protocol)?;
+    }
+    let upstream = route(call, http, &host)?;
+    set_mesh_headers(call, http);
+    Ok(upstream)
+}
+
+/// Host, path, method and headers to a route, a cluster and its endpoints.
+fn route(call: &mut Call, http: &HttpListener, host: &str) -> Result<Upstream, Stop> {
+    let config = call.exchange.config.clone();
+    let table = config
+        .route_table(&http.routes)
+        .ok_or_else(|| Stop::new(Failure::NoRoute, "the routes of this listener have not been delivered yet"))?;
+    let method = if call.kind == Kind::WebSocket { &Method::GET } else { &call.exchange.method };
+    let plain_path = if call.kind == Kind::Connect { "" } else { path::split(call.path.as_str()).0 };
+    let hit = table
+        .route(host, plain_path, method, &call.headers, call.exchange.worker.random())
+        .map_err(|missing| no_route(missing, host, call))?;
+    permit_kind(call.kind, http, hit.route)?;
+    let upstream = config.upstream(hit.cluster).ok_or_else(|| {
+        Stop::new(Failure::NoCluster, format!("the route leads to {}, which is not configured", hit.cluster.name))
+    })?;
+    call.exchange.route = Some(hit.route.name.clone());
+    call.exchange.cluster = Some(hit.cluster.name.clone());
+    call.exchange.upstream_id = upstream.cluster.tls.as_ref().map(|tls| tls.expected.as_str().into());
+    Ok(Upstream { cluster: upstream.cluster.clone(), endpoints: upstream.endpoints.clone(), route: hit.route.clone() })
+}
+
+/// Who asks, what for, when, and under which configuration.
+#[allow(clippy::type_complexity, clippy::result_large_err)]
+fn begin(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<(Call, HttpRef, Incoming), Response<ResponseBody>> {
+    worker.begun();
+    let config = worker.shared.config.load_full();
+    let listener = connection.listener(&config);
+    let (parts, incoming) = request.into_parts();
+    let kind = tunnel::kind(&parts);
+    let headers = parts.headers;
+    let uri = parts.uri.into_parts();
+    let authority = uri.authority.or_else(|| Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok());
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+
+    let http = HttpRef(listener.clone());
+    let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256);
+    let request_id = match kept.filter(|_| http.preserve_request_id || !connection.is_tls) {
+        Some(id) => id.clone(),
+        None => HeaderValue::from_bytes(&worker.with_rng(trace::request_id)).expect("hexadecimal and dashes"),
+    };
+    let trace = worker
+        .with_rng(|rng| TraceContext::continue_or_begin(headers.get(TRACEPARENT).map(HeaderValue::as_bytes), rng));
+    let path = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let exchange = Exchange {
+        logged_headers: logged_headers(&listener, &headers),
+        authority: authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
+        path: (kind != Kind::Connect).then(|| path.clone()),
+        method: parts.method,
+        protocol: parts.version,
+        started: Instant::now(),
+        started_at: SystemTime::now(),
+        received: Rc::new(Cell::new(0)),
+        sent: 0,
+        route: None,
+        cluster: None,
+        upstream_id: None,
+        upstream: None,
+        upstream_local: None,
+        attempts: 0,
+        upstream_ms: None,
+        verdict: None,
+        status: None,
+        grpc_status: None,
+        failure: None,
+        transport_reason: None,
+        complete: false,
+        worker,
+        connection,
+        config,
+        listener,
+        grpc,
+        request_id,
+        trace,
+    };
+    match authority {
+        Some(authority) => Ok((Call { exchange, kind, headers, authority, path }, http, incoming)),
+        None => {
+            let detail = "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod";
+            Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
+        }
+    }
+}
+
+/// The HTTP part of a listener that is known to be one.
+struct HttpRef(Arc<Listener>);
+
+impl std::ops::Deref for HttpRef {
+    type Target = HttpListener;
+
+    fn deref(&self) -> &HttpListener {
+        match &self.0.kind {
+            ListenerKind::Http(http) => http,
+            ListenerKind::Tcp(_) => unreachable!("a connection of a TCP listener carries no requests"),
+        }
+    }
+}
+
+fn logged_headers(listener: &Listener, headers: &HeaderMap) -> Vec<(header::HeaderName, HeaderValue)> {
+    let Some(format) = &listener.access_log else { return Vec::new() };
+    let wanted = format.keys.iter().filter_map(|(_, field)| match field {
+        LogField::RequestHeader(name) => Some(name),
+        _ => None,
+    });
+    wanted.filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
+}
+
+/// One spelling of the path, for the policy, the route and the app alike (RFC 3986 s.6.2.2).
+fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
+    if call.kind == Kind::Connect || !http.normalize_path {
+        return Ok(());
+    }
+    let raw = call.path.as_str();
+    if raw == "*" && call.exchange.method == Method::OPTIONS {
+        return Ok(());
+    }
+    match path::normalize(raw) {
+        Ok(std::borrow::Cow::Borrowed(_)) => Ok(()),
+        Ok(std::borrow::Cow::Owned(normal)) => {
+            call.path = PathAndQuery::try_from(normal)
+                .map_err(|error| Stop::new(Failure::BadPath, format!("the path cannot be normalised: {error}")))?;
+            Ok(())
+        }
+        Err(error) => Err(Stop::new(Failure::BadPath, error.to_string())),
+    }
+}
+
+/// Takes off what only the mesh may say, before anything reads it.
+fn strip_identity(call: &mut Call, http: &HttpListener) {
+    for name in &http.remove_headers {
+        call.headers.remove(name);
+    }
+    call.headers.remove(X_FORWARDED_CLIENT_CERT);
+}
+
+fn permit_kind(kind: Kind, http: &HttpListener, route: &Route) -> Result<(), Stop> {
+    let allowed = match kind {
+        Kind::Plain => true,
+        Kind::WebSocket => route.websocket.unwrap_or(http.websocket),
+        Kind::Connect => http.connect,
+    };
+    if allowed { Ok(()) } else { Err(Stop::new(Failure::NoRoute, "the route takes no upgraded connections")) }
+}
+
+fn no_route(missing: NoRoute, host: &str, call: &Call) -> Stop {
+    match missing {
+        NoRoute::Host => {
+            let caller = &call.exchange.connection.own_id;
+            let detail =
+                format!("{host} is no service that {caller} may call: it does not exist, or no policy allows it");
+            Stop::new(Failure::UnknownHost, detail)
+        }
+        NoRoute::Path => {
+            let method = &call.exchange.method;
+            Stop::new(Failure::NoRoute, format!("{host} has no route for {method} {}", call.path.path()))
+        }
+    }
+}
+
+/// What the next hop is told by the mesh, and nothing that belongs to this connection only.
+fn set_mesh_headers(call: &mut Call, http: &HttpListener) {
+    headers::strip_hop_by_hop(&mut call.headers);
+    call.headers.insert(X_REQUEST_ID, call.exchange.request_id.clone());
+    if http.tracing {
+        let header = call.exchange.trace.header();
+        call.headers.insert(TRACEPARENT, HeaderValue::from_bytes(&header).expect("hexadecimal and dashes"));
+    }
+    if let (ForwardClientCert::SanitizeSet, Some(value)) = (http.xfcc, &call.exchange.connection.xfcc) {
+        call.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone());
+    }
+}
+
+impl Call {
+    /// The head of the request as it goes over HTTP/2: scheme, authority and path in the URI, no `host`.
+    pub(crate) fn h2_head(&self, headers: HeaderMap) -> Request<()> {
+        let mut head = Request::new(());
+        *head.method_mut() = self.exchange.method.clone();
+        *head.version_mut() = Version::HTTP_2;
+        *head.headers_mut() = headers;
+        head.headers_mut().remove(header::HOST);
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = Some(self.authority.clone());
+        uri.path_and_query = Some(self.path.clone());
+        *head.uri_mut() = Uri::from_parts(uri).expect("scheme, authority and path make a URI");
+        head
+    }
+
+    /// The head of the request as it goes over HTTP/1.1: path in the request line, `host` from the authority.
+    pub(crate) fn h1_head(&self, mut headers: HeaderMap) -> Request<()> {
+        let mut head = Request::new(());
+        *head.method_mut() = self.exchange.method.clone();
+        let same = headers.get(header::HOST).is_some_and(|host| host.as_bytes() == self.authority.as_str().as_bytes());
+        if !same && let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
+            headers.insert(header::HOST, host);
+        }
+        *head.headers_mut() = headers;
+        *head.uri_mut() = Uri::from(self.path.clone());
+        head
+    }
+}

@@ -1,0 +1,124 @@
+//! A response's body on its way to the client. It carries the exchange, so that the log line is written when the last byte
+//! has left, or when the client or the endpoint broke off.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+use weft_telemetry::Failure;
+
+use crate::exchange::Exchange;
+use crate::upstream::{ActiveCount, EndpointPool};
+use crate::upstream::{BodyError, Leased, UpstreamBody};
+
+/// What a response holds until its end.
+pub(crate) struct Held {
+    pub(crate) pool: std::rc::Rc<EndpointPool>,
+    pub(crate) lease: Leased,
+    pub(crate) _active: ActiveCount,
+}
+
+/// The body that hyper sends to the client.
+pub(crate) struct ResponseBody {
+    inner: UpstreamBody,
+    exchange: Option<Exchange>,
+    held: Option<Held>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl ResponseBody {
+    /// A body that ends the exchange with its own end.
+    pub(crate) fn new(inner: UpstreamBody, exchange: Exchange) -> Self {
+        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None };
+        if body.inner.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// A body that gives its connection back at its end, and fails at `deadline`.
+    pub(crate) fn from_upstream(
+        inner: UpstreamBody,
+        exchange: Exchange,
+        held: Held,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Self {
+        let ended = inner.is_end_stream();
+        let deadline = deadline.filter(|_| !ended).map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline };
+        if ended {
+            body.finish();
+        }
+        body
+    }
+
+    /// No body; the exchange ends elsewhere.
+    pub(crate) fn bare() -> Self {
+        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None }
+    }
+
+    fn finish(&mut self) {
+        self.deadline = None;
+        if let Some(Held { pool, lease: Leased::H1(connection), .. }) = self.held.take() {
+            pool.give_back(connection);
+        }
+        if let Some(mut exchange) = self.exchange.take() {
+            exchange.complete = true;
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.failure.get_or_insert(failure);
+        }
+        self.exchange = None;
+        self.held = None;
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let expired = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
+                if !expired {
+                    return Poll::Pending;
+                }
+                self.fail(Failure::RequestTimeout);
+                return Poll::Ready(Some(Err("the request took longer than the route allows".into())));
+            }
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(exchange) = &mut self.exchange {
+                    match (frame.data_ref(), frame.trailers_ref()) {
+                        (Some(data), _) => exchange.sent += data.len() as u64,
+                        (None, Some(trailers)) => exchange.note_grpc_status(trailers),
+                        _ => {}
+                    }
+                }
+                if self.inner.is_end_stream() {
+                    self.finish();
+                }
+            }
+            Some(Err(_)) => self.fail(Failure::UpstreamClosed),
+            None => self.finish(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

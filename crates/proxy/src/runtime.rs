@@ -1,0 +1,303 @@
+//! A data plane as its owner sees it: started, fed with configuration, drained.
+//!
+//! A worker is a thread with a current-thread runtime; workers share nothing that a request writes. Configuration arrives on
+//! the owner's thread, is built there, stored behind one atomic pointer, and the workers are told to adapt their sockets.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+use weft_identity::LiveIdentity;
+use weft_model::ServiceName;
+use weft_telemetry::metrics::{Kind, Registry};
+use weft_xds::{Rejection, Sink, Update, type_url};
+
+use crate::admin;
+use crate::config::{Builder, Config};
+use crate::listen::{self, Listeners};
+use crate::worker::{Shared, Worker};
+
+/// Which proxy to start.
+pub struct ProxyConfig {
+    /// Threads that carry traffic; at least 1.
+    pub workers: usize,
+    /// Certificate, key and bundle; may be empty at first.
+    pub identity: Arc<LiveIdentity>,
+    /// The service behind the ingress.
+    pub service: ServiceName,
+    /// Address of the admin endpoint.
+    pub admin: Option<SocketAddr>,
+    /// Address of the health endpoint.
+    pub health: Option<SocketAddr>,
+    /// Address of the Prometheus endpoint.
+    pub prometheus: Option<SocketAddr>,
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A thread could not be started.
+    #[error("a worker thread could not be started: {0}")]
+    Worker(#[source] io::Error),
+    /// An own endpoint could not be opened.
+    #[error("the {what} endpoint cannot listen on {address}: {source}; give another address with --{what}")]
+    Endpoint {
+        /// `admin`, `health` or `prometheus`.
+        what: &'static str,
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+enum Command {
+    Reconcile { config: Arc<Config>, done: oneshot::Sender<Vec<(Arc<str>, io::Error)>> },
+    Close,
+}
+
+/// A running data plane.
+pub struct ProxyHandle {
+    pub(crate) shared: Arc<Shared>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    ready: watch::Sender<bool>,
+}
+
+/// The data plane.
+pub struct Proxy;
+
+impl Proxy {
+    /// Starts the workers and the admin, health and Prometheus endpoints. To be called within a tokio runtime, which serves
+    /// those three.
+    pub async fn start(config: ProxyConfig) -> Result<Arc<ProxyHandle>, StartError> {
+        let metrics = Arc::new(Registry::default());
+        let shared = Arc::new(Shared::new(config.identity, config.service.host().into(), metrics));
+        publish_gauges(&shared);
+        let mut workers = Vec::new();
+        let mut threads = Vec::new();
+        for number in 0..config.workers.max(1) {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || run_worker(shared, inbox))
+                .map_err(StartError::Worker)?;
+            workers.push(commands);
+            threads.push(thread);
+        }
+        let handle = Arc::new(ProxyHandle { shared, workers, threads, ready: watch::Sender::new(false) });
+        for (what, address, serve) in [
+            ("admin", config.admin, admin::Endpoint::Admin),
+            ("health", config.health, admin::Endpoint::Health),
+            ("prometheus", config.prometheus, admin::Endpoint::Prometheus),
+        ] {
+            let Some(address) = address else { continue };
+            admin::serve(address, serve, handle.clone()).await.map_err(|source| StartError::Endpoint {
+                what,
+                address,
+                source,
+            })?;
+        }
+        Ok(handle)
+    }
+}
+
+impl ProxyHandle {
+    /// What the xDS client feeds.
+    pub fn sink(self: &Arc<Self>) -> ProxySink {
+        ProxySink { proxy: self.clone(), builder: Builder::default(), checked: BTreeSet::new() }
+    }
+
+    /// Waits until there is an identity and every listener of a first configuration is open.
+    pub async fn ready(&self) {
+        let mut identity = self.shared.identity.subscribe();
+        while self.shared.identity.id().is_none() {
+            if identity.changed().await.is_err() {
+                return;
+            }
+        }
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Whether [`ready`](Self::ready) would return at once.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow() && self.shared.identity.id().is_some() && !self.is_draining()
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+
+    /// The commit that is in force, empty before the first.
+    pub fn revision(&self) -> Arc<str> {
+        self.shared.config.load().revision.clone()
+    }
+
+    /// All metrics.
+    pub fn metrics(&self) -> &Arc<Registry> {
+        &self.shared.metrics
+    }
+
+    /// Stops accepting, tells clients (GOAWAY, `Connection: close`), and waits at most `bound` for what is under way.
+    /// Gives the number of requests and tunnels that were still open.
+    pub async fn drain(&self, bound: Duration) -> usize {
+        self.shared.draining.store(true, Ordering::Release);
+        self.shared.drain.notify_waiters();
+        for worker in &self.workers {
+            let _ = worker.send(Command::Close);
+        }
+        let idle = async {
+            loop {
+                let changed = self.shared.idle.notified();
+                if self.shared.active.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(bound, idle).await;
+        self.shared.active.load(Ordering::Acquire)
+    }
+
+    /// Ends the workers, and with them what is still open. Log lines are written out first.
+    pub fn stop(mut self: Arc<Self>) {
+        let shared = self.shared.clone();
+        if let Some(handle) = Arc::get_mut(&mut self) {
+            handle.workers.clear();
+            for thread in handle.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+        shared.flush_logs();
+    }
+}
+
+fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker has no runtime"),
+    };
+    LocalSet::new().block_on(&runtime, async move {
+        let worker = Worker::new(shared);
+        let mut listeners = Listeners::default();
+        tokio::task::spawn_local(worker.clone().tick());
+        while let Some(command) = inbox.recv().await {
+            match command {
+                Command::Reconcile { config, done } => {
+                    worker.pools.retain(&config);
+                    let draining = worker.shared.draining.load(Ordering::Acquire);
+                    let failed = if draining { Vec::new() } else { listeners.reconcile(&worker, &config) };
+                    let _ = done.send(failed);
+                }
+                Command::Close => {
+                    listeners.close();
+                    worker.hand_over_logs();
+                }
+            }
+        }
+        worker.hand_over_logs();
+    });
+}
+
+/// Builds configurations from xDS updates and puts them in force.
+pub struct ProxySink {
+    proxy: Arc<ProxyHandle>,
+    builder: Builder,
+    /// Addresses that are ours.
+    checked: BTreeSet<SocketAddr>,
+}
+
+#[tonic::async_trait]
+impl Sink for ProxySink {
+    async fn apply(&mut self, update: Update) -> Vec<Rejection> {
+        let type_url = update.type_url;
+        let mut rejections = self.builder.apply(update);
+        let config = Arc::new(self.builder.build());
+        if type_url == type_url::LISTENER {
+            self.check_addresses(&config, &mut rejections);
+        }
+        self.proxy.shared.config.store(config.clone());
+        if [type_url::LISTENER, type_url::CLUSTER, type_url::ENDPOINT].contains(&type_url) {
+            self.reconcile(&config, &mut rejections).await;
+        }
+        rejections
+    }
+
+    fn wanted(&self, type_url: &'static str) -> BTreeSet<Arc<str>> {
+        self.builder.wanted(type_url)
+    }
+}
+
+impl ProxySink {
+    fn check_addresses(&mut self, config: &Config, rejections: &mut Vec<Rejection>) {
+        for listener in &config.listeners {
+            if self.checked.contains(&listener.address) {
+                continue;
+            }
+            match listen::is_free(listener.address) {
+                Ok(()) => drop(self.checked.insert(listener.address)),
+                Err(error) => rejections.push(cannot_listen(&listener.name, listener.address, &error)),
+            }
+        }
+    }
+
+    async fn reconcile(&self, config: &Arc<Config>, rejections: &mut Vec<Rejection>) {
+        let mut answers = Vec::new();
+        for worker in &self.proxy.workers {
+            let (done, answer) = oneshot::channel();
+            if worker.send(Command::Reconcile { config: config.clone(), done }).is_ok() {
+                answers.push(answer);
+            }
+        }
+        for answer in answers {
+            for (name, error) in answer.await.unwrap_or_default() {
+                let address = config.listeners.iter().find(|listener| listener.name == name).map(|l| l.address);
+                if let (Some(address), false) = (address, rejections.iter().any(|known| known.name == name)) {
+                    rejections.push(cannot_listen(&name, address, &error));
+                }
+            }
+        }
+        if rejections.is_empty() && !config.listeners.is_empty() {
+            self.proxy.ready.send_replace(true);
+        }
+    }
+}
+
+fn cannot_listen(name: &Arc<str>, address: SocketAddr, error: &io::Error) -> Rejection {
+    Rejection { name: name.clone(), reason: format!("envoy.config.listener.v3.Listener.address: {address}: {error}") }
+}
+
+fn publish_gauges(shared: &Arc<Shared>) {
+    let gauge = |name, help, kind, read: fn(&Shared) -> f64| {
+        let shared = Arc::downgrade(shared);
+        let metrics = shared.upgrade().map(|shared| shared.metrics.clone());
+        if let Some(metrics) = metrics {
+            metrics.extra(name, help, kind, move || {
+                shared.upgrade().map(|shared| vec![(String::new(), read(&shared))]).unwrap_or_default()
+            });
+        }
+    };
+    gauge("weft_requests_active", "Requests and tunnels under way.", Kind::Gauge, |s| {
+        s.active.load(Ordering::Relaxed) as f64
+    });
+    gauge("weft_downstream_connections_active", "Open client connections.", Kind::Gauge, |s| {
+        s.connections.load(Ordering::Relaxed) as f64
+    });
+    gauge("weft_tls_refused_total", "Connections refused at the TLS handshake.", Kind::Counter, |s| {
+        s.refused_handshakes.load(Ordering::Relaxed) as f64
+    });
+    gauge("weft_access_log_lines_dropped_total", "Lines lost because the log could not keep up.", Kind::Counter, |s| {
+        s.log_lines_dropped() as f64
+    });
+    gauge("weft_certificate_expiry_seconds", "Unix time at which the certificate expires.", Kind::Gauge, |s| {
+        admin::expiry(&s.identity).unwrap_or(0) as f64
+    });
+}

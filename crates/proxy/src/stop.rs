@@ -1,0 +1,97 @@
+//! A request that the mesh itself answers: why, and the response that says so.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use weft_telemetry::{Failure, Problem};
+
+use crate::exchange::Exchange;
+use crate::response::ResponseBody;
+use crate::upstream::{AttemptError, UpstreamBody};
+
+/// Why a request goes no further.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    pub(crate) failure: Failure,
+    pub(crate) detail: String,
+    decision_id: Option<[u8; 32]>,
+}
+
+impl Stop {
+    pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
+        Self { failure, detail: detail.into(), decision_id: None }
+    }
+
+    pub(crate) fn denied(failure: Failure, reason: &str, decision_id: [u8; 32]) -> Self {
+        Self { failure, detail: reason.to_owned(), decision_id: Some(decision_id) }
+    }
+
+    /// The answer to the caller: `application/problem+json` with `Proxy-Status`, or for gRPC a status without a body.
+    pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+        exchange.failure = Some(self.failure);
+        let decision_id = self.decision_id.as_ref().and_then(|id| std::str::from_utf8(id).ok());
+        let problem = Problem {
+            failure: self.failure,
+            detail: &self.detail,
+            request_id: exchange.request_id.to_str().unwrap_or_default(),
+            decision_id,
+        };
+        let proxy_status = HeaderValue::from_str(&problem.proxy_status(&exchange.worker.shared.own_host));
+        let body = if exchange.grpc || exchange.method == http::Method::HEAD {
+            None
+        } else {
+            Some(Bytes::from(problem.to_json()))
+        };
+
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
+        headers.insert("x-request-id", exchange.request_id.clone());
+        if let Ok(value) = proxy_status {
+            headers.insert("proxy-status", value);
+        }
+        if exchange.grpc {
+            let code = grpc_code(self.failure.facts().status);
+            exchange.grpc_status = Some(code);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
+            if let Ok(message) = HeaderValue::from_str(&grpc_message(&self.detail)) {
+                headers.insert("grpc-message", message);
+            }
+        } else {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(weft_telemetry::problem::CONTENT_TYPE));
+            *response.status_mut() = self.failure.facts().status;
+        }
+        exchange.status = Some(response.status());
+        response.map(|()| ResponseBody::new(UpstreamBody::Whole(body), exchange))
+    }
+}
+
+impl From<AttemptError> for Stop {
+    fn from(error: AttemptError) -> Self {
+        Self::new(error.failure, error.reason)
+    }
+}
+
+/// The gRPC status of an HTTP one (gRPC's HTTP-to-status mapping).
+fn grpc_code(status: StatusCode) -> u8 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+/// Percent-encodes what `grpc-message` may not hold as it is.
+fn grpc_message(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (0x20..0x7f).contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}

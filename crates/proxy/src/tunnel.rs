@@ -1,0 +1,182 @@
+//! Connections that stop being HTTP: WebSockets and CONNECT. Bytes go both ways until one side ends; no change of
+//! configuration, policy or certificate touches them.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use weft_telemetry::Failure;
+
+use crate::exchange::Exchange;
+use crate::forward::Upstream;
+use crate::headers::strip_hop_by_hop;
+use crate::request::{Call, Kind};
+use crate::response::{Held, ResponseBody};
+use crate::stop::Stop;
+use crate::upstream::{AttemptError, H2Duplex, Leased, RequestBody, Sent, UpstreamBody};
+
+const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+
+/// Whether the request wants its connection for itself.
+pub(crate) fn wanted(request: &Request<Incoming>) -> bool {
+    kind_of(request.method(), request.extensions(), request.headers()) != Kind::Plain
+}
+
+/// What the client asks for.
+pub(crate) fn kind(parts: &Parts) -> Kind {
+    kind_of(&parts.method, &parts.extensions, &parts.headers)
+}
+
+fn kind_of(method: &Method, extensions: &http::Extensions, headers: &HeaderMap) -> Kind {
+    let is_websocket = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
+    if *method == Method::CONNECT {
+        return match extensions.get::<Protocol>() {
+            Some(protocol) if is_websocket(protocol.as_ref()) => Kind::WebSocket,
+            _ => Kind::Connect,
+        };
+    }
+    match headers.get(header::UPGRADE) {
+        Some(upgrade) if *method == Method::GET && is_websocket(upgrade.as_bytes()) => Kind::WebSocket,
+        _ => Kind::Plain,
+    }
+}
+
+/// Opens the way upstream, and only then tells the client that it is open.
+pub(crate) async fn open(mut call: Call, upstream: Upstream, client: OnUpgrade) -> Response<ResponseBody> {
+    call.exchange.attempts = 1;
+    let opened = match call.kind {
+        Kind::Connect => dial(&mut call, &upstream).await,
+        _ => web_socket(&mut call, &upstream).await,
+    };
+    match opened {
+        Ok(Opened::Way(head, way)) => accept(call.exchange, head, way, client),
+        Ok(Opened::Refused(response, held)) => {
+            let mut exchange = call.exchange;
+            exchange.status = Some(response.status());
+            response.map(|body| ResponseBody::from_upstream(body, exchange, held, None))
+        }
+        Err(stop) => {
+            call.exchange.transport_reason = Some(stop.detail.clone());
+            stop.into_response(call.exchange)
+        }
+    }
+}
+
+trait Way: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Way for T {}
+
+enum Opened {
+    Way(Response<()>, Box<dyn Way>),
+    /// The app answered with an ordinary response.
+    Refused(Response<UpstreamBody>, Held),
+}
+
+async fn dial(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
+    let worker = call.exchange.worker.clone();
+    let address = upstream.pick(&worker)?;
+    call.exchange.upstream = Some(address);
+    let stream = worker.pools.endpoint(&upstream.cluster, address).dial().await?;
+    call.exchange.upstream_local = stream.local_address();
+    Ok(Opened::Way(Response::new(()), Box::new(stream)))
+}
+
+async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
+    let worker = call.exchange.worker.clone();
+    let address = upstream.pick(&worker)?;
+    let pool = worker.pools.endpoint(&upstream.cluster, address);
+    let active = pool.enter();
+    call.exchange.upstream = Some(address);
+    let mut headers = std::mem::take(&mut call.headers);
+    match pool.lease().await? {
+        Leased::H2(connection, count) => {
+            call.exchange.upstream_local = connection.local_address;
+            wait_for_extended_connect(&connection, upstream.cluster.connect_timeout).await?;
+            let mut head = call.h2_head(headers);
+            *head.method_mut() = Method::CONNECT;
+            head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+            let (response, send) = connection.open_tunnel(head).await?;
+            let (head, receive) = response.into_parts();
+            if head.status != StatusCode::OK {
+                let held = Held { pool, lease: Leased::H2(connection, count), _active: active };
+                return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(receive)), held));
+            }
+            let way = H2Duplex { send, receive, unread: Bytes::new(), _held: (connection, count) };
+            Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
+        }
+        Leased::H1(mut connection) => {
+            call.exchange.upstream_local = connection.local_address;
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            if !headers.contains_key(SEC_WEBSOCKET_KEY) {
+                // Over HTTP/2 a client sends none (RFC 8441 s.5); the app expects one.
+                let nonce = BASE64_STANDARD.encode(worker.with_rng(rand::Rng::random::<[u8; 16]>));
+                headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&nonce).expect("base64 is a header value"));
+            }
+            let mut head = call.h1_head(headers);
+            *head.method_mut() = Method::GET;
+            let sent = connection.send(head.map(|()| RequestBody::empty())).await;
+            let mut response = sent.map_err(|(error, _)| error)?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let held = Held { pool, lease: Leased::H1(connection), _active: active };
+                return Ok(Opened::Refused(response.map(UpstreamBody::H1), held));
+            }
+            let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| {
+                AttemptError::new(Failure::AppClosed, Sent::Perhaps, format!("the app's upgrade failed: {error}"))
+            })?;
+            Ok(Opened::Way(response.map(|_| ()), Box::new(TokioIo::new(upgraded))))
+        }
+    }
+}
+
+/// The peer's SETTINGS say whether it takes extended CONNECT; on a new connection they may still be on their way.
+async fn wait_for_extended_connect(
+    connection: &crate::upstream::H2Connection,
+    bound: std::time::Duration,
+) -> Result<(), Stop> {
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(2));
+    let told = async {
+        while !connection.takes_extended_connect() {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(bound.min(std::time::Duration::from_secs(1)), told)
+        .await
+        .map_err(|_| Stop::new(Failure::UpstreamProtocol, "the endpoint takes no WebSocket over HTTP/2"))
+}
+
+/// Answers the client and carries the bytes.
+fn accept(
+    mut exchange: Exchange,
+    head: Response<()>,
+    mut way: Box<dyn Way>,
+    client: OnUpgrade,
+) -> Response<ResponseBody> {
+    let mut response = head;
+    strip_hop_by_hop(response.headers_mut());
+    if exchange.protocol == Version::HTTP_2 || exchange.method == Method::CONNECT {
+        *response.status_mut() = StatusCode::OK;
+    } else {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    *response.version_mut() = exchange.protocol;
+    exchange.status = Some(response.status());
+    tokio::task::spawn_local(async move {
+        let mut exchange = exchange; // the whole of it, so that it ends here
+        let Ok(client) = client.await else { return };
+        let ended = copy_bidirectional(&mut TokioIo::new(client), &mut way).await;
+        if let Ok((received, sent)) = ended {
+            exchange.received.set(received);
+            exchange.sent = sent;
+        }
+        exchange.complete = true;
+    });
+    response.map(|()| ResponseBody::bare())
+}

@@ -1,0 +1,141 @@
+//! Bodies on their way: counted, never collected.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// Any failure of a body; the reader sees it as a broken message.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body on its way upstream. Counts its bytes where the log can read them.
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    received: Rc<Cell<u64>>,
+    ended: Option<Rc<Cell<bool>>>,
+}
+
+/// Tells whether a request's body has come to its end.
+pub(crate) struct Progress(Option<Rc<Cell<bool>>>);
+
+impl Progress {
+    /// Whether the last byte was read from the client.
+    pub(crate) fn ended(&self) -> bool {
+        self.0.as_ref().is_none_or(|ended| ended.get())
+    }
+}
+
+impl RequestBody {
+    /// Passes `incoming` on.
+    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>) -> Self {
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        let ended = incoming.as_ref().map(|_| Rc::default());
+        Self { incoming, received, ended }
+    }
+
+    /// For the timer of the request.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress(self.ended.clone())
+    }
+
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self { incoming: None, received: Rc::default(), ended: None }
+    }
+
+    /// Whether there is nothing to send, so that the request can be sent again.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.incoming.is_none()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
+            this.received.set(this.received.get() + data.len() as u64);
+        }
+        if (frame.is_none() || incoming.is_end_stream())
+            && let Some(ended) = &this.ended
+        {
+            ended.set(true);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A response's body on its way to the client.
+pub(crate) enum UpstreamBody {
+    /// From an HTTP/1.1 endpoint.
+    H1(Incoming),
+    /// From an HTTP/2 endpoint.
+    H2(h2::RecvStream),
+    /// Made here.
+    Whole(Option<Bytes>),
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::H1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::H2(stream) => poll_h2(stream, cx),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::H1(incoming) => incoming.is_end_stream(),
+            Self::H2(stream) => stream.is_end_stream(),
+            Self::Whole(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1(incoming) => incoming.size_hint(),
+            Self::H2(_) => SizeHint::default(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}
+
+/// The window is given back when the client's side takes the bytes: a slow client slows the endpoint and fills no memory.
+fn poll_h2(stream: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    if let Some(data) = ready!(stream.poll_data(cx)) {
+        let data = match data {
+            Ok(data) => data,
+            // The endpoint answered in full and does not want the rest of the request (RFC 9113 s.8.1).
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
+        };
+        let _ = stream.flow_control().release_capacity(data.len());
+        return Poll::Ready(Some(Ok(Frame::data(data))));
+    }
+    match ready!(stream.poll_trailers(cx)) {
+        Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+        Ok(None) => Poll::Ready(None),
+        Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        Err(error) => Poll::Ready(Some(Err(error.into()))),
+    }
+}

@@ -1,0 +1,281 @@
+//! Requests over HTTP/2 to another sidecar.
+//!
+//! The connection's task does all reading and writing of its socket: what many requests queue in one turn of the worker
+//! leaves in one write. A request only queues its frames; it needs no task unless it has a body.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use weft_telemetry::Failure;
+
+use super::body::RequestBody;
+use super::connect::Stream;
+use super::{AttemptError, Sent};
+
+/// Receive window of a stream: what one slow client can make us hold.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Receive window of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Requests that share a connection, at most; past it another one is opened.
+const STREAMS_MAX: usize = 256;
+
+/// One connection. Closes by itself when the last handle is gone and the last stream has ended.
+pub(crate) struct H2Connection {
+    send: SendRequest<Bytes>,
+    open: Rc<Cell<bool>>,
+    streams: Rc<Cell<usize>>,
+    /// The identity's generation that its handshake used.
+    pub(crate) generation: u64,
+    pub(crate) local_address: Option<SocketAddr>,
+}
+
+impl H2Connection {
+    /// Exchanges prefaces and starts the connection's task on this worker.
+    pub(crate) async fn start(stream: Stream, generation: u64) -> Result<Self, AttemptError> {
+        let local_address = stream.local_address();
+        let (send, mut connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(64 * 1024)
+            .max_concurrent_reset_streams(256)
+            .enable_push(false)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .map_err(|error| AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, error))?;
+        let open = Rc::new(Cell::new(true));
+        let closing = open.clone();
+        tokio::task::spawn_local(async move {
+            let ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
+            closing.set(false);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection to an endpoint ended");
+            }
+        });
+        Ok(Self { send, open, streams: Rc::default(), generation, local_address })
+    }
+
+    /// Whether another request may be put on it.
+    pub(crate) fn has_room(&self) -> bool {
+        self.is_open() && self.streams.get() < STREAMS_MAX.min(self.send.current_max_send_streams())
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441), known once its SETTINGS came.
+    pub(crate) fn takes_extended_connect(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Counts a request on the connection for as long as the guard lives.
+    pub(crate) fn enter(&self) -> StreamCount {
+        self.streams.set(self.streams.get() + 1);
+        StreamCount(self.streams.clone())
+    }
+
+    /// Sends a request and waits for the head of its response. The body is sent beside.
+    pub(crate) async fn send(
+        &self,
+        request: Request<()>,
+        body: RequestBody,
+    ) -> Result<Response<RecvStream>, AttemptError> {
+        let no_body = body.is_end_stream();
+        let (response, stream) = self.begin(request, no_body).await?;
+        if !no_body {
+            tokio::task::spawn_local(send_body(body, stream));
+        }
+        response.await.map_err(|error| failed(&error))
+    }
+
+    /// Opens a two-way stream (extended CONNECT) and waits for the head of its response.
+    pub(crate) async fn open_tunnel(
+        &self,
+        request: Request<()>,
+    ) -> Result<(Response<RecvStream>, SendStream<Bytes>), AttemptError> {
+        let (response, stream) = self.begin(request, false).await?;
+        Ok((response.await.map_err(|error| failed(&error))?, stream))
+    }
+
+    async fn begin(
+        &self,
+        request: Request<()>,
+        no_body: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), AttemptError> {
+        let mut send = self.send.clone();
+        let unsent = |error: h2::Error| {
+            self.open.set(false);
+            AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
+        };
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(unsent)?;
+        send.send_request(request, no_body).map_err(|error| {
+            if error.is_io() || error.is_go_away() {
+                unsent(error)
+            } else {
+                AttemptError::new(Failure::UpstreamProtocol, Sent::NotProcessed, error)
+            }
+        })
+    }
+}
+
+/// One request under way on a connection.
+pub(crate) struct StreamCount(Rc<Cell<usize>>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// What an error before the response proves (RFC 9113 s.6.8 and s.8.7): a refused stream, or one beyond the last that a
+/// GOAWAY names, was not processed.
+fn failed(error: &h2::Error) -> AttemptError {
+    let refused = error.is_remote() && (error.reason() == Some(Reason::REFUSED_STREAM) || error.is_go_away());
+    let sent = if refused { Sent::NotProcessed } else { Sent::Perhaps };
+    let failure = if error.is_reset() && error.is_remote() {
+        Failure::UpstreamReset
+    } else if error.is_io() || error.is_go_away() {
+        Failure::UpstreamClosed
+    } else {
+        Failure::UpstreamProtocol
+    };
+    AttemptError::new(failure, sent, error)
+}
+
+/// Sends a body as fast as the peer's window opens; the client is read no faster than that.
+async fn send_body(mut body: RequestBody, mut stream: SendStream<Bytes>) {
+    loop {
+        let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
+            Next::Frame(frame) => frame,
+            Next::Gone => return,
+            Next::Broken => return stream.send_reset(Reason::CANCEL),
+            Next::End => {
+                let _ = stream.send_data(Bytes::new(), true);
+                return;
+            }
+        };
+        match frame.into_data() {
+            Ok(mut data) => {
+                while data.has_remaining() {
+                    let Some(room) = room(&mut stream, data.len()).await else { return };
+                    let part = data.split_to(room.min(data.len()));
+                    let last = data.is_empty() && body.is_end_stream();
+                    if stream.send_data(part, last).is_err() || last {
+                        return;
+                    }
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    let _ = stream.send_trailers(trailers);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+enum Next {
+    Frame(http_body::Frame<Bytes>),
+    End,
+    /// The client broke off.
+    Broken,
+    /// The endpoint wants no more.
+    Gone,
+}
+
+fn poll_next(body: &mut RequestBody, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Next> {
+    if stream.poll_reset(cx).is_ready() {
+        return Poll::Ready(Next::Gone);
+    }
+    Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+        Some(Ok(frame)) => Next::Frame(frame),
+        Some(Err(_)) => Next::Broken,
+        None => Next::End,
+    })
+}
+
+/// Waits for window; `None` when the stream is over.
+async fn room(stream: &mut SendStream<Bytes>, wanted: usize) -> Option<usize> {
+    stream.reserve_capacity(wanted);
+    loop {
+        match stream.capacity() {
+            0 => {}
+            room => return Some(room),
+        }
+        poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?;
+    }
+}
+
+/// The two halves of an HTTP/2 stream as one stream of bytes.
+pub(crate) struct H2Duplex {
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) receive: RecvStream,
+    pub(crate) unread: Bytes,
+    /// Keeps the connection and its place on it.
+    pub(crate) _held: (Rc<H2Connection>, StreamCount),
+}
+
+impl AsyncRead for H2Duplex {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while this.unread.is_empty() {
+            match ready!(this.receive.poll_data(cx)) {
+                Some(Ok(data)) => this.unread = data,
+                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let part = this.unread.split_to(this.unread.len().min(buf.remaining()));
+        buf.put_slice(&part);
+        let _ = this.receive.flow_control().release_capacity(part.len());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for H2Duplex {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.send.reserve_capacity(buf.len());
+        while this.send.capacity() == 0 {
+            match ready!(this.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let taken = buf.len().min(this.send.capacity());
+        this.send.send_data(Bytes::copy_from_slice(&buf[..taken]), false).map_err(io_error)?;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.get_mut().send.send_data(Bytes::new(), true).map_err(io_error))
+    }
+}
+
+fn io_error(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(error)
+    }
+}

@@ -1,0 +1,168 @@
+//! What a worker has for itself, and what all workers of a proxy share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
+use weft_identity::LiveIdentity;
+use weft_telemetry::access_log::{LogBuffer, LogSink};
+use weft_telemetry::metrics::{Registry, Shard};
+
+use crate::authorize::Decisions;
+use crate::config::{Config, LogFormat};
+use crate::upstream::Pools;
+
+/// Log lines are handed to the writing thread at least this often.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shared by the workers of a proxy.
+pub(crate) struct Shared {
+    /// The configuration of the moment; a request takes it once and keeps it.
+    pub(crate) config: ArcSwap<Config>,
+    pub(crate) identity: Arc<LiveIdentity>,
+    /// Host of the service behind this proxy, like `board.prod`.
+    pub(crate) own_host: Arc<str>,
+    pub(crate) metrics: Arc<Registry>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) drain: Notify,
+    /// Requests and tunnels under way in all workers.
+    pub(crate) active: AtomicUsize,
+    /// Open client connections in all workers.
+    pub(crate) connections: AtomicUsize,
+    /// Connections whose TLS handshake failed or whose peer was not taken.
+    pub(crate) refused_handshakes: AtomicU64,
+    /// Told whenever `active` may have become 0 while draining.
+    pub(crate) idle: Notify,
+    logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(identity: Arc<LiveIdentity>, own_host: Arc<str>, metrics: Arc<Registry>) -> Self {
+        Self {
+            config: ArcSwap::default(),
+            identity,
+            own_host,
+            metrics,
+            draining: AtomicBool::new(false),
+            drain: Notify::new(),
+            active: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            refused_handshakes: AtomicU64::new(0),
+            idle: Notify::new(),
+            logs: Mutex::default(),
+        }
+    }
+
+    /// The sink of a log file, opened on first use; `None`, and one warning, if it cannot be.
+    fn log_sink(&self, path: &Arc<str>) -> Option<LogSink> {
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = || match LogSink::open(Path::new(&**path)) {
+            Ok(sink) => Some(sink),
+            Err(error) => {
+                tracing::error!(%path, %error, "the access log cannot be written");
+                None
+            }
+        };
+        logs.entry(path.clone()).or_insert_with(open).clone()
+    }
+
+    /// Lines lost so far because a log could not keep up.
+    pub(crate) fn log_lines_dropped(&self) -> u64 {
+        let logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.values().flatten().map(LogSink::dropped).sum()
+    }
+
+    /// Waits until every line handed over is written.
+    pub(crate) fn flush_logs(&self) {
+        let sinks: Vec<LogSink> =
+            self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect();
+        sinks.iter().for_each(LogSink::flush);
+    }
+
+    fn leave(&self) {
+        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 && self.draining.load(Ordering::Acquire) {
+            self.idle.notify_waiters();
+        }
+    }
+}
+
+/// One worker: a thread with its own runtime, pools, counters and log buffer. Never shared.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pools: Pools,
+    pub(crate) metrics: RefCell<Shard>,
+    pub(crate) decisions: RefCell<Decisions>,
+    pub(crate) turn: Cell<u64>,
+    rng: RefCell<SmallRng>,
+    logs: RefCell<HashMap<Arc<str>, Option<LogBuffer>>>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            pools: Pools::new(shared.identity.clone()),
+            metrics: RefCell::new(shared.metrics.shard()),
+            decisions: RefCell::default(),
+            turn: Cell::new(0),
+            rng: RefCell::new(SmallRng::from_os_rng()),
+            logs: RefCell::default(),
+            shared,
+        })
+    }
+
+    /// 64 random bits; not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        self.rng.borrow_mut().random()
+    }
+
+    /// Runs `make` with the worker's generator. Ids are made with it: unique, not secret.
+    pub(crate) fn with_rng<T>(&self, make: impl FnOnce(&mut SmallRng) -> T) -> T {
+        make(&mut self.rng.borrow_mut())
+    }
+
+    /// Counts a request or tunnel as begun.
+    pub(crate) fn begun(&self) {
+        self.shared.active.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts it as ended.
+    pub(crate) fn ended(&self) {
+        self.shared.leave();
+    }
+
+    /// Appends a line to the log of `format`.
+    pub(crate) fn log(&self, format: &LogFormat, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut logs = self.logs.borrow_mut();
+        if !logs.contains_key(&format.path) {
+            let buffer = self.shared.log_sink(&format.path).map(|sink| sink.buffer());
+            logs.insert(format.path.clone(), buffer);
+        }
+        if let Some(Some(buffer)) = logs.get_mut(&format.path) {
+            write(buffer.lines());
+            buffer.line_done();
+        }
+    }
+
+    /// Gives the gathered log lines to the writing thread.
+    pub(crate) fn hand_over_logs(&self) {
+        self.logs.borrow_mut().values_mut().flatten().for_each(LogBuffer::hand_over);
+    }
+
+    /// Hands log lines over on a regular tick, for ever.
+    pub(crate) async fn tick(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.hand_over_logs();
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use weft_policy::{AttributeSet, CallRequest, Engine};
+use weft_policy::{CallRequest, Engine};
 use weft_telemetry::trace;
 
 use crate::exchange::{Exchange, Verdict};
@@ -71,15 +71,19 @@ impl Decisions {
         };
         self.key.clear();
         part(&mut self.key, request.principal.map_or("", |id| id.as_str()));
-        part(&mut self.key, request.method);
-        part(&mut self.key, request.path);
-        if reads.intersects(AttributeSet::HOST) {
+        if reads.method {
+            part(&mut self.key, request.method);
+        }
+        if reads.path {
+            part(&mut self.key, request.path);
+        }
+        if reads.host {
             part(&mut self.key, request.host);
         }
-        if reads.intersects(AttributeSet::PROTOCOL) {
+        if reads.protocol {
             part(&mut self.key, request.protocol);
         }
-        if reads.intersects(AttributeSet::SOURCE_IP) {
+        if reads.source_ip {
             match request.source_ip {
                 Some(IpAddr::V4(ip)) => self.key.extend_from_slice(&ip.octets()),
                 Some(IpAddr::V6(ip)) => self.key.extend_from_slice(&ip.octets()),

@@ -3,7 +3,7 @@
 //! Pure but for the random keys and serial numbers: times are given. All keys are ECDSA P-256.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::{
@@ -56,6 +56,16 @@ pub struct Names {
     pub ips: Vec<IpAddr>,
 }
 
+impl Names {
+    /// `localhost` and the loopback addresses.
+    pub fn local() -> Self {
+        Self {
+            dns: vec!["localhost".into()],
+            ips: vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()],
+        }
+    }
+}
+
 /// A CA certificate with its key.
 pub(crate) struct Ca {
     certificate: CertificateDer<'static>,
@@ -76,9 +86,7 @@ impl Ca {
     /// A CA that issues leaves, signed by this root; it ends no later than the root.
     pub(crate) fn issuing(&self, domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        // The name differs from CA to CA, so that chains are never built over the wrong one.
-        let name = format!("issuing CA {}", live::hex(&rand::random::<[u8; 4]>()));
-        let mut params = ca_params(domain, &name, now - BACKDATE, (now + life).min(self.not_after));
+        let mut params = ca_params(domain, "issuing CA", now - BACKDATE, (now + life).min(self.not_after));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
@@ -108,6 +116,12 @@ impl Ca {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+
+    /// For tests that forge what this CA would never make.
+    #[cfg(test)]
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
     }
 
     pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
@@ -149,7 +163,6 @@ impl Ca {
 }
 
 /// A private key and the request for its certificate. The request holds no name: the CA would ignore it.
-#[derive(Clone)]
 pub(crate) struct KeyRequest {
     pub(crate) key: Zeroizing<Vec<u8>>,
     pub(crate) csr: Vec<u8>,
@@ -158,7 +171,7 @@ pub(crate) struct KeyRequest {
 impl KeyRequest {
     pub(crate) fn new() -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        let mut params = params(UNIX_EPOCH, UNIX_EPOCH);
+        let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let csr = params.serialize_request(&key)?.der().to_vec();
         Ok(Self { key: Zeroizing::new(key.serialize_der()), csr })
@@ -187,10 +200,12 @@ pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError>
     Ok(SubjectPublicKeyInfo::from_der(info.subject_pki.raw)?)
 }
 
-fn ca_params(domain: &TrustDomain, name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+fn ca_params(domain: &TrustDomain, kind: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut params = params(not_before, not_after);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Weft");
+    // The name differs from CA to CA, so that a chain is never built over the wrong one.
+    let name = format!("{kind} {}", live::hex(&rand::random::<[u8; 8]>()));
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![uri(&domain.id()).expect("a trust domain is ASCII")];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -219,4 +234,85 @@ fn uri(text: &str) -> Result<SanType, CaError> {
 
 fn whole_seconds(time: SystemTime) -> OffsetDateTime {
     OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+
+    use super::*;
+
+    fn csr(key: &KeyPair, spoil: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        spoil(&mut params);
+        params.serialize_request(key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_request_gives_its_key_and_nothing_else() {
+        let key = KeyPair::generate().unwrap();
+        let greedy = csr(&key, |params| {
+            params.subject_alt_names = vec![uri("spiffe://acme.internal/ns/weft/sa/server").unwrap()];
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        });
+        let requested = requested_key(&greedy).unwrap();
+        assert_eq!(requested.subject_public_key_info(), key.subject_public_key_info());
+        let domain: TrustDomain = "acme.internal".parse().unwrap();
+        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
+        let ca = Ca::root(&domain, now, day).unwrap();
+        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
+        let leaf = ca.leaf(&requested, &id, &Names::default(), now, now + day).unwrap();
+        assert_eq!(crate::peer::check_leaf(&crate::peer::parse(&leaf).unwrap()).unwrap(), id);
+    }
+
+    #[test]
+    fn a_request_must_be_signed_by_its_own_p256_key() {
+        let request = KeyRequest::new().unwrap();
+        let genuine = requested_key(&request.csr).unwrap();
+        let mut lenient = 0;
+        for at in 0..request.csr.len() {
+            let mut forged = request.csr.clone();
+            forged[at] ^= 1 << (at % 8);
+            // What is not signed (tags around the signature) may be read leniently, but never yields another key.
+            if let Ok(key) = requested_key(&forged) {
+                assert_eq!(key, genuine, "byte {at}");
+                lenient += 1;
+            }
+        }
+        assert!(lenient < 5, "{lenient}");
+        for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+            let key = KeyPair::generate_for(algorithm).unwrap();
+            assert!(matches!(requested_key(&csr(&key, |_| {})), Err(CaError::UnsupportedKey)));
+        }
+    }
+
+    #[test]
+    fn a_ca_survives_its_bytes_and_a_foreign_key_is_noticed() {
+        let domain: TrustDomain = "acme.internal".parse().unwrap();
+        let make = || Ca::root(&domain, SystemTime::now(), Duration::from_secs(3600)).unwrap();
+        let (one, two) = (make(), make());
+        let again = Ca::from_bytes(&one.to_bytes()).unwrap();
+        assert_eq!((again.certificate(), again.pin()), (one.certificate(), one.pin()));
+        let bytes = one.to_bytes();
+        for cut in [0, 3, 4, 100, bytes.len() - 1] {
+            assert!(Ca::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mixed = [&one.to_bytes()[..4 + one.certificate.len()], two.issuer.key().serialized_der()].concat();
+        assert!(matches!(Ca::from_bytes(&mixed), Err(CaError::Stored(_))));
+    }
+
+    #[test]
+    fn serial_numbers_are_positive_long_and_never_the_same() {
+        let serials: std::collections::BTreeSet<_> = (0..1000).map(|_| serial().to_bytes()).collect();
+        assert_eq!(serials.len(), 1000);
+        assert!(serials.iter().all(|octets| octets.len() == 20 && octets[0] & 0x80 == 0 && octets[0] != 0));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_request_from_a_stranger_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let _ = requested_key(&bytes);
+        }
+    }
 }

@@ -200,14 +200,14 @@ impl Obtained {
 
 /// Exchanges a join token for an identity, once. `Identity::start` is this with patience, saving and renewal.
 pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> Result<Obtained, IdentityError> {
-    attest_for(server, service, token, KeyRequest::new()?).await
+    attest_for(server, service, token, &KeyRequest::new()?).await
 }
 
 async fn attest_for(
     server: &str,
     service: &ServiceName,
     token: &JoinToken,
-    request: KeyRequest,
+    request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
     let (channel, root) = connect_pinned(server, token.pin()).await?;
     let mut call = tonic::Request::new(proto::AttestRequest {
@@ -218,7 +218,7 @@ async fn attest_for(
     call.set_timeout(CALL_TIMEOUT);
     let answer = IdentityClient::new(channel).attest(call).await;
     let answer = answer.map_err(|status| IdentityError::from_status(service, &status))?.into_inner();
-    let obtained = check(answer, &request, &SpiffeId::for_service(root.trust_domain(), service))?;
+    let obtained = check(answer, request, &SpiffeId::for_service(root.trust_domain(), service))?;
     if !obtained.bundle.roots().iter().any(|root| is_pinned(root, &token.pin())) {
         return Err(IdentityError::Unusable("its bundle lacks the root that the join token names".into()));
     }
@@ -295,7 +295,7 @@ async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityE
     let request = KeyRequest::new()?;
     let mut failures = 0;
     loop {
-        match attest_for(&config.server, &config.service, token, request.clone()).await {
+        match attest_for(&config.server, &config.service, token, &request).await {
             Ok(obtained) => {
                 tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "attested");
                 return Ok(obtained);

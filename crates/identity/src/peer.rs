@@ -237,3 +237,6 @@ pub(crate) fn verify(
     }
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests;

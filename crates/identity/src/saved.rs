@@ -78,7 +78,10 @@ impl Saved {
         Ok(Self {
             svid: Svid::from_der(decode(&document.chain)?, &key).map_err(usable)?,
             bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?).map_err(usable)?,
-            issued_at: UNIX_EPOCH + Duration::from_secs(document.issued_at.min(u64::from(u32::MAX))),
+            // Never in the future, whatever the clock said then: the renewal is reckoned from it.
+            issued_at: UNIX_EPOCH
+                .checked_add(Duration::from_secs(document.issued_at))
+                .map_or(UNIX_EPOCH, |at| at.min(SystemTime::now())),
         })
     }
 }

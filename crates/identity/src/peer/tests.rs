@@ -1,0 +1,248 @@
+//! Each rule of X.509-SVID s.5 is broken alone, and the error must name it.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use weft_model::TrustDomain;
+
+use super::*;
+use crate::ca::Ca;
+use crate::live::TrustBundle;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+struct Pki {
+    root: Ca,
+    issuing: Ca,
+    state: IdentityState,
+}
+
+fn pki(domain: &str) -> Pki {
+    let domain: TrustDomain = domain.parse().unwrap();
+    let now = SystemTime::now();
+    let root = Ca::root(&domain, now, DAY).unwrap();
+    let issuing = root.issuing(&domain, now, DAY).unwrap();
+    let bundle = TrustBundle::new(domain, vec![root.certificate().clone()]).unwrap();
+    Pki { root, issuing, state: IdentityState::trusting(bundle) }
+}
+
+const BOARD: &str = "spiffe://acme.internal/ns/prod/sa/board";
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+/// A correct leaf's parameters, to be spoilt.
+fn good() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.not_before = (SystemTime::now() - Duration::from_secs(30)).into();
+    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+    params.subject_alt_names = vec![uri(BOARD)];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn sign(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> CertificateDer<'static> {
+    params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+}
+
+fn judge(pki: &Pki, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
+    let as_server = verify(&pki.state, leaf, rest, UnixTime::now(), Role::Server);
+    let as_client = verify(&pki.state, leaf, rest, UnixTime::now(), Role::Client);
+    assert_eq!(format!("{as_server:?}"), format!("{as_client:?}"), "both ends judge alike");
+    as_server
+}
+
+#[test]
+fn a_correct_leaf_is_who_it_says() {
+    let pki = pki("acme.internal");
+    let leaf = sign(&good(), pki.issuing.issuer());
+    assert_eq!(judge(&pki, &leaf, &[pki.issuing.certificate().clone()]).unwrap().as_str(), BOARD);
+    // Names of other types are allowed (X.509-SVID s.2), and extended key usage is optional (s.4.4).
+    let mut params = good();
+    params.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()));
+    params.extended_key_usages.clear();
+    let leaf = sign(&params, pki.issuing.issuer());
+    assert!(judge(&pki, &leaf, &[pki.issuing.certificate().clone()]).is_ok());
+    assert!(judge(&pki, &sign(&good(), pki.root.issuer()), &[]).is_ok(), "directly under the root");
+}
+
+#[test]
+fn every_broken_rule_is_named() {
+    type Spoil = fn(&mut CertificateParams);
+    let hour = time::Duration::hours(1);
+    let cases: &[(&str, Spoil, &str)] = &[
+        ("two URI SANs", |p| p.subject_alt_names.push(uri("spiffe://acme.internal/x")), "has 2 URI SANs"),
+        ("no URI SAN", |p| p.subject_alt_names = vec![SanType::DnsName("board".try_into().unwrap())], "has no URI SAN"),
+        ("no SAN at all", |p| p.subject_alt_names.clear(), "has no URI SAN"),
+        (
+            "another scheme",
+            |p| p.subject_alt_names = vec![uri("https://acme.internal/x")],
+            "does not start with spiffe://",
+        ),
+        ("no path", |p| p.subject_alt_names = vec![uri("spiffe://acme.internal")], "it has no path"),
+        ("root path", |p| p.subject_alt_names = vec![uri("spiffe://acme.internal/")], "empty segment"),
+        (
+            "other trust domain",
+            |p| p.subject_alt_names = vec![uri("spiffe://evil.test/ns/prod/sa/board")],
+            "of another trust domain",
+        ),
+        (
+            "similar trust domain",
+            |p| p.subject_alt_names = vec![uri("spiffe://acme.internal.evil/x")],
+            "of another trust domain",
+        ),
+        (
+            "a CA",
+            |p| {
+                p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                p.key_usages.push(KeyUsagePurpose::KeyCertSign);
+            },
+            "is a CA certificate",
+        ),
+        (
+            "may sign certificates",
+            |p| p.key_usages.push(KeyUsagePurpose::KeyCertSign),
+            "must not have keyCertSign or cRLSign",
+        ),
+        ("may sign CRLs", |p| p.key_usages.push(KeyUsagePurpose::CrlSign), "must not have keyCertSign or cRLSign"),
+        ("may not sign", |p| p.key_usages = vec![KeyUsagePurpose::KeyAgreement], "must have digitalSignature"),
+        ("no key usage", |p| p.key_usages.clear(), "the extension is missing"),
+        (
+            "client only",
+            |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            "lacks serverAuth or clientAuth",
+        ),
+        (
+            "server only",
+            |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth],
+            "lacks serverAuth or clientAuth",
+        ),
+        (
+            "unknown critical extension",
+            |p| {
+                let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+                extension.set_criticality(true);
+                p.custom_extensions.push(extension);
+            },
+            "malformed",
+        ),
+        (
+            "the extension twice",
+            |p| p.custom_extensions.push(CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 0])),
+            "malformed",
+        ),
+    ];
+    let pki = pki("acme.internal");
+    let chain = [pki.issuing.certificate().clone()];
+    for (name, spoil, says) in cases {
+        let mut params = good();
+        spoil(&mut params);
+        let error = judge(&pki, &sign(&params, pki.issuing.issuer()), &chain).expect_err(name).to_string();
+        assert!(error.contains(says), "{name}: {error}");
+    }
+
+    let mut expired = good();
+    expired.not_before -= hour * 3;
+    expired.not_after -= hour * 2;
+    let error = judge(&pki, &sign(&expired, pki.issuing.issuer()), &chain).unwrap_err();
+    assert!(matches!(error, PeerError::Expired { .. }), "{error}");
+    let mut early = good();
+    early.not_before += hour;
+    early.not_after += hour;
+    let error = judge(&pki, &sign(&early, pki.issuing.issuer()), &chain).unwrap_err();
+    assert!(matches!(error, PeerError::NotYetValid { .. }), "{error}");
+}
+
+#[test]
+fn a_chain_must_lead_to_the_bundle_over_signing_certificates_of_the_trust_domain() {
+    let ours = pki("acme.internal");
+    let twin = pki("acme.internal");
+    let foreign = pki("evil.test");
+    let leaf = sign(&good(), ours.issuing.issuer());
+    let by_twin = sign(&good(), twin.issuing.issuer());
+    let refused = |leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| judge(&ours, leaf, rest).unwrap_err();
+
+    for rest in [vec![], vec![twin.issuing.certificate().clone()]] {
+        assert!(matches!(refused(&leaf, &rest), PeerError::UnknownIssuer(..)), "the issuing CA is not shown");
+    }
+    let brings_its_root = [twin.issuing.certificate().clone(), twin.root.certificate().clone()];
+    assert!(
+        matches!(refused(&by_twin, &brings_its_root), PeerError::UnknownIssuer(..)),
+        "the peer's own root proves nothing"
+    );
+
+    let by_foreign = sign(&good(), foreign.issuing.issuer());
+    assert!(matches!(refused(&by_foreign, &[foreign.issuing.certificate().clone()]), PeerError::UnknownIssuer(..)));
+
+    // A leaf that plays CA: its key signs another leaf.
+    let key = KeyPair::generate().unwrap();
+    let middle = good().signed_by(&key, ours.issuing.issuer()).unwrap().der().clone();
+    let by_leaf = sign(&good(), &Issuer::from_ca_cert_der(&middle, key).unwrap());
+    let error = refused(&by_leaf, &[middle, ours.issuing.certificate().clone()]);
+    assert!(matches!(error, PeerError::Chain(..) | PeerError::UnknownIssuer(..)), "{error}");
+
+    // Issuing CAs that break X.509-SVID s.3.2 although the root has signed them.
+    let spoilt: [(fn(&mut CertificateParams), &str); 2] = [
+        (|p| p.key_usages = vec![KeyUsagePurpose::CrlSign], "lacks keyCertSign"),
+        (|p| p.subject_alt_names = vec![uri("spiffe://evil.test")], "its URI SAN is spiffe://evil.test"),
+    ];
+    for (spoil, says) in spoilt {
+        let mut params = good();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "issuing");
+        params.subject_alt_names = vec![uri("spiffe://acme.internal")];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        spoil(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let issuing = params.signed_by(&key, ours.root.issuer()).unwrap().der().clone();
+        let leaf = sign(&good(), &Issuer::new(params, key));
+        let error = refused(&leaf, &[issuing]).to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn bytes_that_were_changed_never_verify() {
+    let pki = pki("acme.internal");
+    let leaf = sign(&good(), pki.issuing.issuer());
+    let chain = [pki.issuing.certificate().clone()];
+    for at in 0..leaf.len() {
+        let mut forged = leaf.to_vec();
+        forged[at] ^= 1 << (at % 8);
+        assert!(judge(&pki, &forged.into(), &chain).is_err(), "byte {at}");
+    }
+    for cut in 0..leaf.len() {
+        assert!(judge(&pki, &leaf[..cut].to_vec().into(), &chain).is_err());
+    }
+    let longer: Vec<u8> = leaf.iter().copied().chain([0]).collect();
+    assert!(judge(&pki, &longer.into(), &chain).unwrap_err().to_string().contains("bytes follow"));
+}
+
+#[test]
+fn without_a_bundle_nobody_is_trusted() {
+    let pki = pki("acme.internal");
+    let leaf = sign(&good(), pki.issuing.issuer());
+    let chain = [pki.issuing.certificate().clone()];
+    let nobody = IdentityState::default();
+    assert!(matches!(verify(&nobody, &leaf, &chain, UnixTime::now(), Role::Client), Err(PeerError::NoIdentity)));
+    let empty = IdentityState::trusting(TrustBundle::new("acme.internal".parse().unwrap(), vec![]).unwrap());
+    assert!(matches!(verify(&empty, &leaf, &chain, UnixTime::now(), Role::Client), Err(PeerError::UnknownIssuer(..))));
+}
+
+#[test]
+fn a_leaf_or_a_foreign_root_is_no_bundle() {
+    let ours = pki("acme.internal");
+    let leaf = sign(&good(), ours.issuing.issuer());
+    let domain: TrustDomain = "acme.internal".parse().unwrap();
+    for wrong in [leaf, pki("evil.test").root.certificate().clone()] {
+        assert!(TrustBundle::new(domain.clone(), vec![wrong]).is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! A control plane's identity half on a free port, and the `openssl` command as a second opinion.
+
+#![allow(dead_code, unreachable_pub)] // each test file uses a part
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use weft_identity::{
+    Admission, Authority, ClientAuth, IdentityService, JoinToken, JoinTokens, KeyProof, LiveIdentity, Lives, Names,
+    Registrar, Svid, Withdrawal, serve_tls, tls,
+};
+use weft_model::{ServiceName, SpiffeId};
+use weft_store::Store;
+
+pub const DOMAIN: &str = "acme.internal";
+pub const HOUR: Duration = Duration::from_secs(3600);
+pub const SOON: Duration = Duration::from_secs(20);
+
+pub fn service(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+pub fn id(name: &str) -> SpiffeId {
+    SpiffeId::for_service(&DOMAIN.parse().unwrap(), &service(name))
+}
+
+/// The services of the intent and the TTL of each.
+#[derive(Default)]
+pub struct Intent(pub Mutex<BTreeMap<ServiceName, Duration>>);
+
+impl Intent {
+    pub fn set(&self, name: &str, ttl: Option<Duration>) {
+        let mut services = self.0.lock().unwrap();
+        match ttl {
+            Some(ttl) => services.insert(service(name), ttl),
+            None => services.remove(&service(name)),
+        };
+    }
+}
+
+#[tonic::async_trait]
+impl Registrar for Intent {
+    fn admits(&self, service: &ServiceName) -> Option<Admission> {
+        self.0.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl })
+    }
+
+    async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
+        match peer.service() {
+            Some(service) if node_id.starts_with(&format!("{service}~")) => {
+                Ok(Withdrawal { acknowledged: 2, waiting: 1 })
+            }
+            _ => Err(Status::permission_denied(format!("{node_id} is not {peer}'s"))),
+        }
+    }
+}
+
+pub struct Server {
+    pub folder: PathBuf,
+    pub authority: Arc<Authority>,
+    pub tokens: JoinTokens,
+    pub intent: Arc<Intent>,
+    pub live: Arc<LiveIdentity>,
+    pub address: SocketAddr,
+    own: JoinHandle<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    /// On a free port.
+    pub async fn start(folder: &Path, intent: &Arc<Intent>) -> Self {
+        Self::start_on(folder, intent, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn start_on(folder: &Path, intent: &Arc<Intent>, address: SocketAddr) -> Self {
+        let store = Store::open(folder).unwrap();
+        let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), Lives::default(), SystemTime::now());
+        let authority = Arc::new(open.await.unwrap());
+        let tokens = JoinTokens::new(store, authority.pin());
+        let (live, own) = authority.start(Names::local(), HOUR).unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
+        let service = IdentityService::server(authority.clone(), tokens.clone(), intent.clone());
+        let router = tonic::transport::Server::builder().add_service(service);
+        let serving = tokio::spawn(async move {
+            router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
+        });
+        Self { folder: folder.to_owned(), authority, tokens, intent: intent.clone(), live, address, own, serving }
+    }
+
+    /// Stops and lets go of the store; the port is free afterwards.
+    pub async fn stop(self) {
+        self.own.abort();
+        self.serving.abort();
+        let _ = self.own.await;
+        let _ = self.serving.await;
+    }
+
+    pub async fn token(&self, name: &str) -> JoinToken {
+        self.tokens.create(&service(name), HOUR, SystemTime::now()).await.unwrap()
+    }
+
+    /// An SVID without asking the service, as of `now`.
+    pub fn svid(&self, name: &str, ttl: Duration, now: SystemTime) -> Svid {
+        issue(&self.authority, name, ttl, now)
+    }
+
+    /// A live identity that nothing renews.
+    pub fn identity(&self, name: &str) -> Arc<LiveIdentity> {
+        let live = LiveIdentity::empty();
+        live.set(self.svid(name, HOUR, SystemTime::now()), (*self.authority.bundle()).clone());
+        live
+    }
+}
+
+pub fn issue(authority: &Authority, name: &str, ttl: Duration, now: SystemTime) -> Svid {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+    let issued = authority.issue(&KeyProof::check(csr.der()).unwrap(), &id(name), ttl, &Names::default(), now).unwrap();
+    Svid::from_der(issued.chain, &key.serialize_der()).unwrap()
+}
+
+/// A TLS listener that answers every line with the same line. Returns its address; it ends with the test's runtime.
+pub async fn echo(identity: Arc<LiveIdentity>, client_auth: ClientAuth) -> (SocketAddr, AbortHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(tls::server_config(identity, client_auth, &[]));
+    let task = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut buffer = [0; 1024];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    if stream.write_all(&buffer[..read]).await.is_err() || buffer[..read] == *b"bye\n" {
+                        break;
+                    }
+                }
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (address, task.abort_handle())
+}
+
+/// Runs `openssl` with `input`; exit code 0 or not, and all that it said.
+pub async fn openssl(arguments: &[&str], input: &[u8]) -> (bool, String) {
+    let mut command = tokio::process::Command::new("openssl");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().expect("the openssl command");
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    tokio::spawn(async move {
+        let _ = stdin.write_all(&input).await;
+    });
+    let output = tokio::time::timeout(SOON, child.wait_with_output()).await.expect("openssl ends").unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text)
+}
+
+/// Says "bye" to an [`echo`] listener by `openssl s_client`; whether the answer came, and all that was said.
+pub async fn s_client(address: SocketAddr, arguments: &[&str]) -> (bool, String) {
+    let address = address.to_string();
+    let all: Vec<&str> = ["s_client", "-connect", &address, "-quiet"].iter().chain(arguments).copied().collect();
+    let (_, text) = openssl(&all, b"bye\n").await;
+    (text.lines().any(|line| line == "bye"), text)
+}

@@ -22,7 +22,7 @@ use crate::worker::Worker;
 pub(crate) struct Upstream {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) endpoints: Arc<Endpoints>,
-    pub(crate) route: Route,
+    pub(crate) route: Arc<Route>,
 }
 
 impl Upstream {

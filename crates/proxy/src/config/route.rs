@@ -32,7 +32,7 @@ pub struct VirtualHost {
     /// Name, unique in the table.
     pub name: Arc<str>,
     /// In order.
-    pub routes: Vec<Route>,
+    pub routes: Vec<Arc<Route>>,
 }
 
 /// One route: what it matches and where that goes.
@@ -144,7 +144,7 @@ pub struct RetryOn {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RouteHit<'a> {
     /// By which route.
-    pub route: &'a Route,
+    pub route: &'a Arc<Route>,
     /// To which of its clusters.
     pub cluster: &'a Arc<ClusterRef>,
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::pki::{self, Pair};
+use crate::pki::Pair;
 use crate::process::{Process, run};
 use crate::repo::Repo;
 use crate::sidecar::{Sidecar, Spec};
-use crate::{curl, peers, ports, tls, wait};
+use crate::{curl, peers, ports, wait};
 
 /// A mesh in its own temporary folder. Fields drop in order: processes first, then the folder.
 #[derive(Debug)]
@@ -145,48 +145,37 @@ impl Mesh {
             .to_owned()
     }
 
-    /// The root of the mesh as a PEM file: the last certificate that the control plane shows in its handshakes.
-    #[track_caller]
-    pub fn bundle(&self) -> PathBuf {
-        let path = self.folder().join("bundle.pem");
-        std::fs::write(&path, tls::last_certificate(self.xds)).expect("the folder can be written");
-        path
-    }
-
-    /// An X.509-SVID of a service, for a peer that is no sidecar: `<name>.pem` and `<name>.key` in the mesh's folder.
+    /// An X.509-SVID of a service, for a peer that is no sidecar, as `weft identity fetch` writes it; nothing renews it.
     #[track_caller]
     pub fn svid(&self, service: &str, name: &str) -> Pair {
-        let pair = pki::request(self.folder(), name);
-        let der = self.folder().join(format!("{name}.der"));
-        let csr = self.folder().join(format!("{name}.csr"));
-        run(Command::new("openssl").args(["req", "-outform", "DER", "-in"]).arg(csr).arg("-out").arg(&der));
-        run(Command::new(peers::venv("python"))
-            .arg(peers::script("attest.py"))
-            .arg(peers::root().join("crates/identity/proto"))
-            .arg(self.xds.to_string())
-            .arg(self.bundle())
-            .args([&self.token(service), service])
-            .arg(der)
-            .arg(&pair.certificate));
-        pair
+        let folder = self.folder().join(name);
+        let fetched = Command::new(peers::weft())
+            .args(["identity", "fetch", "--service", service, "--join-token", &self.token(service)])
+            .args(["--server", &self.xds.to_string(), "--out"])
+            .arg(&folder)
+            .output()
+            .expect("the weft binary runs");
+        assert!(fetched.status.success(), "no certificate for {service}: {}", text(&fetched));
+        let file = |name| folder.join(name);
+        Pair { certificate: file("cert.pem"), key: file("key.pem"), bundle: file("bundle.pem") }
     }
 
     /// What ADS answers to a node that says it is the sidecar of `service` and shows this certificate: `OK ...` or a status.
     #[track_caller]
     pub fn ads(&self, client: &Pair, service: &str) -> String {
-        self.ads_with(service, &[&client.certificate, &client.key])
+        self.ads_with(service, &client.bundle, &[&client.certificate, &client.key])
     }
 
     /// The same without a certificate.
     #[track_caller]
-    pub fn ads_without_certificate(&self, service: &str) -> String {
-        self.ads_with(service, &[])
+    pub fn ads_without_certificate(&self, bundle: &Path, service: &str) -> String {
+        self.ads_with(service, bundle, &[])
     }
 
     #[track_caller]
-    fn ads_with(&self, service: &str, files: &[&Path]) -> String {
+    fn ads_with(&self, service: &str, bundle: &Path, files: &[&Path]) -> String {
         let mut command = Command::new(peers::venv("python"));
-        command.arg(peers::script("ads.py")).arg(self.xds.to_string()).arg(self.bundle()).arg(service).args(files);
+        command.arg(peers::script("ads.py")).arg(self.xds.to_string()).arg(bundle).arg(service).args(files);
         run(&mut command)
     }
 

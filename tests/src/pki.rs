@@ -12,6 +12,8 @@ pub struct Pair {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// The root under which it was issued.
+    pub bundle: PathBuf,
 }
 
 /// A certificate authority that no mesh trusts unless told so.
@@ -24,7 +26,8 @@ pub struct Authority {
 impl Authority {
     /// Makes one of the trust domain, in `folder`.
     pub fn create(folder: &Path, name: &str, trust_domain: &str) -> Self {
-        let own = Pair { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
+        let certificate = folder.join(format!("{name}.pem"));
+        let own = Pair { bundle: certificate.clone(), certificate, key: folder.join(format!("{name}.key")) };
         run(Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
             .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=URI:spiffe://{trust_domain}")])
@@ -43,8 +46,24 @@ impl Authority {
 
     /// Issues an X.509-SVID of `spiffe_id` for `days`.
     pub fn issue(&self, name: &str, spiffe_id: &str, days: u32) -> Pair {
-        let pair = request(&self.folder, name);
-        let extensions = self.folder.join(format!("{name}.ext"));
+        let file = |end: &str| self.folder.join(format!("{name}.{end}"));
+        let pair = Pair { certificate: file("pem"), key: file("key"), bundle: self.own.certificate.clone() };
+        run(Command::new("openssl")
+            .args([
+                "req",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-subj",
+                "/O=weft",
+                "-keyout",
+            ])
+            .arg(&pair.key)
+            .arg("-out")
+            .arg(file("csr")));
+        let extensions = file("ext");
         let text = format!(
             "subjectAltName=critical,URI:{spiffe_id}\nbasicConstraints=critical,CA:FALSE\n\
              keyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n"
@@ -53,7 +72,7 @@ impl Authority {
         run(Command::new("openssl")
             .args(["x509", "-req", "-days", &days.to_string(), "-CAcreateserial"])
             .arg("-in")
-            .arg(self.folder.join(format!("{name}.csr")))
+            .arg(file("csr"))
             .arg("-CA")
             .arg(&self.own.certificate)
             .arg("-CAkey")
@@ -64,16 +83,4 @@ impl Authority {
             .arg(&pair.certificate));
         pair
     }
-}
-
-/// A new key and a request for a certificate (`<name>.csr`); the certificate file is still to come.
-pub fn request(folder: &Path, name: &str) -> Pair {
-    let file = |end: &str| folder.join(format!("{name}.{end}"));
-    run(Command::new("openssl")
-        .args(["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/O=weft"])
-        .arg("-keyout")
-        .arg(file("key"))
-        .arg("-out")
-        .arg(file("csr")));
-    Pair { certificate: file("pem"), key: file("key") }
 }

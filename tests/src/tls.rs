@@ -73,35 +73,6 @@ pub fn serial(ingress: SocketAddr) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The last certificate, in PEM, of the chain that a server shows.
-///
-/// # Panics
-/// When it shows none.
-#[track_caller]
-pub fn last_certificate(server: SocketAddr) -> String {
-    let mut command = Command::new("timeout");
-    command.args([
-        "10",
-        "openssl",
-        "s_client",
-        "-connect",
-        &server.to_string(),
-        "-tls1_3",
-        "-alpn",
-        "h2",
-        "-showcerts",
-    ]);
-    let shown = feed(command, "");
-    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
-    // The first one stands there again after the chain, under "Server certificate".
-    let chain = text.split("Server certificate").next().unwrap_or_default();
-    match (chain.rfind(begin), chain.rfind(end)) {
-        (Some(from), Some(to)) if from < to => format!("{}\n", &chain[from..to + end.len()]),
-        _ => panic!("{server} shows no certificate: {}", crate::mesh::text(&shown)),
-    }
-}
-
 /// `openssl x509 -text` of a certificate file.
 pub fn describe(certificate: &Path) -> String {
     run(Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(certificate))

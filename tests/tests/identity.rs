@@ -63,6 +63,6 @@ fn a_node_may_only_be_what_its_certificate_says() {
 #[test]
 fn no_one_gets_configuration_without_a_certificate() {
     let mesh = Mesh::start();
-    let answer = mesh.ads_without_certificate("prod/web");
+    let answer = mesh.ads_without_certificate(&mesh.svid("prod/web", "web").bundle, "prod/web");
     assert!(answer.starts_with("UNAUTHENTICATED") || answer.starts_with("PERMISSION_DENIED"), "{answer}");
 }

@@ -15,7 +15,7 @@ fn calls(data_plane: DataPlane) {
     mesh.wait_endpoints("prod/greeter", 1);
     let web = mesh.svid("prod/web", "web");
     let files = json!({
-        "certificate_file": web.certificate, "private_key_file": web.key, "ca_certificate_file": mesh.bundle(), "refresh_interval": "600s"
+        "certificate_file": web.certificate, "private_key_file": web.key, "ca_certificate_file": web.bundle, "refresh_interval": "600s"
     });
     let bootstrap = json!({
         "xds_servers": [{

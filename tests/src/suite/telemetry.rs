@@ -115,7 +115,7 @@ pub(super) fn metrics(world: &World) {
     for (plane, sidecar, reporter) in
         [(world.caller, &world.web, "source"), (world.callee, &world.board[1], "destination")]
     {
-        let reply = curl::curl(&[&format!("http://{}/metrics", sidecar.metrics)]);
+        let reply = curl::curl(&[&format!("http://{}/stats/prometheus", sidecar.metrics)]);
         assert_eq!(reply.status, 200, "{reply:?}");
         let lines = || reply.body.lines().filter(|line| !line.starts_with('#'));
         // What the agent knows, it says with either data plane.

@@ -169,8 +169,7 @@ fn token(rest: &str, cedar: bool) -> usize {
     let until = |stop: &dyn Fn(char) -> bool| rest.find(stop).unwrap_or(rest.len());
     let trimmed = |end: usize| rest[..end].trim_end().len();
     if cedar {
-        let word = until(&|c| !c.is_alphanumeric() && c != '_');
-        return word.max(rest.chars().next().map_or(0, char::len_utf8));
+        return cedar_token(rest);
     }
     match rest.chars().next() {
         None => 0,
@@ -197,6 +196,19 @@ fn token(rest: &str, cedar: bool) -> usize {
             trimmed(end).max(rest.chars().next().map_or(0, char::len_utf8))
         }
     }
+}
+
+/// A name with its path and quoted id, like `Action::"call"` or `principal.sensitivity`.
+fn cedar_token(rest: &str) -> usize {
+    let mut end = 0;
+    while let Some(c) = rest[end..].chars().next() {
+        match c {
+            '"' => return rest[end + 1..].find('"').map_or(rest.len(), |close| end + close + 2),
+            c if c.is_alphanumeric() || matches!(c, '_' | '.' | ':') => end += c.len_utf8(),
+            _ => break,
+        }
+    }
+    end.max(rest.chars().next().map_or(0, char::len_utf8))
 }
 
 #[cfg(test)]
@@ -259,7 +271,17 @@ mod tests {
         ] {
             assert_eq!(&rest[..token(rest, false)], meant);
         }
-        assert_eq!(token("permit(principal", true), "permit".len());
+        for (rest, meant) in [
+            ("permit(principal", "permit"),
+            ("Action::\"cal\", resource)", "Action::\"cal\""),
+            ("\"prod/x\",", "\"prod/x\""),
+            ("principal.sens == 1", "principal.sens"),
+            ("}", "}"),
+            ("\"open", "\"open"),
+            ("", ""),
+        ] {
+            assert_eq!(&rest[..token(rest, true)], meant);
+        }
     }
 
     proptest::proptest! {

@@ -1,0 +1,130 @@
+//! A bare mirror of one branch of a remote repository.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use gix::remote::Direction;
+use gix::remote::fetch::{Shallow, Tags};
+
+use super::{GitError, chain};
+
+/// Where the fetched branch is kept in the mirror. One name for all branches, so that a removed branch cannot linger.
+pub(super) const HEAD: &str = "refs/weft/head";
+
+/// How to fetch.
+pub(super) struct Mirror {
+    /// With what is needed to log in.
+    url: String,
+    /// `refs/heads/main`, or `HEAD`.
+    branch: String,
+}
+
+/// Opens the mirror of `url` below `cache`, making it if it is not there. Asks nobody yet.
+pub(super) fn open(url: &str, branch: Option<&str>, cache: &Path) -> Result<(gix::Repository, Mirror), GitError> {
+    let branch = branch.map_or("HEAD".to_owned(), |branch| format!("refs/heads/{branch}"));
+    let place = cache.join(folder(url, &branch));
+    let failed = |why: String| GitError::Open { place: place.display().to_string(), why };
+    std::fs::create_dir_all(&place).map_err(|e| failed(e.to_string()))?;
+    let options = || {
+        gix::open::Options::default().open_path_as_is(true).config_overrides([
+            // Nobody sits at the control plane to answer a prompt.
+            "gitoxide.credentials.terminalPrompt=false",
+            "protocol.version=2",
+        ])
+    };
+    let repo = match gix::open_opts(&place, options()) {
+        Ok(repo) => repo,
+        Err(_) => {
+            // Not there yet, or half made by a process that was killed: it holds nothing that cannot be fetched again.
+            std::fs::remove_dir_all(&place)
+                .and_then(|()| std::fs::create_dir_all(&place))
+                .map_err(|e| failed(e.to_string()))?;
+            gix::init_bare(&place).map_err(|e| failed(chain(&e)))?;
+            gix::open_opts(&place, options()).map_err(|e| failed(chain(&e)))?
+        }
+    };
+    Ok((repo, Mirror { url: url.to_owned(), branch }))
+}
+
+impl Mirror {
+    /// Brings the newest commit of the branch, and only that. Bounded by the transport's own timeouts.
+    pub(super) fn fetch(&self, repo: &gix::Repository) -> Result<(), GitError> {
+        let failed =
+            |e: gix::Error| GitError::Fetch { url: safe(&self.url), why: without_secrets(&chain(&e), &self.url) };
+        let spec = format!("+{}:{HEAD}", self.branch);
+        let remote = repo
+            .remote_at(self.url.as_str())
+            .and_then(|remote| remote.with_fetch_tags(Tags::None).with_refspecs([spec.as_str()], Direction::Fetch))
+            .map_err(failed)?;
+        let connection = remote.connect(Direction::Fetch).map_err(failed)?;
+        let fetch = connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(failed)?;
+        if fetch.ref_map().mappings.is_empty() {
+            let branch = self.branch.trim_start_matches("refs/heads/").to_owned();
+            return Err(GitError::NoCommit { place: safe(&self.url), branch });
+        }
+        let depth = std::num::NonZeroU32::MIN;
+        fetch
+            .with_shallow(Shallow::DepthAtRemote(depth))
+            .receive(gix::progress::Discard, &AtomicBool::new(false))
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+/// A folder name that two URLs or branches never share.
+fn folder(url: &str, branch: &str) -> String {
+    let name: String = safe(url).chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    let text = format!("{url}\n{branch}");
+    let hash = gix::objs::compute_hash(gix::hash::Kind::Sha1, gix::object::Kind::Blob, text.as_bytes());
+    let hash = hash.map(|id| id.to_hex_with_len(16).to_string()).unwrap_or_default();
+    let start = name.len().saturating_sub(80);
+    format!("{}-{hash}.git", name[start..].trim_start_matches('-'))
+}
+
+/// The URL without what logs in.
+pub(super) fn safe(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{host}{path}"),
+        None => url.to_owned(),
+    }
+}
+
+fn without_secrets(text: &str, url: &str) -> String {
+    let text = text.replace(url, &safe(url));
+    let password = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.split('/').next())
+        .and_then(|authority| authority.rsplit_once('@'))
+        .and_then(|(user, _)| user.split_once(':'))
+        .map(|(_, password)| password);
+    match password {
+        Some(password) if !password.is_empty() => text.replace(password, "***"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(safe("https://me:secret@h.example/x.git"), "https://h.example/x.git");
+        assert_eq!(safe("https://h.example/a@b"), "https://h.example/a@b");
+        assert_eq!(safe("/srv/a@b"), "/srv/a@b");
+        let url = "https://me:secret@h.example/x.git";
+        assert_eq!(
+            without_secrets(&format!("could not reach {url} with secret"), url),
+            "could not reach https://h.example/x.git with ***"
+        );
+    }
+
+    #[test]
+    fn mirrors_of_two_branches_are_two_folders() {
+        let (a, b) = (folder("https://h/x.git", "refs/heads/a"), folder("https://h/x.git", "refs/heads/b"));
+        assert_ne!(a, b);
+        assert!(a.starts_with("https---h-x.git-") && a.ends_with(".git"), "{a}");
+    }
+}

@@ -24,6 +24,9 @@ const ISSUING: &str = "ca/issuing";
 /// The service name under which the control plane itself has its identity.
 const OWN_SERVICE: &str = "weft/server";
 
+/// How often the authority tries again what failed.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
 /// Why the authority could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -228,7 +231,8 @@ impl Authority {
                 let own_due = state.svid().map_or(SystemTime::UNIX_EPOCH, |svid| {
                     schedule::half_life(svid.not_before() + ca::BACKDATE, svid.not_after())
                 });
-                tokio::time::sleep(schedule::nap(SystemTime::now(), own_due.min(authority.next_rotation()))).await;
+                let nap = schedule::nap(SystemTime::now(), own_due.min(authority.next_rotation()));
+                tokio::time::sleep(nap.max(AT_MOST_EVERY)).await;
                 let now = SystemTime::now();
                 if let Err(error) = authority.rotate_if_due(now).await {
                     tracing::error!(%error, "the issuing CA was not replaced; trying again");

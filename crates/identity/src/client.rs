@@ -23,7 +23,7 @@ use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 use crate::saved::Saved;
 use crate::schedule;
-use crate::service::from_proto;
+use crate::service::{Withdrawal, from_proto};
 use crate::token::JoinToken;
 
 /// How long the control plane may take to answer one call.
@@ -46,7 +46,7 @@ pub enum IdentityError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The control plane said no.
-    #[error("the control plane refused an identity for {service}: {why}")]
+    #[error("the control plane refused {service}: {why}")]
     Refused {
         /// For whom.
         service: ServiceName,
@@ -134,6 +134,7 @@ pub struct IdentityStatus {
 /// A workload's identity, kept renewed until this is dropped.
 #[derive(Debug)]
 pub struct Identity {
+    config: IdentityConfig,
     live: Arc<LiveIdentity>,
     status: watch::Receiver<IdentityStatus>,
     task: AbortHandle,
@@ -159,13 +160,23 @@ impl Identity {
             }
         };
         let (status, receiver) = watch::channel(IdentityStatus::default());
-        let task = tokio::spawn(keep_renewed(config, live.clone(), issued_at, status)).abort_handle();
-        Ok(Self { live, status: receiver, task })
+        let task = tokio::spawn(keep_renewed(config.clone(), live.clone(), issued_at, status)).abort_handle();
+        Ok(Self { config, live, status: receiver, task })
     }
 
     /// For TLS configurations and everything else that must know who this process is.
     pub fn live(&self) -> &Arc<LiveIdentity> {
         &self.live
+    }
+
+    /// Takes the endpoint that this workload registered as `node_id` out of the mesh, before a stop. Answers when its callers have
+    /// acknowledged that or the control plane's bound has passed; give it a bound of your own for a control plane that is away.
+    pub async fn withdraw(&self, node_id: &str) -> Result<Withdrawal, IdentityError> {
+        let channel = connect(&self.config.server, &self.live).await?;
+        let answer =
+            IdentityClient::new(channel).withdraw(proto::WithdrawRequest { node_id: node_id.to_owned() }).await;
+        let answer = answer.map_err(|status| IdentityError::from_status(&self.config.service, &status))?.into_inner();
+        Ok(Withdrawal { acknowledged: answer.acknowledged, waiting: answer.waiting })
     }
 
     /// How it is doing, now and after each change.

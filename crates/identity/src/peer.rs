@@ -3,14 +3,16 @@
 //! Pure: certificates and the time come in, a SPIFFE ID or the broken rule goes out.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::{CertificateError, OtherError};
 use weft_model::{NameError, SpiffeId, TrustDomain};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::live::IdentityState;
+use crate::live::{self, IdentityState, Svid, TrustBundle, VerifiedIssuer};
 use crate::tls;
 
 /// The rule that a peer's certificate breaks. `Debug` prints the same sentence as `Display`, because TLS errors are printed so.
@@ -109,7 +111,7 @@ impl From<PeerError> for rustls::Error {
                 CertificateError::NotValidYetContext { time: now, not_before }
             }
             PeerError::UnknownIssuer(..) => CertificateError::UnknownIssuer,
-            other => CertificateError::Other(OtherError(std::sync::Arc::new(other))),
+            other => CertificateError::Other(OtherError(Arc::new(other))),
         })
     }
 }
@@ -222,7 +224,21 @@ pub(crate) fn verify(
         Role::Client => webpki::KeyUsage::client_auth(),
     };
     let algorithms = tls::provider().signature_verification_algorithms.all;
-    let path = end_entity.verify_for_usage(algorithms, bundle.anchors(), rest, now, usage, None, None);
+    let check = |anchors: &[TrustAnchor<'_>], rest| {
+        let path = end_entity.verify_for_usage(algorithms, anchors, rest, now, usage, None, None)?;
+        Ok::<Vec<CertificateDer<'static>>, webpki::Error>(
+            path.intermediate_certificates().map(|issuer| issuer.der().into_owned()).collect(),
+        )
+    };
+    // The short way: the same issuer as ours, verified before. Whatever fails on it is judged, and explained, the long way.
+    if let Some(issuer) = state.issuer()
+        && rest.first() == Some(&issuer.certificate)
+        && UNIX_EPOCH + Duration::from_secs(now.as_secs()) <= issuer.not_after
+        && check(std::slice::from_ref(&issuer.anchor), &[]).is_ok()
+    {
+        return Ok(id);
+    }
+    let path = check(bundle.anchors(), rest);
     let path = path.map_err(|error| match error {
         webpki::Error::CertExpired { time, not_after } => PeerError::Expired { id: id.clone(), now: time, not_after },
         webpki::Error::CertNotValidYet { time, not_before } => {
@@ -231,11 +247,25 @@ pub(crate) fn verify(
         webpki::Error::UnknownIssuer => PeerError::UnknownIssuer(id.clone(), domain.clone()),
         other => PeerError::Chain(id.clone(), other),
     })?;
-    for issuer in path.intermediate_certificates() {
-        let der = issuer.der();
-        check_signing(&parse(&der)?, domain).map_err(|why| PeerError::Issuer(id.clone(), why))?;
+    for issuer in path {
+        check_signing(&parse(&issuer)?, domain).map_err(|why| PeerError::Issuer(id.clone(), why))?;
     }
     Ok(id)
+}
+
+/// The issuing CA of this process's own chain, if that chain holds up against the bundle.
+pub(crate) fn verified_issuer(svid: &Svid, bundle: &Arc<TrustBundle>, now: UnixTime) -> Option<VerifiedIssuer> {
+    let [leaf, rest @ ..] = svid.chain() else { return None };
+    let issuer = rest.first()?;
+    if bundle.roots().contains(issuer) {
+        return None; // issued by the root itself: the path is as short as it gets
+    }
+    // Alone with its leaf, so that the path that is verified leads over this issuer and no other.
+    let state = IdentityState::trusting((**bundle).clone());
+    verify(&state, leaf, std::slice::from_ref(issuer), now, Role::Server).ok()?;
+    let anchor = webpki::anchor_from_trusted_cert(issuer).ok()?.to_owned();
+    let (_, not_after) = live::validity(&parse(issuer).ok()?);
+    Some(VerifiedIssuer { certificate: issuer.clone(), anchor, not_after })
 }
 
 #[cfg(test)]

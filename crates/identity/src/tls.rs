@@ -124,7 +124,7 @@ impl OwnCertificate {
         match self.0.load().usable(UnixTime::now()) {
             Ok(svid) => Some(svid.certified_key().clone()),
             Err(why) => {
-                tracing::warn!(%why, "TLS handshake without an own certificate");
+                tracing::debug!(%why, "TLS handshake without an own certificate"); // the renewal says it once, loudly
                 None
             }
         }

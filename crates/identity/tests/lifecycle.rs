@@ -63,6 +63,9 @@ async fn a_join_token_becomes_an_identity_once() {
     let token = server.token("prod/board").await;
     let identity = Identity::start(config(&server, "prod/board", Some(token.clone()))).await.unwrap();
     assert_eq!(identity.live().id(), Some(id("prod/board")));
+    let withdrawn = identity.withdraw("prod/board~1").await.unwrap();
+    assert_eq!((withdrawn.acknowledged, withdrawn.waiting), (2, 1));
+    assert!(identity.withdraw("prod/web~1").await.unwrap_err().to_string().contains("is not spiffe://"));
 
     let again = attest(&server.address.to_string(), &service("prod/board"), &token).await.unwrap_err().to_string();
     assert!(again.contains("was used") && again.contains("by another key"), "{again}");
@@ -242,7 +245,7 @@ async fn a_short_lived_identity_rotates_by_itself_and_connections_live_on() {
 #[tokio::test]
 async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_nothing_works() {
     let folder = tempfile::tempdir().unwrap();
-    let intent = intent(&[("prod/board", Duration::from_secs(4))]);
+    let intent = intent(&[("prod/board", Duration::from_secs(5))]);
     let server = Server::start(folder.path(), &intent).await;
     let token = server.token("prod/board").await;
     let board = Identity::start(config(&server, "prod/board", Some(token))).await.unwrap();

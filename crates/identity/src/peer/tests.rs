@@ -1,6 +1,6 @@
 //! Each rule of X.509-SVID s.5 is broken alone, and the error must name it.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -10,15 +10,18 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use weft_model::TrustDomain;
 
 use super::*;
-use crate::ca::Ca;
-use crate::live::TrustBundle;
+use crate::ca::{Ca, KeyRequest, Names, requested_key};
+use crate::live::LiveIdentity;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 struct Pki {
     root: Ca,
     issuing: Ca,
+    /// Only a bundle: every chain is judged the long way.
     state: IdentityState,
+    /// A workload of the same issuing CA: its peers are judged the short way.
+    sibling: Arc<LiveIdentity>,
 }
 
 fn pki(domain: &str) -> Pki {
@@ -26,8 +29,15 @@ fn pki(domain: &str) -> Pki {
     let now = SystemTime::now();
     let root = Ca::root(&domain, now, DAY).unwrap();
     let issuing = root.issuing(&domain, now, DAY).unwrap();
-    let bundle = TrustBundle::new(domain, vec![root.certificate().clone()]).unwrap();
-    Pki { root, issuing, state: IdentityState::trusting(bundle) }
+    let bundle = TrustBundle::new(domain.clone(), vec![root.certificate().clone()]).unwrap();
+    let own: SpiffeId = format!("{}/ns/prod/sa/own", domain.id()).parse().unwrap();
+    let request = KeyRequest::new().unwrap();
+    let key = requested_key(&request.csr).unwrap();
+    let leaf = issuing.leaf(&key, &own, &Names::default(), now, now + DAY).unwrap();
+    let sibling = LiveIdentity::empty();
+    sibling.set(Svid::from_der(vec![leaf, issuing.certificate().clone()], &request.key).unwrap(), bundle.clone());
+    assert!(sibling.load().issuer().is_some());
+    Pki { root, issuing, state: IdentityState::trusting(bundle), sibling }
 }
 
 const BOARD: &str = "spiffe://acme.internal/ns/prod/sa/board";
@@ -54,9 +64,12 @@ fn sign(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Certificate
 }
 
 fn judge(pki: &Pki, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
-    let as_server = verify(&pki.state, leaf, rest, UnixTime::now(), Role::Server);
-    let as_client = verify(&pki.state, leaf, rest, UnixTime::now(), Role::Client);
+    let now = UnixTime::now();
+    let as_server = verify(&pki.state, leaf, rest, now, Role::Server);
+    let as_client = verify(&pki.state, leaf, rest, now, Role::Client);
     assert_eq!(format!("{as_server:?}"), format!("{as_client:?}"), "both ends judge alike");
+    let short_way = verify(&pki.sibling.load(), leaf, rest, now, Role::Server);
+    assert_eq!(format!("{as_server:?}"), format!("{short_way:?}"), "the short way judges like the long one");
     as_server
 }
 
@@ -245,4 +258,24 @@ fn a_leaf_or_a_foreign_root_is_no_bundle() {
     for wrong in [leaf, pki("evil.test").root.certificate().clone()] {
         assert!(TrustBundle::new(domain.clone(), vec![wrong]).is_err());
     }
+}
+
+#[test]
+fn the_short_way_ends_with_the_issuer_and_with_the_bundle() {
+    let pki = pki("acme.internal");
+    let leaf = sign(&good(), pki.issuing.issuer());
+    let chain = [pki.issuing.certificate().clone()];
+    let after = UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + 2 * DAY.as_secs()));
+    let mut params = good();
+    params.not_after += 3 * DAY;
+    let outlives_its_issuer = sign(&params, pki.issuing.issuer());
+    let late = verify(&pki.sibling.load(), &outlives_its_issuer, &chain, after, Role::Server);
+    assert!(matches!(late, Err(PeerError::Expired { .. })), "{late:?}");
+    // Another root takes over: what was issued under the old one is refused at once.
+    let twin = super::tests::pki("acme.internal");
+    pki.sibling
+        .set_bundle(TrustBundle::new("acme.internal".parse().unwrap(), vec![twin.root.certificate().clone()]).unwrap());
+    assert!(pki.sibling.load().issuer().is_none());
+    let refused = verify(&pki.sibling.load(), &leaf, &chain, UnixTime::now(), Role::Server);
+    assert!(matches!(refused, Err(PeerError::UnknownIssuer(..))), "{refused:?}");
 }

@@ -221,7 +221,7 @@ fn params(not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     params
 }
 
-/// Positive, 159 random bits in the 20 octets that RFC 5280 s.4.1.2.2 allows; the top bits are set so that its length is fixed.
+/// Positive, 158 random bits in the 20 octets that RFC 5280 s.4.1.2.2 allows; the top bits are set so that its length is fixed.
 fn serial() -> SerialNumber {
     let mut octets: [u8; 20] = rand::random();
     octets[0] = octets[0] & 0x7f | 0x40;

@@ -1,5 +1,7 @@
 //! A workload's identity from the join token to the rotation, over real connections.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! What we issue and what we refuse, in the judgement of OpenSSL.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use std::sync::Arc;

@@ -268,7 +268,7 @@ mod tests {
         fs::remove_file(&key).unwrap();
         assert!(matches!(Store::open(folder.path()), Err(StoreError::WrongRootKey(_))));
         assert!(!key.exists());
-        fs::OpenOptions::new().write(true).create(true).mode(0o600).open(&key).unwrap();
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key).unwrap();
         fs::write(&key, "ab".repeat(32)).unwrap();
         assert!(matches!(Store::open(folder.path()), Err(StoreError::WrongRootKey(_))));
         fs::write(&key, original).unwrap();

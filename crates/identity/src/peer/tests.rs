@@ -13,6 +13,8 @@ use super::*;
 use crate::ca::{Ca, KeyRequest, Names, requested_key};
 use crate::live::LiveIdentity;
 
+type Spoil = fn(&mut CertificateParams);
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 struct Pki {
@@ -89,7 +91,6 @@ fn a_correct_leaf_is_who_it_says() {
 
 #[test]
 fn every_broken_rule_is_named() {
-    type Spoil = fn(&mut CertificateParams);
     let hour = time::Duration::hours(1);
     let cases: &[(&str, Spoil, &str)] = &[
         ("two URI SANs", |p| p.subject_alt_names.push(uri("spiffe://acme.internal/x")), "has 2 URI SANs"),
@@ -203,7 +204,7 @@ fn a_chain_must_lead_to_the_bundle_over_signing_certificates_of_the_trust_domain
     assert!(matches!(error, PeerError::Chain(..) | PeerError::UnknownIssuer(..)), "{error}");
 
     // Issuing CAs that break X.509-SVID s.3.2 although the root has signed them.
-    let spoilt: [(fn(&mut CertificateParams), &str); 2] = [
+    let spoilt: [(Spoil, &str); 2] = [
         (|p| p.key_usages = vec![KeyUsagePurpose::CrlSign], "lacks keyCertSign"),
         (|p| p.subject_alt_names = vec![uri("spiffe://evil.test")], "its URI SAN is spiffe://evil.test"),
     ];

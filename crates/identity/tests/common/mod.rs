@@ -1,6 +1,7 @@
 //! A control plane's identity half on a free port, and the `openssl` command as a second opinion.
 
 #![allow(dead_code, unreachable_pub)] // each test file uses a part
+#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,7 +1,27 @@
 //! The control plane: Git -> check -> compile -> snapshot -> stream, and what became of every change.
 //!
 //! It never sits on the request path: when it is away, sidecars go on with what they have.
+//!
+//! A change walks through [`git`], [`check`], `change` and `hub`; a proxy comes in through `directory`, is judged by [`node`] and
+//! followed by [`tracker`] and [`registry`]; `api` tells people about all of it.
 
+mod api;
+mod change;
+pub mod check;
+mod directory;
+mod engines;
+pub mod git;
+mod hub;
+mod metrics;
+pub mod node;
+mod registrar;
 pub mod registry;
+mod saved;
+mod server;
 pub mod status;
 pub mod tracker;
+
+pub use api::parse_duration;
+pub use directory::MeshDirectory;
+pub use engines::Engines;
+pub use server::{ControlError, ControlPlane, ServerConfig, Serving};

@@ -1,1 +1,100 @@
-fn main(){}
+//! Weft: a service mesh in one binary. Every role is a subcommand; this file only parses and hands over.
+
+mod command;
+mod demo;
+mod http;
+mod output;
+mod sidecar;
+mod signal;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A service mesh in one binary: encrypted, authenticated, authorized, observable calls between services, from a Git
+/// repository of intent, on plain machines.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Begin with `weft up examples/city`: a whole mesh on this machine.\nLogs go to standard error; RUST_LOG=debug shows more.")]
+struct Cli {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Run a whole mesh on this machine: control plane, sidecars and apps
+    Up(up::Args),
+    /// Run the control plane
+    Server(command::server::Args),
+    /// Run a sidecar beside an app
+    Sidecar(sidecar::Args),
+    /// Check the intent in a folder, as the control plane will check the commit
+    Check(command::check::Args),
+    /// Show the mesh, or how far a commit has come
+    Status(command::status::Args),
+    /// Join tokens and certificates
+    #[command(subcommand)]
+    Identity(command::identity::Identity),
+    /// Run an app to try a mesh with
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    up::child::follow_parent();
+    let cli = Cli::parse();
+    let result = match cli.role {
+        Role::Up(args) => start(Threads::Many, "warn", up::run(args)),
+        Role::Server(args) => start(Threads::Many, "info", command::server::run(args).done()),
+        Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(args)),
+        Role::Check(args) => command::check::run(&args),
+        Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
+        Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
+        Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),
+    };
+    result.unwrap_or_else(|error| {
+        output::print_error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// How many threads run a role's tasks.
+enum Threads {
+    /// The role is small, or has worker threads of its own.
+    One,
+    /// One a core.
+    Many,
+}
+
+fn start(threads: Threads, log: &str, role: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| log.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build().context("starting the runtime")?;
+    let result = runtime.block_on(role);
+    runtime.shutdown_background(); // whoever had something to finish has done it
+    result
+}
+
+/// A role that succeeds when it returns.
+trait Done {
+    async fn done(self) -> Result<ExitCode>;
+}
+
+impl<F: Future<Output = Result<()>>> Done for F {
+    async fn done(self) -> Result<ExitCode> {
+        self.await.map(|()| ExitCode::SUCCESS)
+    }
+}

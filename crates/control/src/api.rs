@@ -1,0 +1,327 @@
+//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens for this machine only.
+//!
+//! One handler a route, no framework. Nothing here changes the mesh.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use weft_model::ServiceName;
+use weft_model::intent::Protocol;
+
+use crate::hub::Hub;
+use crate::metrics::Gauges;
+use crate::status::{
+    ApiError, ChangeState, ChangeStatus, EndpointStatus, JoinTokenAnswer, JoinTokenRequest, MeshStatus, ServiceStatus,
+};
+
+const INDEX: &str = include_str!("../../../ui/index.html");
+const SCRIPT: &str = include_str!("../../../ui/app.js");
+const STYLE: &str = include_str!("../../../ui/style.css");
+const ICON: &str = include_str!("../../../ui/icon.svg");
+
+/// Nothing that the API takes is larger.
+const MAX_BODY: usize = 16 * 1024;
+const HEADER_BOUND: Duration = Duration::from_secs(10);
+
+/// Makes join tokens; the identity authority behind a seam, so that the API can be tried without one.
+#[tonic::async_trait]
+pub(crate) trait JoinTokens: Send + Sync + 'static {
+    /// A token that may become `service` once within `ttl`, or why not.
+    async fn create(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String>;
+    /// When the root certificate expires, seconds since the Unix epoch; 0 before there is one.
+    fn root_expiry(&self) -> u64;
+}
+
+pub(crate) struct Api {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) tokens: Arc<dyn JoinTokens>,
+    pub(crate) started: Instant,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Api {
+    /// Serves until the listener fails for good, which it does not.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot take a connection to the API");
+                    tokio::time::sleep(Duration::from_millis(50)).await; // out of descriptors: give others time to close
+                    continue;
+                }
+            };
+            let api = self.clone();
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let api = api.clone();
+                    async move { Ok::<_, Infallible>(api.answer(peer, request).await) }
+                });
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_BOUND)
+                    .serve_connection(TokioIo::new(stream), service);
+                let _ = connection.await; // a client that went away is no news
+            });
+        }
+    }
+
+    async fn answer(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        let get = request.method() == Method::GET || request.method() == Method::HEAD;
+        match path.as_str() {
+            "/api/join-tokens" if request.method() == Method::POST => self.join_token(peer, request).await,
+            "/api/join-tokens" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity join-token --service NS/NAME"),
+            _ if !get => error(StatusCode::METHOD_NOT_ALLOWED, "only GET", "the API reads; the mesh is changed by commits"),
+            "/" => page(INDEX, "text/html; charset=utf-8"),
+            "/app.js" => page(SCRIPT, "text/javascript; charset=utf-8"),
+            "/style.css" => page(STYLE, "text/css; charset=utf-8"),
+            "/icon.svg" => page(ICON, "image/svg+xml"),
+            "/api/status" => json(StatusCode::OK, &self.status()),
+            "/api/proxies" => json(StatusCode::OK, &self.hub.state().tracker.proxies()),
+            "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
+            "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
+            "/healthz" => page("ok\n", "text/plain; charset=utf-8"),
+            "/readyz" if self.hub.state().mesh.is_some() => page("ok\n", "text/plain; charset=utf-8"),
+            "/readyz" => error(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", "see /api/status"),
+            other => match other.strip_prefix("/api/status/") {
+                Some(commit) => self.change(commit),
+                None => error(StatusCode::NOT_FOUND, &format!("there is nothing at {other}"), "see /api/status and /api/proxies"),
+            },
+        }
+    }
+
+    fn status(&self) -> MeshStatus {
+        let state = self.hub.state();
+        let history = state.tracker.history();
+        let mut status = MeshStatus {
+            serving: history.iter().find(|change| change.state != ChangeState::Refused).cloned(),
+            refused: state.refused.clone(),
+            git_error: state.git_error.clone(),
+            proxies: state.tracker.counts(),
+            history,
+            uptime_seconds: self.started.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..MeshStatus::default()
+        };
+        if let Some(mesh) = &state.mesh {
+            let intent = mesh.intent();
+            status.mesh = intent.mesh.name.to_string();
+            status.trust_domain = intent.mesh.trust_domain.to_string();
+            status.services = intent.services.values().map(|service| service_status(&state, service)).collect();
+        }
+        status
+    }
+
+    fn change(&self, commit: &str) -> Answer {
+        let legal = commit.len() >= 4 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        if !legal {
+            let hint = "give at least 4 hexadecimal digits, as `git log` prints them";
+            return error(StatusCode::BAD_REQUEST, &format!("`{commit}` is not a commit id"), hint);
+        }
+        let history = self.hub.state().tracker.history();
+        let mut found: Vec<&ChangeStatus> = history.iter().filter(|change| change.commit.starts_with(commit)).collect();
+        found.dedup_by(|a, b| a.commit == b.commit); // a commit that came again: the newest counts
+        match found.as_slice() {
+            [one] => json(StatusCode::OK, one),
+            [] => error(
+                StatusCode::NOT_FOUND,
+                &format!("commit {commit} has not been seen"),
+                "is it on the branch that the server watches? `weft status` shows the newest one",
+            ),
+            _ => error(StatusCode::CONFLICT, &format!("{commit} begins several commits"), "give more digits"),
+        }
+    }
+
+    async fn join_token(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+        if !peer.ip().to_canonical().is_loopback() {
+            let hint = "run `weft identity join-token` on the machine of the control plane";
+            return error(StatusCode::FORBIDDEN, "join tokens are made for callers on this machine only", hint);
+        }
+        // A page in a browser on this machine must not get a token, not even through a name that resolves to loopback: it can
+        // neither send this content type without asking first, nor name an address as host.
+        if !is_json(&request) || !names_this_machine(&request) {
+            let hint = "send Content-Type: application/json, and the address or localhost as Host";
+            return error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint);
+        }
+        let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", "");
+        };
+        let wanted: JoinTokenRequest = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(wanted) => wanted,
+            Err(problem) => {
+                let hint = r#"send {"service": "prod/board", "ttl": "10m"}"#;
+                return error(StatusCode::BAD_REQUEST, &format!("the body is not as expected: {problem}"), hint);
+            }
+        };
+        let service: ServiceName = match wanted.service.parse() {
+            Ok(service) => service,
+            Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}"), ""),
+        };
+        let Some(ttl) = parse_duration(&wanted.ttl).filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
+            let text = format!("`{}` is not a duration from 1s to 24h", wanted.ttl);
+            return error(StatusCode::BAD_REQUEST, &text, "write it like 90s, 10m or 1h");
+        };
+        let known = {
+            let state = self.hub.state();
+            state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(&service))
+        };
+        if !known {
+            let text = format!("the serving commit has no service {service}");
+            return error(StatusCode::NOT_FOUND, &text, "commit a Service document for it first");
+        }
+        match self.tokens.create(&service, ttl).await {
+            Ok(token) => json(StatusCode::CREATED, &token),
+            Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log"),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let state = self.hub.state();
+        let counts = state.tracker.counts();
+        let services = state.mesh.as_ref().map(|mesh| mesh.intent().services.values().collect::<Vec<_>>());
+        let services = services.unwrap_or_default();
+        let gauges = Gauges {
+            connected: counts.connected,
+            refused: counts.refused,
+            pending: counts.pending,
+            services: services.len(),
+            routes: services.iter().filter(|service| !service.routes.is_empty()).count(),
+            services_without_endpoints: services.iter().filter(|service| addresses(&state, service).is_empty()).count(),
+            endpoints: state.registry.len(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            root_expiry: self.tokens.root_expiry(),
+        };
+        self.hub.metrics.render(gauges)
+    }
+}
+
+fn service_status(state: &crate::hub::State, service: &weft_model::intent::Service) -> ServiceStatus {
+    let protocol = match service.protocol {
+        Protocol::Http => "http",
+        Protocol::Grpc => "grpc",
+        Protocol::Tcp => "tcp",
+    };
+    ServiceStatus {
+        name: service.name.to_string(),
+        protocol: protocol.to_owned(),
+        port: service.port,
+        endpoints: addresses(state, service),
+    }
+}
+
+fn addresses(state: &crate::hub::State, service: &weft_model::intent::Service) -> Vec<EndpointStatus> {
+    let status = |address: SocketAddr, labels: &weft_compile::Labels| EndpointStatus {
+        address: address.to_string(),
+        labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+    };
+    match &service.endpoints {
+        weft_model::intent::Endpoints::Static(list) => {
+            list.iter().map(|endpoint| status(endpoint.address, &endpoint.labels)).collect()
+        }
+        weft_model::intent::Endpoints::Registry => {
+            let registered = state.endpoints_of(&service.name);
+            registered.iter().map(|endpoint| status(endpoint.address, &endpoint.labels)).collect()
+        }
+    }
+}
+
+/// `90s`, `10m`, `1h` or a sum like `1h30m`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    let (mut total, mut number) = (0u64, None::<u64>);
+    for byte in text.bytes() {
+        match (byte, number) {
+            (b'0'..=b'9', _) => number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(byte - b'0'))?),
+            (b's' | b'm' | b'h', Some(n)) => {
+                let unit = match byte {
+                    b's' => 1,
+                    b'm' => 60,
+                    _ => 3600,
+                };
+                total = total.checked_add(n.checked_mul(unit)?)?;
+                number = None;
+            }
+            _ => return None,
+        }
+    }
+    (number.is_none() && !text.is_empty()).then(|| Duration::from_secs(total))
+}
+
+fn is_json<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.is_some_and(|text| text.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
+}
+
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
+    host.parse::<SocketAddr>().is_ok()
+        || host.parse::<std::net::IpAddr>().is_ok()
+        || host.rsplit_once(':').map_or(host, |(name, _)| name).eq_ignore_ascii_case("localhost")
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+    // Plain data always serializes; were it not so, an empty body would say that something is wrong.
+    respond(status, "application/json", serde_json::to_vec_pretty(value).unwrap_or_default().into())
+}
+
+fn error(status: StatusCode, text: &str, hint: &str) -> Answer {
+    json(status, &ApiError { error: text.to_owned(), hint: hint.to_owned() })
+}
+
+fn page(text: &'static str, kind: &'static str) -> Answer {
+    respond(StatusCode::OK, kind, Bytes::from_static(text.as_bytes()))
+}
+
+fn page_owned(text: String, kind: &'static str) -> Answer {
+    respond(StatusCode::OK, kind, text.into())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        header::HeaderValue::from_static("default-src 'self'; frame-ancestors 'none'"),
+    );
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_with_units() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0s", 0)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "10", "m", "10d", "-1s", "1.5h", "99999999999999999999s", "9999999999999999h"] {
+            assert_eq!(parse_duration(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_name_in_host_is_not_this_machine() {
+        let with_host = |host: &str| Request::builder().header("host", host).body(()).expect("legal");
+        for own in ["127.0.0.1:7000", "[::1]:7000", "localhost:7000", "localhost", "127.0.0.1"] {
+            assert!(names_this_machine(&with_host(own)), "{own}");
+        }
+        for foreign in ["evil.example:7000", "localhost.evil.example", ""] {
+            assert!(!names_this_machine(&with_host(foreign)), "{foreign}");
+        }
+    }
+}

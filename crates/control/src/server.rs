@@ -1,0 +1,245 @@
+//! The control plane's processes wired together: what is opened in which order, and what runs side by side.
+//!
+//! The API and Git come first, so that a first commit that is bad can be seen and mended; identities and xDS follow once there is a
+//! commit that says which trust domain this is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use weft_identity::{
+    Authority, AuthorityError, ClientAuth, IdentityService, JoinTokens, Lives, LiveIdentity, Names, serve_tls, tls,
+};
+use weft_model::ServiceName;
+use weft_store::{Store, StoreError};
+use weft_xds::{AdsServer, server_builder};
+
+use crate::MeshDirectory;
+use crate::api::{self, Api};
+use crate::change;
+use crate::engines::Engines;
+use crate::git::{GitConfig, GitError, GitSource, Observed};
+use crate::hub::Hub;
+use crate::registrar::MeshRegistrar;
+use crate::registry::Registry;
+use crate::saved::Saved;
+use crate::status::{JoinTokenAnswer, unix_seconds};
+
+/// Life of the control plane's own certificate; it renews itself.
+const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Between attempts to open a repository that was there at the last run.
+const REOPEN: Duration = Duration::from_secs(5);
+
+/// What a control plane is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where the intent is.
+    pub git: GitConfig,
+    /// Keys, tokens, the last good commit, the endpoints.
+    pub state: PathBuf,
+    /// xDS and identity.
+    pub xds: SocketAddr,
+    /// API and dashboard.
+    pub http: SocketAddr,
+    /// How long an endpoint outlives its sidecar's stream.
+    pub grace: Duration,
+    /// Names by which clients that check names call the xDS port, besides `localhost` and its own address.
+    pub names: Vec<String>,
+}
+
+/// Why a control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The state folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The repository cannot be read, and there is nothing saved to go on with.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// The certificate authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// A port is taken or not ours.
+    #[error("cannot listen on {address} for {purpose}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// For what.
+        purpose: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// There was no commit to serve when it was asked for.
+    #[error("no commit has passed the check")]
+    NoCommit,
+}
+
+/// A running control plane. Its tasks end with the process.
+pub struct ControlPlane {
+    config: ServerConfig,
+    hub: Arc<Hub>,
+    store: Store,
+    tokens: Arc<Tokens>,
+    http: SocketAddr,
+}
+
+/// What is there once identities and xDS are served.
+pub struct Serving {
+    /// Where xDS and identity listen.
+    pub xds: SocketAddr,
+    /// The control plane's own identity, for further servers in this process.
+    pub identity: Arc<LiveIdentity>,
+}
+
+impl ControlPlane {
+    /// Opens the state, serves the API, takes up the last good commit, and follows Git.
+    pub async fn start(config: ServerConfig) -> Result<Self, ControlError> {
+        let started = Instant::now();
+        let store = Store::open(&config.state)?;
+        let http = listen(config.http, "the API and the dashboard").await?;
+        let saved = Saved::new(&config.state);
+        let hub = Hub::new(Registry::restore(saved.endpoints(), started), config.grace);
+        let tokens = Arc::new(Tokens::default());
+
+        let http_address = local_address(&http, config.http);
+        let api = Arc::new(Api { hub: hub.clone(), tokens: tokens.clone(), started });
+        tokio::spawn(api.serve(http));
+        tokio::spawn(hub.clone().publish_forever());
+        tokio::spawn(saved.clone().follow_endpoints(hub.clone()));
+
+        let good = saved.commit();
+        if let Some(good) = &good {
+            tracing::info!(commit = good.commit, "taking up the last good commit");
+            change::apply(&hub, &good.commit, &good.subject, good.files()).await;
+        }
+        match GitSource::watch(config.git.clone()) {
+            Ok(observed) => drop(tokio::spawn(change::follow(hub.clone(), observed, saved))),
+            Err(error) if good.is_none() => return Err(error.into()),
+            Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved, error))),
+        }
+        Ok(Self { config, hub, store, tokens, http: http_address })
+    }
+
+    /// Where the API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Waits until a commit is served.
+    pub async fn first_commit(&self) {
+        let mut progress = self.hub.progress();
+        while self.hub.state().mesh.is_none() && progress.changed().await.is_ok() {}
+    }
+
+    /// Opens the certificate authority and serves identity and xDS. Needs a commit: see [`ControlPlane::first_commit`].
+    pub async fn serve(&self) -> Result<Serving, ControlError> {
+        let mesh = self.hub.state().mesh.clone().ok_or(ControlError::NoCommit)?;
+        let domain = mesh.intent().mesh.trust_domain.clone();
+        let listener = listen(self.config.xds, "xDS and identity").await?;
+        let xds = local_address(&listener, self.config.xds);
+        let authority = Authority::open(self.store.clone(), domain, Lives::default(), SystemTime::now()).await?;
+        let authority = Arc::new(authority);
+        let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
+        let tokens = JoinTokens::new(self.store.clone(), authority.pin());
+        self.tokens.open(JoinTokens::new(self.store.clone(), authority.pin()), &authority);
+
+        let connections =
+            serve_tls(listener, tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]));
+        let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
+        let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
+        let server = server_builder()
+            .add_service(ads.ads())
+            .add_service(IdentityService::server(authority, tokens, registrar))
+            .serve_with_incoming(connections);
+        tokio::spawn(async move {
+            if let Err(error) = server.await {
+                tracing::error!(%error, "the xDS server ended");
+            }
+        });
+        Ok(Serving { xds, identity })
+    }
+
+    /// Policy engines of the serving commit, for an authorization server.
+    pub fn engines(&self) -> Engines {
+        Engines::new(self.hub.clone())
+    }
+
+    fn names(&self, xds: SocketAddr) -> Names {
+        let mut names = Names::default();
+        names.dns.push("localhost".to_owned());
+        names.ips.extend([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
+        if !xds.ip().is_unspecified() && !names.ips.contains(&xds.ip()) {
+            names.ips.push(xds.ip());
+        }
+        for name in &self.config.names {
+            match name.parse() {
+                Ok(ip) => names.ips.push(ip),
+                Err(_) => names.dns.push(name.clone()),
+            }
+        }
+        names
+    }
+}
+
+/// The repository was there once: serve what is saved and look for it again.
+async fn reopen(git: GitConfig, hub: Arc<Hub>, saved: Saved, mut error: GitError) {
+    loop {
+        tracing::warn!(%error, "the repository cannot be opened; going on with the last good commit");
+        hub.state().git_error = Some(error.to_string());
+        tokio::time::sleep(REOPEN).await;
+        let attempt = git.clone();
+        let opened: Option<Result<watch::Receiver<Observed>, GitError>> =
+            tokio::task::spawn_blocking(move || GitSource::watch(attempt)).await.ok();
+        match opened {
+            Some(Ok(observed)) => return change::follow(hub, observed, saved).await,
+            Some(Err(again)) => error = again,
+            None => return, // the runtime is shutting down
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ControlError> {
+    TcpListener::bind(address).await.map_err(|source| ControlError::Listen { address, purpose, source })
+}
+
+fn local_address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Join tokens, once there is an authority.
+#[derive(Default)]
+struct Tokens {
+    tokens: OnceLock<JoinTokens>,
+    root_expiry: OnceLock<u64>,
+}
+
+impl Tokens {
+    fn open(&self, tokens: JoinTokens, authority: &Authority) {
+        let bundle = authority.bundle();
+        let expiry = bundle.roots().iter().filter_map(|root| {
+            let (_, root) = x509_parser::parse_x509_certificate(root).ok()?;
+            u64::try_from(root.validity().not_after.timestamp()).ok()
+        });
+        // Set once: `serve` runs once, and a second run would have the same root.
+        let _ = self.root_expiry.set(expiry.min().unwrap_or(0));
+        let _ = self.tokens.set(tokens);
+    }
+}
+
+#[tonic::async_trait]
+impl api::JoinTokens for Tokens {
+    async fn create(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String> {
+        let tokens = self.tokens.get().ok_or("the control plane is still starting")?;
+        let now = SystemTime::now();
+        let token = tokens.create(service, ttl, now).await.map_err(|error| error.to_string())?;
+        tracing::info!(%service, ?ttl, ?token, "join token made");
+        Ok(JoinTokenAnswer { token: token.text(), service: service.to_string(), expires_at: unix_seconds(now + ttl) })
+    }
+
+    fn root_expiry(&self) -> u64 {
+        self.root_expiry.get().copied().unwrap_or(0)
+    }
+}

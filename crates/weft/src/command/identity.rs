@@ -1,0 +1,107 @@
+//! `weft identity`: join tokens, and certificates for programs that are no sidecars.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use weft_control::status::{JoinTokenAnswer, JoinTokenRequest};
+use weft_identity::JoinToken;
+use weft_model::ServiceName;
+
+use crate::http::Api;
+use crate::output::{Format, hinted, span, unix_now};
+
+/// What can be done about identities.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Identity {
+    /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine
+    #[command(alias = "token")]
+    JoinToken(JoinTokenArgs),
+    /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
+    Fetch(FetchArgs),
+}
+
+/// Arguments of `weft identity join-token`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct JoinTokenArgs {
+    /// Which service it may become
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    service: ServiceName,
+    /// How long it can be redeemed, from 1s to 24h
+    #[arg(long, default_value = "10m")]
+    ttl: String,
+    /// The control plane's API
+    #[arg(long, value_name = "HOST:PORT", env = "WEFT_API", default_value = "127.0.0.1:7000")]
+    server: String,
+    /// How it is printed: as text, the token alone on standard output
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Arguments of `weft identity fetch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FetchArgs {
+    /// Which service this is
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    service: ServiceName,
+    /// The token from `weft identity join-token`
+    #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
+    join_token: String,
+    /// Folder for cert.pem, key.pem and bundle.pem
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    out: PathBuf,
+    /// The control plane's xDS and identity port
+    #[arg(long, alias = "xds", value_name = "HOST:PORT", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
+    server: String,
+    /// How the result is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(crate) async fn run(command: Identity) -> Result<()> {
+    match command {
+        Identity::JoinToken(args) => join_token(args).await,
+        Identity::Fetch(args) => fetch(args).await,
+    }
+}
+
+async fn join_token(args: JoinTokenArgs) -> Result<()> {
+    let wanted = JoinTokenRequest { service: args.service.to_string(), ttl: args.ttl };
+    let answer: JoinTokenAnswer = Api::new(args.server).post("/api/join-tokens", &wanted).await?;
+    match args.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
+        Format::Text => {
+            println!("{}", answer.token);
+            let left = span(answer.expires_at.saturating_sub(unix_now()));
+            eprintln!("one sidecar can become {} with it within {left}", answer.service);
+        }
+    }
+    Ok(())
+}
+
+async fn fetch(args: FetchArgs) -> Result<()> {
+    let token: JoinToken = parse_token(&args.join_token)?;
+    let (files, obtained) = weft_identity::files::fetch_to_files(&args.server, &args.service, &token, &args.out).await?;
+    let expires = weft_control::status::unix_seconds(obtained.svid.not_after());
+    match args.output {
+        Format::Json => {
+            let answer = serde_json::json!({
+                "id": obtained.svid.id(), "serial": obtained.svid.serial(), "expires_at": expires,
+                "cert": files.cert, "key": files.key, "bundle": files.bundle,
+            });
+            println!("{answer:#}");
+        }
+        Format::Text => {
+            println!("{} for {}", obtained.svid.id(), span(expires.saturating_sub(unix_now())));
+            println!("  {}\n  {}\n  {}", files.cert.display(), files.key.display(), files.bundle.display());
+            println!("nothing renews these files: they are for one life of the certificate");
+        }
+    }
+    Ok(())
+}
+
+/// A join token as a person pasted it.
+pub(crate) fn parse_token(text: &str) -> Result<JoinToken> {
+    text.trim().parse().map_err(|error: weft_identity::TokenError| {
+        hinted(error.to_string(), "give the whole line that `weft identity join-token` printed; it begins with weft.")
+    })
+}

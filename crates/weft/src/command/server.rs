@@ -1,0 +1,115 @@
+//! `weft server`: the control plane and the authorization server in one process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use weft_authz::ExtAuthz;
+use weft_control::git::GitConfig;
+use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
+use weft_identity::{ClientAuth, serve_tls, tls};
+use weft_model::SpiffeId;
+
+use crate::output::hinted;
+use crate::signal::Stop;
+
+/// Runs the control plane: Git intent to xDS, identities, authorization for Envoy, API and dashboard.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Git repository of the intent: a path, file:// or https://
+    #[arg(long, alias = "git", value_name = "URL", env = "WEFT_REPO", default_value = ".")]
+    repo: String,
+    /// Branch to follow [default: the repository's HEAD]
+    #[arg(long)]
+    branch: Option<String>,
+    /// Folder of the intent within the repository [default: the folder that --repo names]
+    #[arg(long, value_name = "FOLDER")]
+    path: Option<String>,
+    /// Seconds between two looks at the repository [default: 0.5 for a local one, 10 for a remote one]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    poll: Option<Duration>,
+    /// Folder for keys, tokens and what must survive a restart; made with mode 0700
+    #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
+    state_dir: PathBuf,
+    /// Where sidecars get configuration and certificates (TLS 1.3)
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    xds: SocketAddr,
+    /// Where Envoys that are not fed by an agent ask for authorization (ext_authz v3 over mutual TLS)
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15011")]
+    authz: SocketAddr,
+    /// Where API, dashboard and metrics are. Join tokens are made for callers on this machine only, wherever this listens
+    #[arg(long, alias = "api", value_name = "ADDRESS", default_value = "127.0.0.1:7000")]
+    http: SocketAddr,
+    /// Further names or addresses in the control plane's certificate, for clients that check names
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<String>,
+    /// Seconds that an endpoint outlives its sidecar's connection
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
+    grace: Duration,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let git = git_config(&args);
+    tracing::info!(repository = git.url, folder = git.path, "starting");
+    let config =
+        ServerConfig { git, state: args.state_dir, xds: args.xds, http: args.http, grace: args.grace, names: args.names };
+    let control = ControlPlane::start(config).await.map_err(explain)?;
+    tracing::info!(address = %control.http(), "API and dashboard");
+    tokio::select! {
+        () = control.first_commit() => {}
+        () = stop.wait() => return Ok(()),
+    }
+    let serving = control.serve().await.map_err(explain)?;
+    tracing::info!(address = %serving.xds, "xDS and identity");
+    authorize(args.authz, &control, &serving).await?;
+    tracing::info!(address = %args.authz, "ext_authz");
+    stop.wait().await;
+    tracing::info!("stopping; sidecars go on with what they have");
+    Ok(())
+}
+
+/// ext_authz for whoever has a certificate of the mesh.
+async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Serving) -> Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address} for ext_authz"))?;
+    let connections =
+        serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
+    let engines = control.engines();
+    let source = move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?);
+    let server = weft_xds::server_builder().add_service(ExtAuthz::new(source).into_service());
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(connections).await {
+            tracing::error!(%error, "the authorization server ended");
+        }
+    });
+    Ok(())
+}
+
+/// A path may be a folder within a repository.
+fn git_config(args: &Args) -> GitConfig {
+    let cache = args.state_dir.join("git");
+    let found = GitConfig::discover(Path::new(&args.repo), &cache).filter(|_| args.path.is_none());
+    let mut config = found.unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache));
+    if let Some(path) = &args.path {
+        config.path.clone_from(path);
+    }
+    config.branch.clone_from(&args.branch);
+    config.poll = args.poll;
+    config
+}
+
+fn explain(error: ControlError) -> anyhow::Error {
+    let hint = match &error {
+        ControlError::Git(_) => "name a Git repository with --repo; `git init` and a first commit make a folder one",
+        ControlError::Listen { .. } => "is another control plane running? choose other addresses with --xds, --authz and --http",
+        _ => "",
+    };
+    hinted(error.to_string(), hint)
+}
+
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| "write a number of seconds, like 30".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

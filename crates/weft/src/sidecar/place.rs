@@ -1,0 +1,89 @@
+//! Where a sidecar lives: its folder, its lasting name, the address by which others call it.
+
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rand::Rng;
+use weft_control::node::AgentNode;
+
+use super::{Args, DataPlane};
+
+/// Prepared once, at the start.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Mode 0700.
+    pub(crate) state: PathBuf,
+    instance: String,
+    advertise: Option<SocketAddr>,
+}
+
+impl Place {
+    /// Makes the folder and chooses a name, or finds the one of the last run: a sidecar that comes back is the same endpoint.
+    pub(crate) fn prepare(args: &Args) -> Result<Self> {
+        let default = || Path::new("weft-sidecar").join(args.service.as_str().replace('/', "-"));
+        let state = args.state_dir.clone().unwrap_or_else(default);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&state)
+            .with_context(|| format!("making the state folder {}", state.display()))?;
+        // Absolute, because children may run elsewhere.
+        let state = state.canonicalize().with_context(|| format!("finding the state folder {}", state.display()))?;
+        let instance = instance(&state).with_context(|| format!("naming this sidecar in {}", state.display()))?;
+        Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)) })
+    }
+
+    /// What the control plane is told at first.
+    pub(crate) fn node(&self, args: &Args) -> AgentNode {
+        AgentNode {
+            instance: self.instance.clone(),
+            service: args.service.clone(),
+            ready: false,
+            ingress: args.ingress,
+            advertise: self.advertise,
+            egress: args.egress,
+            app: args.app,
+            labels: args.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+            access_log: args.access_log.clone(),
+            data_plane: match args.data_plane {
+                DataPlane::Weft => "weft".to_owned(),
+                DataPlane::Envoy => "envoy".to_owned(),
+            },
+            certificate_expires: None,
+        }
+    }
+}
+
+fn instance(state: &Path) -> std::io::Result<String> {
+    let path = state.join("instance");
+    match std::fs::read_to_string(&path) {
+        Ok(name) if is_name(name.trim()) => return Ok(name.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let letters = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut rng = rand::rng();
+    let name: String = (0..6).map(|_| char::from(letters[rng.random_range(0..letters.len())])).collect();
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    writeln!(file, "{name}")?;
+    Ok(name)
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+}
+
+/// Nobody can call 0.0.0.0: the address that this machine has towards the control plane is the best guess. No packet is sent.
+fn reachable(args: &Args) -> Option<SocketAddr> {
+    if !args.ingress.ip().is_unspecified() {
+        return None;
+    }
+    let any = if args.ingress.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(&args.server).ok()?;
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), args.ingress.port()))
+}

@@ -1,0 +1,62 @@
+//! The two data planes behind one face.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use weft_identity::LiveIdentity;
+use weft_proxy::{Proxy, ProxyConfig, ProxyHandle};
+
+use super::envoy::Envoy;
+use super::place::Place;
+use super::{Args, DataPlane};
+
+pub(crate) enum Plane {
+    Weft(Arc<ProxyHandle>),
+    Envoy(Arc<Envoy>),
+}
+
+impl Plane {
+    /// Starts it without configuration.
+    pub(crate) async fn start(args: &Args, place: &Place, identity: &Arc<LiveIdentity>) -> Result<Self> {
+        let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        Ok(match args.data_plane {
+            DataPlane::Weft => {
+                let config = ProxyConfig {
+                    workers,
+                    identity: identity.clone(),
+                    service: args.service.clone(),
+                    admin: Some(args.admin),
+                    health: Some(args.health),
+                    prometheus: Some(args.prometheus),
+                };
+                Self::Weft(Proxy::start(config).await?)
+            }
+            DataPlane::Envoy => Self::Envoy(Envoy::start(args, place, identity, workers).await?),
+        })
+    }
+
+    /// Waits until both listeners are open.
+    pub(crate) async fn ready(&self) {
+        match self {
+            Self::Weft(proxy) => proxy.ready().await,
+            Self::Envoy(envoy) => envoy.ready().await,
+        }
+    }
+
+    /// Takes nothing new and waits, at most for `bound`, for what is under way; returns how much was left.
+    pub(crate) async fn drain(&self, bound: Duration) -> usize {
+        match self {
+            Self::Weft(proxy) => proxy.drain(bound).await,
+            Self::Envoy(envoy) => envoy.drain(bound).await,
+        }
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Weft(proxy) => proxy.stop(),
+            Self::Envoy(envoy) => envoy.stop().await,
+        }
+    }
+}

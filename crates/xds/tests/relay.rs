@@ -1,0 +1,130 @@
+//! The relay between a server and a local client that behaves like Envoy.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Running, Server, World, log_until, node, snapshot, soon};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
+use prost::{Message, Name};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use weft_xds::type_url::{CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE};
+use weft_xds::{AdsServer, Any, Client, ClientStatus, Relay, Resource, Snapshot};
+
+fn cluster(name: &str, alt: &str) -> Arc<Resource> {
+    let cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+    let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), cluster_discovery_type, ..Default::default() };
+    Resource::new(CLUSTER, name, &cluster)
+}
+
+fn listener(route: &str) -> Arc<Resource> {
+    let rds = Rds { route_config_name: route.into(), ..Default::default() };
+    let manager = HttpConnectionManager { route_specifier: Some(RouteSpecifier::Rds(rds)), ..Default::default() };
+    let any = Any { type_url: HttpConnectionManager::type_url(), value: manager.encode_to_vec() };
+    let filter = Filter { name: "hcm".into(), config_type: Some(ConfigType::TypedConfig(any)) };
+    let filter_chains = vec![FilterChain { filters: vec![filter], ..Default::default() }];
+    Resource::new(LISTENER, "egress", &Listener { name: "egress".into(), filter_chains, ..Default::default() })
+}
+
+fn state(revision: &str, alt: &str, route: &str) -> Snapshot {
+    let others = [(ENDPOINT, "a", "1"), (ROUTE, "egress", route), (POLICY_BUNDLE, "p", "1"), (REVISION, "mesh", revision)];
+    (*snapshot(revision, &others)).clone().with(cluster("a", alt)).with(listener("egress"))
+}
+
+/// A server upstream, and a relay that follows it.
+struct Agent {
+    world: Arc<World>,
+    log: common::Log,
+    _server: Server,
+    relay: Relay,
+    status: tokio::sync::watch::Receiver<ClientStatus>,
+    _node: tokio::sync::watch::Sender<weft_xds::Node>,
+    local: std::net::SocketAddr,
+}
+
+async fn agent(first: Snapshot) -> Agent {
+    let (world, log) = World::new(Arc::new(first));
+    let server = Server::start(&world);
+    let (relay, node, address) = (Relay::new(), tokio::sync::watch::Sender::new(node("prod/board~1")), server.address);
+    let client = Client::new(node.subscribe(), None, move || common::channel(address));
+    let status = client.status();
+    tokio::spawn(client.run(relay.clone()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let local = listener.local_addr().expect("bound");
+    let ads = AdsServer::new(Arc::new(relay.clone())).ads();
+    tokio::spawn(weft_xds::server_builder().add_service(ads).serve_with_incoming(TcpListenerStream::new(listener)));
+    Agent { world, log, _server: server, relay, status, _node: node, local }
+}
+
+/// What Envoy has of the upstream state.
+fn relayed(state: &Snapshot) -> Snapshot {
+    let types = [CLUSTER, ENDPOINT, LISTENER, ROUTE].into_iter();
+    types.flat_map(|type_url| state.get(type_url).values().cloned()).collect()
+}
+
+#[tokio::test]
+async fn envoy_gets_what_the_server_has_and_its_answers_go_upstream() {
+    let mut agent = agent(state("1", "x", "to a")).await;
+    let envoy = Running::start("envoy", agent.local, None);
+    // The test's sink takes every name of a cluster as that of its endpoints, and wants a route `r`, not `egress`.
+    let mut first = relayed(&state("1", "x", "to a"));
+    first.remove(ROUTE, "egress");
+    envoy.sink.has(&first).await;
+    let lines = log_until(&mut agent.log, "settled 1").await;
+    assert!(lines.iter().all(|line| !line.starts_with("nack")), "{lines:?}");
+    assert!(agent.relay.connected());
+
+    let mut second = state("2", "x", "to a");
+    second.insert(Resource::from_bytes(ENDPOINT, "a", b"bad address".to_vec()));
+    agent.world.snapshots.send_replace(Arc::new(second));
+    let lines = log_until(&mut agent.log, "nack").await;
+    assert_eq!(lines.last().expect("a line"), r#"nack EDS 2 ["a"]: a: field: bad address"#);
+    assert_eq!(agent.relay.snapshot().get(ENDPOINT)["a"].any.value, b"1", "a new Envoy gets what the old one runs on");
+
+    agent.world.snapshots.send_replace(Arc::new(state("3", "y", "to a")));
+    let mut third = relayed(&state("3", "y", "to a"));
+    third.remove(ROUTE, "egress");
+    envoy.sink.has(&third).await;
+    log_until(&mut agent.log, "settled 3").await;
+    soon(agent.status.wait_for(|status| status.refused.is_empty() && &*status.revision == "3")).await.expect("alive");
+}
+
+#[tokio::test]
+async fn an_envoy_that_comes_later_is_waited_for_once_and_gets_everything() {
+    let mut agent = agent(state("1", "x", "to a")).await;
+    log_until(&mut agent.log, "settled 1").await;
+    assert!(!agent.relay.connected());
+    agent.world.snapshots.send_replace(Arc::new(state("2", "y", "to a")));
+    log_until(&mut agent.log, "settled 2").await;
+    let wanted: Vec<_> = relayed(&state("2", "y", "to a")).types().map(|(url, all)| (url, all.clone())).collect();
+    assert_eq!(agent.relay.snapshot().types().map(|(url, all)| (url, all.clone())).collect::<Vec<_>>(), wanted);
+    let envoy = Running::start("envoy", agent.local, None);
+    let mut second = relayed(&state("2", "y", "to a"));
+    second.remove(ROUTE, "egress");
+    envoy.sink.has(&second).await;
+}
+
+#[tokio::test]
+async fn what_no_cluster_and_no_listener_refers_to_is_forgotten() {
+    let mut agent = agent(state("1", "x", "to a").with(cluster("b", "")).with(Resource::from_bytes(ENDPOINT, "b", vec![1]))).await;
+    log_until(&mut agent.log, "settled 1").await;
+    assert_eq!(agent.relay.snapshot().get(ENDPOINT).len(), 2);
+    agent.world.snapshots.send_replace(Arc::new(state("2", "x", "to a")));
+    log_until(&mut agent.log, "settled 2").await;
+    assert_eq!(agent.relay.snapshot().get(ENDPOINT).keys().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_cannot_be_read_is_refused_by_the_relay_itself() {
+    let mut agent = agent(state("1", "x", "to a").with(Resource::from_bytes(CLUSTER, "odd", vec![0xff]))).await;
+    let lines = log_until(&mut agent.log, "nack CDS").await;
+    assert!(lines.last().expect("a line").contains("odd: failed to decode"), "{lines:?}");
+    log_until(&mut agent.log, "settled 1").await;
+    assert!(agent.relay.snapshot().get(CLUSTER).contains_key("a") && !agent.relay.snapshot().get(CLUSTER).contains_key("odd"));
+}

@@ -5,12 +5,15 @@
 
 use std::mem::take;
 
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string::Format};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::LocalReplyConfig;
 use envoy_types::pb::google::protobuf::value::Kind;
 
 use super::strict::{Path, Refused};
 
+/// The body that stands already.
+const AS_GIVEN: &str = "%LOCAL_REPLY_BODY%";
 const PROBLEM: &str = "application/problem+json";
 /// The beginning of the `type` of every problem of this mesh.
 const KIND: &str = "urn:weft:problem:";
@@ -39,7 +42,10 @@ pub(crate) fn check(given: Option<LocalReplyConfig>, at: &Path<'_>) -> Result<()
 fn format(mut given: SubstitutionFormatString, at: &Path<'_>) -> Result<(), Refused> {
     let content_type = take(&mut given.content_type);
     let ours = match given.format.take() {
-        Some(Format::TextFormat(text)) => text == "%LOCAL_REPLY_BODY%",
+        Some(Format::TextFormat(text)) => text == AS_GIVEN,
+        Some(Format::TextFormatSource(source)) => {
+            source.watched_directory.is_none() && source.specifier == Some(Specifier::InlineString(AS_GIVEN.to_owned()))
+        }
         Some(Format::JsonFormat(json)) => {
             let kind = json.fields.get("type").and_then(|value| value.kind.as_ref());
             content_type == PROBLEM

@@ -4,6 +4,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::Confi
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
+use crate::listener::{EGRESS as EGRESS_LISTENER, INGRESS as INGRESS_LISTENER};
 use crate::pb::text;
 use crate::wire;
 
@@ -14,6 +15,15 @@ pub(crate) enum Hop {
     Egress,
     /// The callee's.
     Ingress,
+}
+
+impl Hop {
+    pub(crate) fn listener(self) -> &'static str {
+        match self {
+            Hop::Egress => EGRESS_LISTENER,
+            Hop::Ingress => INGRESS_LISTENER,
+        }
+    }
 }
 
 /// Who decides about a call, by the name under which Envoy keeps the decision's metadata.

@@ -17,7 +17,6 @@ mod mesh;
 pub mod names;
 mod pb;
 mod route;
-pub mod seam;
 mod tls;
 mod wire;
 

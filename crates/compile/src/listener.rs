@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::{
     ApiVersion, Http2ProtocolOptions, TrafficDirection, TransportSocket, TypedExtensionConfig,
@@ -21,7 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm,
     http_connection_manager::proxy_status_config::ProxyName, http_filter,
 };
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode, tcp_proxy};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
@@ -31,7 +30,7 @@ use weft_model::intent::{Protocol, Service};
 use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, Hop, TCP_AUTHZ};
-use crate::pb::{ads, agent_service, any, boolean, duration, socket_address};
+use crate::pb::{ads, agent_service, any, boolean, duration, socket_address, uint32};
 use crate::{Proxy, headers, local_reply, names, route, tls, wire};
 
 /// Name of the listener that the app calls, and of its route configuration.
@@ -41,6 +40,9 @@ pub const INGRESS: &str = "ingress";
 
 /// Envoy's question to its agent next door, which answers from memory.
 const AUTHZ_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a TCP caller may send while the app is being connected to.
+const EARLY_DATA_BYTES: u32 = 64 * 1024;
 
 /// HTTP in clear from the app, to whatever the `Host` names; CONNECT for TCP services.
 pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
@@ -130,6 +132,10 @@ fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
         stat_prefix: INGRESS.to_owned(),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(names::inbound_cluster(service).to_string())),
         access_log: vec![access_log::json(&proxy.access_log, Hop::Ingress, TCP_AUTHZ)],
+        // Envoy asks for a decision when the first bytes of the caller come, and would by then have passed on what an app says
+        // first. So nothing is connected before; the price is that such protocols need our own proxy at the callee.
+        upstream_connect_mode: UpstreamConnectMode::OnDownstreamData.into(),
+        max_early_data_bytes: uint32(EARLY_DATA_BYTES),
         ..Default::default()
     };
     vec![network_filter(TCP_AUTHZ, any(&authz)), network_filter("envoy.filters.network.tcp_proxy", any(&forward))]
@@ -139,9 +145,9 @@ fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
 fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
     HttpConnectionManager {
         codec_type: hcm::CodecType::Auto.into(),
-        stat_prefix: stat_prefix(hop).to_owned(),
+        stat_prefix: hop.listener().to_owned(),
         http2_protocol_options: Some(Http2ProtocolOptions { allow_connect: true, ..Default::default() }),
-        access_log: vec![log(access_log, hop)],
+        access_log: vec![access_log::json(access_log, hop, HTTP_AUTHZ)],
         tracing: Some(trace_context()),
         early_header_mutation_extensions: vec![without_reserved_headers()],
         normalize_path: boolean(true),
@@ -159,23 +165,11 @@ fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
     }
 }
 
-fn stat_prefix(hop: Hop) -> &'static str {
-    match hop {
-        Hop::Egress => EGRESS,
-        Hop::Ingress => INGRESS,
-    }
-}
-
-fn log(path: &str, hop: Hop) -> AccessLog {
-    access_log::json(path, hop, HTTP_AUTHZ)
-}
-
 /// `traceparent` is made where a request has none, and carried on; nothing is sampled, so nothing is exported.
 fn trace_context() -> hcm::Tracing {
-    let none = || Some(Percent { value: 0.0 });
     let provider = OpenTelemetryConfig { grpc_service: Some(agent_service(None)), ..Default::default() };
     hcm::Tracing {
-        random_sampling: none(),
+        random_sampling: Some(Percent { value: 0.0 }),
         provider: Some(tracing::Http {
             name: "envoy.tracers.opentelemetry".to_owned(),
             config_type: Some(tracing::http::ConfigType::TypedConfig(any(&provider))),

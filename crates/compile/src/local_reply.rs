@@ -3,6 +3,7 @@
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, HeaderFilter, ResponseFlagFilter};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
@@ -75,7 +76,10 @@ fn grpc_call() -> FilterSpecifier {
 
 fn as_given(content_type: &str) -> wire::SubstitutionFormat {
     wire::SubstitutionFormat {
-        text_format: Some("%LOCAL_REPLY_BODY%".to_owned()),
+        text_format_source: Some(DataSource {
+            specifier: Some(Specifier::InlineString("%LOCAL_REPLY_BODY%".to_owned())),
+            ..Default::default()
+        }),
         content_type: content_type.to_owned(),
         ..Default::default()
     }

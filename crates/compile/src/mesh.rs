@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::seam::PolicyModel;
 use bytes::Bytes;
 use prost::Message;
 use weft_model::intent::{self, Protocol, Service};
 use weft_model::{Intent, ServiceName};
+use weft_policy::PolicyModel;
 use weft_xds::{Resource, Resources, type_url};
 
 use crate::endpoint::{self, Endpoint, EndpointSet};

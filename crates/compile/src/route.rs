@@ -32,8 +32,8 @@ pub(crate) fn virtual_host(service: &Service, default_timeout: Duration, from_ow
     let mut domains = names::hosts(&service.name, from_own_namespace);
     let routes = match service.protocol {
         Protocol::Tcp => {
-            // The target of a CONNECT always has its port (RFC 9110 s.9.3.6), and only the declared one leads anywhere.
-            domains.iter_mut().for_each(|domain| *domain = format!("{domain}:{}", service.port));
+            // The target of a CONNECT has its port (RFC 9110 s.9.3.6). Envoy looks it up without, because it strips ports.
+            domains = domains.into_iter().flat_map(|host| [format!("{host}:{}", service.port), host]).collect();
             vec![connect(service)]
         }
         Protocol::Http => http(service, Some(default_timeout)),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLogFilter;
-use envoy_types::pb::envoy::config::core::v3::Locality;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, Locality};
 use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
 use envoy_types::pb::google::protobuf::{UInt32Value, Value};
 
@@ -18,15 +18,15 @@ pub(crate) struct Struct {
     pub(crate) fields: BTreeMap<String, Value>,
 }
 
-/// `envoy.config.core.v3.SubstitutionFormatString` with a `json_format`, or a `text_format`.
+/// `envoy.config.core.v3.SubstitutionFormatString` with a `json_format`, or a `text_format_source`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct SubstitutionFormat {
-    /// A line of text.
-    #[prost(string, optional, tag = "1")]
-    pub(crate) text_format: Option<String>,
     /// A JSON object.
     #[prost(message, optional, tag = "2")]
     pub(crate) json_format: Option<Struct>,
+    /// A text.
+    #[prost(message, optional, tag = "5")]
+    pub(crate) text_format_source: Option<DataSource>,
     /// Media type, of a local reply.
     #[prost(string, tag = "4")]
     pub(crate) content_type: String,

@@ -12,6 +12,8 @@ mod listener;
 mod log_format;
 mod parse;
 mod route;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

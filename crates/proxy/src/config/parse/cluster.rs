@@ -86,12 +86,13 @@ fn lb_policy(given: &mut PbCluster, at: &Path<'_>) -> Result<LbPolicy, Refused> 
             Ok(LbPolicy::RoundRobin)
         }
         Ok(PbLbPolicy::LeastRequest) => {
-            if let Some(LbConfig::LeastRequestLbConfig(mut config)) = given.lb_config.take() {
+            if let Some(LbConfig::LeastRequestLbConfig(config)) = &mut given.lb_config {
                 let at = &at.field("least_request_lb_config");
                 if uint32(config.choice_count.take()).is_some_and(|count| count != 2) {
                     return Err(at.field("choice_count").refuse("only 2 is supported by this proxy"));
                 }
-                at.rest(&config)?;
+                at.rest(config)?;
+                given.lb_config = None;
             }
             Ok(LbPolicy::LeastRequest)
         }

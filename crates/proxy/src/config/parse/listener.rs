@@ -7,7 +7,9 @@ use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{self as pb, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
+    TcpProxy, UpstreamConnectMode, tcp_proxy::ClusterSpecifier,
+};
 use envoy_types::pb::google::protobuf::Any;
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, required};
@@ -112,6 +114,11 @@ fn tcp_proxy(
     let log = access_log::only(take(&mut given.access_log), &at.field("access_log"))?;
     let stat_prefix = named(&mut given.stat_prefix, &at.field("stat_prefix"))?;
     let idle_timeout = bound(given.idle_timeout.take(), Duration::from_secs(3600), &at.field("idle_timeout"))?;
+    if authorize && given.upstream_connect_mode == UpstreamConnectMode::OnDownstreamData as i32 {
+        // It means that nothing may be connected before the decision. Ours is made when the handshake is done.
+        given.upstream_connect_mode = 0;
+        given.max_early_data_bytes = None;
+    }
     let cluster = match given.cluster_specifier.take() {
         Some(ClusterSpecifier::Cluster(mut name)) => names.cluster(&named(&mut name, &at.field("cluster"))?),
         Some(ClusterSpecifier::WeightedClusters(_)) => return Err(at.field("weighted_clusters").refuse(NOT_SUPPORTED)),

@@ -98,8 +98,10 @@ fn from_ads(given: Option<ConfigSource>, at: &Path<'_>) -> Result<(), Refused> {
     let mut source = required(given, at)?;
     v3(&mut source.resource_api_version, &at.field("resource_api_version"))?;
     source.initial_fetch_timeout = None; // what to do when it passes without an answer: nothing here waits for it
-    if matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) {
-        source.config_source_specifier = None;
+    match source.config_source_specifier {
+        None => return Err(at.refuse("only ads is supported by this proxy")),
+        Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => source.config_source_specifier = None,
+        Some(_) => {}
     }
     at.rest(&source)
 }
@@ -135,6 +137,9 @@ fn from_agent(given: Option<ConfigSource>, at: &Path<'_>) -> Result<(), Refused>
 /// Requires that a question goes to the agent, which is this process. It answers at once, so no timeout is needed.
 fn to_agent(mut service: GrpcService, at: &Path<'_>) -> Result<(), Refused> {
     service.timeout = None;
+    if service.target_specifier.is_none() {
+        return Err(at.field("envoy_grpc").refuse("required"));
+    }
     if let Some(TargetSpecifier::EnvoyGrpc(grpc)) = &mut service.target_specifier {
         let at = &at.field("envoy_grpc");
         if take(&mut grpc.cluster_name) != AGENT {

@@ -157,9 +157,8 @@ fn clusters(given: &mut pb::RouteAction, at: &Path<'_>, names: &mut Names) -> Re
         Some(ClusterSpecifier::WeightedClusters(given)) => weighted(given, &at.field("weighted_clusters"), names),
         None => Err(at.field("cluster").refuse("required")),
         other => {
-            given.cluster_specifier = other;
-            at.rest(given)?;
-            Err(at.field("cluster").refuse("required"))
+            at.rest(&pb::RouteAction { cluster_specifier: other, ..Default::default() })?;
+            Err(at.refuse(NOT_SUPPORTED))
         }
     }
 }

@@ -156,7 +156,7 @@ fn first_difference(left: &str, empty: &str) -> Option<String> {
     let inner = left.lines().nth(lines.iter().rposition(|line| line == top)? + 1).map_or("", str::trim);
     match inner.strip_suffix('(') {
         Some(member) if value == "Some(" && member.starts_with(|c: char| c.is_ascii_uppercase()) => Some(snake(member)),
-        _ => Some(name.to_owned()),
+        _ => Some(name.trim_start_matches("r#").to_owned()),
     }
 }
 
@@ -223,6 +223,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(deprecated)]
     fn what_is_left_is_named() {
         let outlier = Cluster { outlier_detection: Some(OutlierDetection::default()), ..Default::default() };
         assert_eq!(left(&outlier), "envoy.config.cluster.v3.Cluster.outlier_detection: not supported by this proxy");

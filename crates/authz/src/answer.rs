@@ -56,7 +56,7 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
         ("reason", &verdict.reason),
     ];
     let (code, http) = match verdict.failure {
-        None => (Code::Ok, HttpResponse::OkResponse(allowed())),
+        None => (Code::Ok, HttpResponse::OkResponse(allowed(call))),
         Some(failure) => {
             (Code::PermissionDenied, HttpResponse::DeniedResponse(denied(call, failure, &verdict.reason, id)))
         }
@@ -68,9 +68,11 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
     }
 }
 
-/// A decision id that the caller made up does not reach the app.
-fn allowed() -> OkHttpResponse {
-    OkHttpResponse { headers_to_remove: vec![DECISION_ID.to_owned()], ..Default::default() }
+/// A decision id that the caller made up does not reach the app, and the path reaches it as it was decided on: Envoy leaves
+/// some spellings that are one path to the policies, like `%c3` for `%C3`.
+fn allowed(call: &Call<'_>) -> OkHttpResponse {
+    let headers = call.respelled().map(|target| header(":path", target)).into_iter().collect();
+    OkHttpResponse { headers, headers_to_remove: vec![DECISION_ID.to_owned()], ..Default::default() }
 }
 
 /// A problem document. A gRPC caller cannot read one: Envoy answers it with trailers only and the body as `grpc-message`, so

@@ -50,6 +50,14 @@ impl<'a> Call<'a> {
         self.target.as_deref().map_or("", |target| path::split(target).0)
     }
 
+    /// Path and query, if normalising changed them.
+    pub(crate) fn respelled(&self) -> Option<&str> {
+        match &self.target {
+            Ok(Cow::Owned(target)) => Some(target),
+            _ => None,
+        }
+    }
+
     /// For the engine.
     pub(crate) fn request(&self) -> Result<CallRequest<'_>, PathError> {
         let target = self.target.as_deref().map_err(|error| *error)?;

@@ -218,11 +218,10 @@ mod tests {
         let mut intent = testing::intent(&["prod/web", "prod/board", "staging/web"]);
         intent.mesh = testing::mesh(&[("sensitivity", &["low", "high"])]);
         testing::policies(&mut intent, policies);
-        let lines = check(&intent)
+        check(&intent)
             .iter()
             .map(|finding| format!("{:?} {finding}\n    {}\n", finding.severity, finding.hint))
-            .collect::<String>();
-        lines
+            .collect()
     }
 
     #[test]

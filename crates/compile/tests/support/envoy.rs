@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 use envoy_types::util::pack_any;
-use serde_json::json;
+use serde_json::{Value, json};
 use weft_compile::bootstrap::{Bootstrap, envoy};
 use weft_compile::{AGENT_CLUSTER, CompiledMesh, EndpointSet, Proxy, compile};
 use weft_model::SpiffeId;
@@ -91,25 +91,28 @@ impl Sidecar {
         .unwrap_or_else(|| panic!("not ready: {:?}\n{}", self.agent.refusals(), text(&self.log)));
     }
 
-    /// The lines of the access log so far. Envoy writes them once a second, or when it is told to.
-    pub async fn access_lines(&self, at_least: usize) -> Vec<serde_json::Value> {
-        let enough = || async {
-            client::request(self.admin, "x", "POST", "/reopen_logs", &[]).await.unwrap();
-            let text = text(&self.access_log);
-            // The last line may not be whole yet.
-            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-            let lines: Vec<_> = whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    /// The lines of the access log so far, as far as Envoy has been made to write them.
+    pub async fn access_log_so_far(&self) -> Vec<Value> {
+        client::request(self.admin, "x", "POST", "/reopen_logs", &[]).await.unwrap();
+        let text = text(&self.access_log);
+        // The last line may not be whole yet.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The lines in which `key` is `value`, once there are so many.
+    pub async fn access_lines(&self, key: &str, value: &str, at_least: usize) -> Vec<Value> {
+        let look = || async {
+            let lines: Vec<_> = self.access_log_so_far().await.into_iter().filter(|line| line[key] == value).collect();
             (lines.len() >= at_least).then_some(lines)
         };
-        let lines = find_within(Duration::from_secs(20), enough).await;
-        lines.unwrap_or_else(|| panic!("{at_least} lines expected: {}", text(&self.access_log)))
+        let lines = find_within(Duration::from_secs(20), look).await;
+        lines.unwrap_or_else(|| panic!("{at_least} lines with {key}={value} expected: {}", text(&self.access_log)))
     }
 
     /// The line of a request, by its path.
-    pub async fn access_line(&self, path: &str) -> serde_json::Value {
-        let look = || async { self.access_lines(0).await.into_iter().find(|line| line["path"] == path) };
-        let line = find_within(Duration::from_secs(20), look).await;
-        line.unwrap_or_else(|| panic!("no line for {path}: {}", text(&self.access_log)))
+    pub async fn access_line(&self, path: &str) -> Value {
+        self.access_lines("path", path, 1).await.remove(0)
     }
 }
 

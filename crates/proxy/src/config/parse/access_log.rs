@@ -170,3 +170,132 @@ fn metadata(path: &str) -> Option<LogField> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::{JsonFormatOptions, TypedExtensionConfig};
+    use envoy_types::pb::google::protobuf::{self, Value};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn log(format: SubstitutionFormatString) -> Result<LogFormat, String> {
+        let format = Some(file_access_log::AccessLogFormat::LogFormat(format));
+        let at = Path::root::<FileAccessLog>();
+        file(FileAccessLog { path: "/x".into(), access_log_format: format }, &at).map_err(|refused| refused.to_string())
+    }
+
+    fn json(fields: &[(&str, Kind)]) -> SubstitutionFormatString {
+        let value = |(key, kind): &(&str, Kind)| (String::from(*key), Value { kind: Some(kind.clone()) });
+        let fields = fields.iter().map(value).collect();
+        SubstitutionFormatString { format: Some(Format::JsonFormat(Struct { fields })), ..Default::default() }
+    }
+
+    fn text(text: &str) -> Kind {
+        Kind::StringValue(text.to_owned())
+    }
+
+    fn compiled(kind: Kind) -> Result<LogField, String> {
+        let keys = log(json(&[("k", kind)]))?.keys;
+        let [(key, field)] = &keys[..] else { panic!("{keys:?}") };
+        assert_eq!(&**key, "\"k\":");
+        Ok(field.clone())
+    }
+
+    #[test]
+    fn keys_are_sorted_quoted_and_have_their_colon() {
+        let keys = log(json(&[("b", text("x")), ("a\"\n", text("y")), ("c", Kind::BoolValue(true))])).unwrap().keys;
+        let literal = |json: &str| LogField::Literal(json.into());
+        let expected = [("\"a\\\"\\n\":", literal("\"y\"")), ("\"b\":", literal("\"x\"")), ("\"c\":", literal("true"))];
+        assert_eq!(keys, expected.map(|(key, field)| (key.into(), field)));
+    }
+
+    #[test]
+    fn literals() {
+        for (kind, expected) in [
+            (text(""), "\"\""),
+            (text("100%%"), "\"100%\""),
+            (text("a\"b"), "\"a\\\"b\""),
+            (Kind::NumberValue(1.5), "1.5"),
+            (Kind::NumberValue(-3.0), "-3"),
+            (Kind::BoolValue(false), "false"),
+            (Kind::NullValue(0), "null"),
+        ] {
+            assert_eq!(compiled(kind.clone()), Ok(LogField::Literal(expected.into())), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_headers_have_no_case() {
+        assert_eq!(compiled(text("%REQ(:Method)%")), Ok(LogField::Method));
+        assert_eq!(compiled(text("%REQ(X-Request-ID)%")), Ok(LogField::RequestHeader("x-request-id".parse().unwrap())));
+        assert_eq!(compiled(text("%RESP(x-envoy-Upstream-service-time)%")), Ok(LogField::UpstreamServiceTime));
+        let decision = "%DYNAMIC_METADATA(envoy.filters.network.ext_authz:decision)%";
+        assert_eq!(compiled(text(decision)), Ok(LogField::Decision));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_its_key() {
+        let at = "envoy.extensions.access_loggers.file.v3.FileAccessLog.log_format.json_format.fields[\"k\"]: ";
+        for unknown in [
+            "%NOPE%",
+            "%START_TIME(%s)%",
+            "%REQ(A?B)%",
+            "%REQ()%",
+            "%REQ(X):5%",
+            "%RESP(server)%",
+            "%DYNAMIC_METADATA(weft:x)%",
+            "%DYNAMIC_METADATA(other:decision)%",
+            "%DYNAMIC_METADATA(weft)%",
+            "%FILTER_STATE(x)%",
+            "%TRAILER(x)%",
+            "%protocol%",
+        ] {
+            let refused = compiled(text(unknown)).unwrap_err();
+            assert!(refused.starts_with(at), "{unknown}: {refused}");
+        }
+        assert_eq!(compiled(text("%NOPE%")).unwrap_err(), format!("{at}`%NOPE%` is not supported by this proxy"));
+        for mixed in ["%PROTOCOL% ", "a%PROTOCOL%", "%PROTOCOL%%DURATION%", "100%", "%", "%%%"] {
+            let only = format!("{at}`{mixed}`: only one operator alone, or a text, is supported by this proxy");
+            assert_eq!(compiled(text(mixed)).unwrap_err(), only);
+        }
+        let nested = Kind::StructValue(Struct::default());
+        assert_eq!(compiled(nested).unwrap_err(), format!("{at}not supported by this proxy"));
+        assert!(compiled(Kind::ListValue(protobuf::ListValue::default())).is_err());
+        assert!(compiled(Kind::NumberValue(f64::NAN)).is_err());
+    }
+
+    #[test]
+    #[allow(deprecated)]
+    fn formats_of_other_kinds_are_refused() {
+        let at = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
+        let refused = |format| log(format).unwrap_err();
+        let line =
+            SubstitutionFormatString { format: Some(Format::TextFormat("%PROTOCOL%".into())), ..Default::default() };
+        assert_eq!(refused(line), format!("{at}.log_format.text_format: not supported by this proxy"));
+        let none = SubstitutionFormatString::default();
+        assert_eq!(refused(none), format!("{at}.log_format.json_format: required"));
+        let good = || json(&[("k", text("x"))]);
+        let options = SubstitutionFormatString { json_format_options: Some(JsonFormatOptions::default()), ..good() };
+        assert_eq!(refused(options), format!("{at}.log_format.json_format_options: not supported by this proxy"));
+        let omit = SubstitutionFormatString { omit_empty_values: true, ..good() };
+        assert_eq!(refused(omit), format!("{at}.log_format.omit_empty_values: not supported by this proxy"));
+        let formatters = SubstitutionFormatString { formatters: vec![TypedExtensionConfig::default()], ..good() };
+        assert_eq!(refused(formatters), format!("{at}.log_format.formatters: not supported by this proxy"));
+        let old = Some(file_access_log::AccessLogFormat::Format("x".into()));
+        let old = file(FileAccessLog { path: "/x".into(), access_log_format: old }, &Path::root::<FileAccessLog>());
+        assert_eq!(old.unwrap_err().to_string(), format!("{at}.format: not supported by this proxy"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_or_refused(value in ".{0,20}", operator in "%[A-Z_]{0,12}(\\(.{0,8}\\))?%") {
+            for value in [value, operator] {
+                if let Ok(LogField::Literal(json)) = compiled(text(&value)) {
+                    let back: String = serde_json::from_str(&json).unwrap();
+                    prop_assert_eq!(back, value.replace("%%", "%"));
+                }
+            }
+        }
+    }
+}

@@ -58,7 +58,9 @@ fn virtual_host(
     }
     let at_routes = at.field("routes");
     let routes = take(&mut given.routes).into_iter().enumerate();
-    let routes = routes.map(|(index, one)| route(one, &at_routes.index(index), names).map(Arc::new)).collect::<Result<_, _>>()?;
+    let routes = routes
+        .map(|(index, one)| route(one, &at_routes.index(index), names).map(Arc::new))
+        .collect::<Result<_, _>>()?;
     at.rest(&given)?;
     table.hosts.push(VirtualHost { name, routes });
     Ok(())

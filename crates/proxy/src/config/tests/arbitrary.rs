@@ -26,7 +26,8 @@ fn exercise(config: &Config, random: u64) {
         }
     }
     for upstream in config.clusters.values() {
-        let picked = crate::balance::pick(&upstream.endpoints, upstream.cluster.lb_policy, |_| (0, false), random, random);
+        let picked =
+            crate::balance::pick(&upstream.endpoints, upstream.cluster.lb_policy, |_| (0, false), random, random);
         assert_eq!(picked.is_none(), upstream.endpoints.is_empty());
     }
 }

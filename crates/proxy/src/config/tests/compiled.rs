@@ -6,7 +6,14 @@ use ::http::{HeaderMap, Method};
 
 use super::*;
 
-fn hit<'a>(table: &'a RouteTable, host: &str, method: Method, path: &str, headers: &HeaderMap, random: u64) -> RouteHit<'a> {
+fn hit<'a>(
+    table: &'a RouteTable,
+    host: &str,
+    method: Method,
+    path: &str,
+    headers: &HeaderMap,
+    random: u64,
+) -> RouteHit<'a> {
     table.route(host, path, &method, headers, random).unwrap()
 }
 
@@ -31,7 +38,9 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     assert!(egress.tls.is_none() && egress.access_log.is_some());
     let http = http(egress);
     assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
-    assert!(http.normalize_path && http.reject_escaped_slashes && http.generate_request_id && !http.preserve_request_id);
+    assert!(
+        http.normalize_path && http.reject_escaped_slashes && http.generate_request_id && !http.preserve_request_id
+    );
     assert_eq!((http.xfcc, http.protocol), (ForwardClientCert::Sanitize, DownstreamProtocol::Auto));
     assert_eq!((http.stream_idle_timeout, http.idle_timeout), (None, Some(Duration::from_secs(3600))));
     assert_eq!(http.proxy_status, Some(ProxyStatus::NodeId));

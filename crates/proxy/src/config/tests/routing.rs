@@ -22,7 +22,8 @@ fn table(hosts: Vec<(Vec<String>, Vec<pb::Route>)>) -> Result<RouteTable, String
         ..Default::default()
     };
     let virtual_hosts = hosts.into_iter().enumerate().map(host).collect();
-    table_for_test(pb::RouteConfiguration { virtual_hosts, ..Default::default() }).map_err(|refused| refused.to_string())
+    table_for_test(pb::RouteConfiguration { virtual_hosts, ..Default::default() })
+        .map_err(|refused| refused.to_string())
 }
 
 /// A route to one cluster, which has the route's name.
@@ -41,13 +42,15 @@ fn anything() -> PathSpecifier {
 }
 
 fn domains(table: &[&[&str]]) -> Result<RouteTable, String> {
-    let host = |domains: &&[&str]| (domains.iter().map(|&d| d.to_owned()).collect(), vec![route("r", anything(), vec![])]);
+    let host =
+        |domains: &&[&str]| (domains.iter().map(|&d| d.to_owned()).collect(), vec![route("r", anything(), vec![])]);
     self::table(table.iter().map(host).collect())
 }
 
 #[test]
 fn the_whole_domain_then_the_longest_suffix_then_the_longest_prefix_then_the_star() {
-    let table = domains(&[&["*"], &["*.com", "board.*"], &["*.example.com"], &["board.example.*"], &["board.example.com"]]);
+    let table =
+        domains(&[&["*"], &["*.com", "board.*"], &["*.example.com"], &["board.example.*"], &["board.example.com"]]);
     let table = table.unwrap();
     let host = |host| &*table.virtual_host(host).unwrap().name;
     assert_eq!(host("board.example.com"), "4");
@@ -66,7 +69,9 @@ fn the_whole_domain_then_the_longest_suffix_then_the_longest_prefix_then_the_sta
 
 #[test]
 fn bad_domains_are_refused() {
-    let at = |host: usize, domain: usize| format!("envoy.config.route.v3.RouteConfiguration.virtual_hosts[{host}].domains[{domain}]");
+    let at = |host: usize, domain: usize| {
+        format!("envoy.config.route.v3.RouteConfiguration.virtual_hosts[{host}].domains[{domain}]")
+    };
     let shape = "must be a host, or have one * at its start or end";
     for bad in ["", "a*b", "**", "*a*", "a**"] {
         assert_eq!(domains(&[&["ok", bad]]).unwrap_err(), format!("{}: {shape}", at(0, 1)));
@@ -135,7 +140,12 @@ fn host() -> impl Strategy<Value = String> {
 }
 
 fn domain() -> impl Strategy<Value = String> {
-    prop_oneof![host(), host().prop_map(|part| format!("*{part}")), host().prop_map(|part| format!("{part}*")), Just("*".to_owned())]
+    prop_oneof![
+        host(),
+        host().prop_map(|part| format!("*{part}")),
+        host().prop_map(|part| format!("{part}*")),
+        Just("*".to_owned())
+    ]
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -189,7 +199,8 @@ fn vhosts() -> impl Strategy<Value = Vec<(Vec<String>, Vec<pb::Route>)>> {
         let hosts = hosts.into_iter().enumerate().map(|(host, (domains, routes))| {
             let domains: Vec<_> = domains.into_iter().filter(|domain| seen.insert(domain.clone())).collect();
             let routes = routes.into_iter().enumerate();
-            let routes = routes.map(|(at, (path, headers))| with_connect(route(&format!("{host}/{at}"), path, headers)));
+            let routes =
+                routes.map(|(at, (path, headers))| with_connect(route(&format!("{host}/{at}"), path, headers)));
             (domains, routes.collect())
         });
         hosts.filter(|(domains, _)| !domains.is_empty()).collect()
@@ -197,7 +208,8 @@ fn vhosts() -> impl Strategy<Value = Vec<(Vec<String>, Vec<pb::Route>)>> {
 }
 
 fn with_connect(mut route: pb::Route) -> pb::Route {
-    let connect = matches!(route.r#match, Some(pb::RouteMatch { path_specifier: Some(PathSpecifier::ConnectMatcher(_)), .. }));
+    let connect =
+        matches!(route.r#match, Some(pb::RouteMatch { path_specifier: Some(PathSpecifier::ConnectMatcher(_)), .. }));
     if let (Some(Action::Route(action)), true) = (&mut route.action, connect) {
         action.upgrade_configs = vec![pb::route_action::UpgradeConfig {
             upgrade_type: "CONNECT".into(),

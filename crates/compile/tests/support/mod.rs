@@ -6,6 +6,7 @@ pub mod app;
 pub mod client;
 pub mod envoy;
 pub mod pki;
+pub mod render;
 
 use std::net::SocketAddr;
 use std::path::Path;

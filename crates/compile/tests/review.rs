@@ -1,0 +1,94 @@
+//! The whole output for a small mesh, to be read by whoever changes it.
+
+mod support;
+
+use std::sync::Arc;
+
+use support::{endpoint, mesh, name, sidecar};
+use weft_compile::{CompiledMesh, EndpointSet, Proxy, ProxyKind, compile};
+
+const MESH: &str = "
+kind: Mesh
+name: acme
+trustDomain: acme.internal
+---
+kind: Service
+name: web
+namespace: prod
+port: 8080
+protocol: http
+---
+kind: Service
+name: board
+namespace: prod
+port: 8080
+protocol: http
+subsets: {v1: {version: v1}}
+access: [{from: [prod/web]}]
+routes:
+  - matches: [{path: {type: PathPrefix, value: /api/}, method: GET, headers: [{name: x-version, value: v1}]}]
+    backendRefs: [{subset: v1, weight: 90}, {weight: 10}]
+    timeouts: {request: 2s}
+  - matches: [{path: {type: Exact, value: /api}}]
+---
+kind: Service
+name: db
+namespace: data
+port: 5432
+protocol: tcp
+endpoints: {static: [{address: '10.0.0.2:1'}]}
+access: [{from: [prod/web, prod/board]}]
+";
+
+fn endpoints() -> EndpointSet {
+    let at = |port, version| endpoint(([10, 0, 0, 1], port).into(), &[("version", version), ("zone", "a")]);
+    [(name("prod/board"), Arc::from([at(2, "v2"), at(1, "v1")]))].into()
+}
+
+fn shown(mesh: &CompiledMesh, proxy: &Proxy) -> String {
+    support::render::snapshot(&compile(mesh, &endpoints(), proxy))
+}
+
+#[test]
+fn a_caller_of_http_and_tcp() {
+    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("prod/web", 1)));
+}
+
+#[test]
+fn a_tcp_service_that_calls_nobody() {
+    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("data/db", 1)));
+}
+
+#[test]
+fn a_proxyless_grpc_client() {
+    let client = Proxy { kind: ProxyKind::Grpc, ..sidecar("prod/web", 1) };
+    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &client));
+}
+
+#[test]
+fn a_service_that_the_commit_does_not_know_gets_the_commit_alone() {
+    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("prod/unknown", 1)), @"
+    == revision mesh
+    c1
+    ");
+}
+
+#[test]
+fn proxies_share_what_is_the_same_for_them() {
+    let mesh = mesh(MESH, "c1");
+    let endpoints = endpoints();
+    let [first, second, other] = [sidecar("prod/web", 1), sidecar("prod/web", 2), sidecar("prod/board", 3)]
+        .map(|proxy| compile(&mesh, &endpoints, &proxy));
+    for (kind, resources) in first.types() {
+        for (key, resource) in resources {
+            let same = second.get(kind).get(key).is_some_and(|theirs| Arc::ptr_eq(theirs, resource));
+            let own = matches!(&**key, "egress" | "ingress" | "inbound|8080||") && kind != weft_xds::type_url::ROUTE;
+            assert_eq!(same, !own, "{resource:?}");
+        }
+    }
+    let shared = other.types().flat_map(|(kind, resources)| resources.iter().map(move |(key, one)| (kind, key, one)));
+    let shared =
+        shared.filter(|(kind, key, one)| first.get(kind).get(*key).is_some_and(|theirs| Arc::ptr_eq(theirs, one)));
+    let shared: Vec<_> = shared.map(|(_, key, _)| &**key).collect();
+    assert_eq!(shared, ["outbound|5432||db.data", "outbound|5432||db.data", "mesh"]);
+}

@@ -10,8 +10,7 @@ import grpc
 
 def main():
     host, count = sys.argv[1], int(sys.argv[2])
-    # Security as the control plane says; the fallback counts only for clusters without a TLS context, which the mesh never sends.
-    credentials = grpc.xds_channel_credentials(grpc.insecure_channel_credentials())
+    credentials = grpc.xds_channel_credentials()  # security as the control plane says
     with grpc.secure_channel(f"xds:///{host}", credentials) as channel:
         call = channel.unary_unary("/weft.test.Greeter/Unary")
         for i in range(count):

@@ -6,7 +6,7 @@
 //! | `/count` | reads the whole body and answers with its length and a checksum |
 //! | `/bytes/N` | answers with N bytes |
 //! | `/hold` | reads one chunk of the body, then nothing until [`App::release`]; answers with the length in the end |
-//! | `/flood` | sends as much as the reader takes, up to 256 MiB; [`App::flooded`] says how much was taken |
+//! | `/flood` | sends as much as the reader takes, up to 128 MiB; [`App::flooded`] says how much was taken |
 //! | `/status/N` | answers with status N |
 //! | anything else | describes the request in JSON: app, method, target, version, headers |
 
@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use crate::ports;
 
 /// What `/flood` sends in all.
-pub const FLOOD: u64 = 256 << 20;
+pub const FLOOD: u64 = 128 << 20;
 
 type Body = BoxBody<Bytes, hyper::Error>;
 

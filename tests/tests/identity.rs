@@ -55,7 +55,7 @@ fn a_node_may_only_be_what_its_certificate_says() {
     let web = mesh.svid("prod/web", "web");
     let answer = mesh.ads(&web, "prod/board");
     assert!(answer.starts_with("PERMISSION_DENIED"), "{answer}");
-    assert!(answer.contains("prod/web") && answer.contains("prod/board"), "the error names both: {answer}");
+    assert!(answer.contains("prod/sa/web") && answer.contains("prod/board"), "the error names both: {answer}");
     let answer = mesh.ads(&web, "prod/web");
     assert!(answer.starts_with("OK"), "{answer}");
 }

@@ -24,7 +24,7 @@ fn setup(data_plane: DataPlane) -> Setup {
 }
 
 fn only_living_members_of_the_mesh_get_in(data_plane: DataPlane) {
-    let Setup { board, mesh, .. } = setup(data_plane);
+    let Setup { board, _app, mesh } = setup(data_plane);
     let web = mesh.svid("prod/web", "web");
     let call = |client: Option<&Pair>| tls::request(board.ingress, client, "board.prod", "/api/");
     // The control first: a living SVID of the right service is answered, so the refusals below are not for another reason.
@@ -50,6 +50,10 @@ fn only_living_members_of_the_mesh_get_in(data_plane: DataPlane) {
             .output()
             .map_err(|error| error.to_string())?;
         if status.status.success() { Err("it is still valid".to_owned()) } else { Ok(()) }
+    });
+    // The last second belongs to its life (RFC 5280 s.4.1.2.5), and openssl counts that second otherwise.
+    wait::until("the ingress to see that it expired", Duration::from_secs(3), || {
+        call(Some(&web)).response.map_or(Ok(()), Err)
     });
     call(Some(&web)).assert_refused("an expired certificate");
 }

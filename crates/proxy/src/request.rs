@@ -83,7 +83,7 @@ fn route(call: &mut Call, http: &HttpListener, host: &str) -> Result<Upstream, S
     let table = config
         .route_table(&http.routes)
         .ok_or_else(|| Stop::new(Failure::NoRoute, "the routes of this listener have not been delivered yet"))?;
-    let method = if call.kind == Kind::WebSocket { &Method::GET } else { &call.exchange.method };
+    let method = &call.exchange.method;
     let plain_path = if call.kind == Kind::Connect { "" } else { path::split(call.path.as_str()).0 };
     let hit = table
         .route(host, plain_path, method, &call.headers, call.exchange.worker.random())
@@ -128,7 +128,8 @@ fn begin(
         logged_headers: logged_headers(&listener, &headers),
         authority: authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
         path: (kind != Kind::Connect).then(|| path.clone()),
-        method: parts.method,
+        // A WebSocket is a GET to policy, route and log, also where HTTP/2 carries it as extended CONNECT (RFC 8441 s.4).
+        method: if kind == Kind::WebSocket { Method::GET } else { parts.method },
         protocol: parts.version,
         started: Instant::now(),
         started_at: SystemTime::now(),

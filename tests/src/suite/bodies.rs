@@ -43,7 +43,7 @@ pub(super) fn large(world: &World) {
 }
 
 pub(super) fn upload_back_pressure(world: &World) {
-    const TOTAL: u64 = 256 << 20;
+    const TOTAL: u64 = 128 << 20;
     // Version 1 alone, so that the released app is the one that holds.
     let head = format!(
         "POST /hold HTTP/1.1\r\nhost: board.prod\r\nx-version: v2\r\nconnection: close\r\ncontent-length: {TOTAL}\r\n\r\n"

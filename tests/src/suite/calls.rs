@@ -109,7 +109,7 @@ pub(super) fn denied(world: &World) {
     for part in ["prod/web", "prod/board", "DELETE", "/admin/users", "services/board.yaml"] {
         assert!(text.contains(part), "the reason does not name `{part}`: {problem:#}");
     }
-    for key in ["layer", "cause", "requestId", "decisionId"] {
+    for key in ["layer", "cause", "request_id", "decision_id"] {
         assert!(problem[key].as_str().is_some_and(|v| !v.is_empty()), "no {key}: {problem:#}");
     }
     assert_eq!(world.reached(), before, "a denied call reached the app");

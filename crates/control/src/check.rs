@@ -29,3 +29,85 @@ pub fn check(files: &[SourceFile]) -> Checked {
     let sound = findings.iter().all(|finding| finding.severity != Severity::Error);
     Checked { intent: intent.filter(|_| sound), findings }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use weft_policy::{CallRequest, Engine};
+
+    use super::*;
+
+    fn repository(name: &str) -> Vec<SourceFile> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
+        crate::git::read_dir(&dir).expect("the folder is in this repository")
+    }
+
+    fn files(files: &[(&str, &str)]) -> Vec<SourceFile> {
+        files.iter().map(|(path, text)| SourceFile::new(*path, text.as_bytes())).collect()
+    }
+
+    #[test]
+    fn yaml_and_cedar_are_judged_together() {
+        let files = files(&[
+            (
+                "mesh.yaml",
+                "kind: Mesh\nname: acme\ntrustDomain: acme.internal\nattributes: {sensitivity: [low, high]}\n",
+            ),
+            (
+                "services.yaml",
+                "kind: Service\nname: web\nnamespace: prod\nport: 80\nprotocol: http\ncanary: {}\n---\nkind: Service\nname: board\n\
+                 namespace: prod\nport: [80\n",
+            ),
+            (
+                "policies/abac.cedar",
+                "permit (principal == Service::\"prod/wbe\", action == Action::\"call\", resource == Service::\"prod/board\")\n\
+                 when { principal has sensitivity && principal.sensitivity == \"hgih\" };\n\nforbid (principal, action, resource) when { 1 + };\n",
+            ),
+        ]);
+        let checked = check(&files);
+        assert!(checked.intent.is_none());
+        insta::assert_snapshot!(render(&checked.findings, &files, Look::default()));
+        assert_eq!(to_json(&checked.findings)["errors"], 4);
+    }
+
+    #[test]
+    fn an_error_in_a_policy_stops_the_commit() {
+        let sound = "kind: Mesh\nname: acme\ntrustDomain: acme.internal\n";
+        assert!(check(&files(&[("mesh.yaml", sound)])).intent.is_some());
+        let checked = check(&files(&[("mesh.yaml", sound), ("x.cedar", "permit (principal, action, resource)")]));
+        assert!(checked.intent.is_none() && checked.findings.len() == 1, "{:?}", checked.findings);
+    }
+
+    #[test]
+    fn the_example_city_does_what_it_says() {
+        let files = repository("examples/city");
+        let checked = check(&files);
+        assert_eq!(render(&checked.findings, &files, Look::default()), "");
+        let intent = checked.intent.expect("a sound intent");
+        let apps: Vec<_> = intent.local.iter().map(|app| app.service.as_str()).collect();
+        assert_eq!(apps, ["prod/web", "prod/board", "prod/board", "shared/ledger"]);
+
+        let model = weft_policy::compile(&intent, "c0ffee").expect("sound policies");
+        let may = |caller: &str, callee: &str, method: &str, path: &str| {
+            let caller = weft_model::SpiffeId::for_service(&intent.mesh.trust_domain, &caller.parse().expect("a name"));
+            let engine = Engine::new(&model.bundle_for(&callee.parse().expect("a name"))).expect("a bundle");
+            let request = CallRequest {
+                principal: Some(&caller),
+                method,
+                path,
+                host: "x",
+                protocol: "HTTP/1.1",
+                source_ip: None,
+            };
+            engine.decide(&request).allowed
+        };
+        assert!(may("prod/web", "prod/board", "GET", "/"));
+        assert!(may("prod/web", "prod/board", "POST", "/api/pins"));
+        assert!(!may("prod/web", "prod/board", "DELETE", "/api/pins"));
+        assert!(may("prod/board", "shared/ledger", "GET", "/entries"));
+        assert!(!may("prod/board", "shared/ledger", "DELETE", "/entries"));
+        assert!(!may("prod/web", "shared/ledger", "GET", "/entries"), "the forbid wins over the permit");
+        assert!(!may("shared/ledger", "prod/board", "GET", "/"));
+    }
+}

@@ -23,6 +23,9 @@ const POLL_LOCAL: Duration = Duration::from_millis(500);
 /// How often a remote repository is asked.
 const POLL_REMOTE: Duration = Duration::from_secs(10);
 
+/// Packs that an open repository can come to hold. The default grows too little for one that is watched for months.
+const SLOTS: gix::odb::store::init::Slots = gix::odb::store::init::Slots::Given(1024);
+
 /// Where the intent is.
 #[derive(Clone, Debug)]
 pub struct GitConfig {
@@ -49,7 +52,8 @@ impl GitConfig {
     pub fn discover(dir: &Path, cache_dir: impl Into<PathBuf>) -> Option<Self> {
         let dir = dir.canonicalize().ok()?;
         let repo = gix::discover(&dir).ok()?;
-        let root = repo.workdir()?.canonicalize().ok()?;
+        // A bare repository is its own root.
+        let root = repo.workdir().unwrap_or_else(|| repo.path()).canonicalize().ok()?;
         let path = dir.strip_prefix(&root).ok()?.to_str()?.to_owned();
         let config = Self { path, ..Self::new(root.to_str()?, cache_dir) };
         let source = GitSource::open(config.clone()).ok()?;
@@ -182,7 +186,7 @@ impl GitSource {
     pub fn open(config: GitConfig) -> Result<Self, GitError> {
         match place(&config.url)? {
             Place::Local(path) => {
-                let options = gix::open::Options::isolated();
+                let options = gix::open::Options::isolated().object_store_slots(SLOTS);
                 let repo = gix::open_opts(path, options)
                     .map_err(|e| GitError::Open { place: path.display().to_string(), why: chain(&e) })?;
                 Ok(Self { repo, config, mirror: None })
@@ -225,6 +229,21 @@ impl GitSource {
         tree::commit(&self.repo, id, &self.config.path)
     }
 
+    /// The newest commit, unless it is the last one.
+    fn look(&self, last: Option<&CommitId>) -> Result<Option<Commit>, GitError> {
+        let head = self.head()?;
+        if last == Some(&head) { Ok(None) } else { self.commit(&head).map(Some) }
+    }
+
+    /// As [`Self::look`]; what failed is tried again with the repository opened anew, because somebody may have moved, repacked or
+    /// remade it. A remote that did not answer has until the next look.
+    fn look_again(&mut self, last: Option<&CommitId>) -> Result<Option<Commit>, GitError> {
+        let result = self.look(last);
+        let Err(error) = &result else { return result };
+        *self = Self::open(self.config.clone())?;
+        if matches!(error, GitError::Fetch { .. }) { result } else { self.look(last) }
+    }
+
     /// Opens the source and watches it on a thread of its own, which ends when nobody listens any more.
     ///
     /// A commit to a local repository is seen within the poll interval. Fails as [`Self::open`] does; all that goes wrong
@@ -240,15 +259,12 @@ impl GitSource {
         std::thread::Builder::new()
             .name("git".to_owned())
             .spawn(move || {
-                let source = match Self::open(config) {
+                let mut source = match Self::open(config) {
                     Ok(source) => source,
                     Err(error) => return drop(opened.send(Err(error))),
                 };
                 drop(opened.send(Ok(())));
-                poll_loop(&observed, poll, |last| {
-                    let head = source.head()?;
-                    if last == Some(&head) { Ok(None) } else { source.commit(&head).map(Some) }
-                });
+                poll_loop(&observed, poll, |last| source.look_again(last));
             })
             .map_err(|e| GitError::Read { what: "the Git thread".to_owned(), why: e.to_string() })?;
         result.recv().unwrap_or_else(|_| {

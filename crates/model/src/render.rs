@@ -166,7 +166,6 @@ fn excerpt(span: &Span, text: &str) -> Option<Excerpt> {
 
 /// How many bytes of `rest` the reader would call the thing that is meant.
 fn token(rest: &str, cedar: bool) -> usize {
-    let until = |stop: &dyn Fn(char) -> bool| rest.find(stop).unwrap_or(rest.len());
     let trimmed = |end: usize| rest[..end].trim_end().len();
     if cedar {
         return cedar_token(rest);

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicBool;
 use gix::remote::Direction;
 use gix::remote::fetch::{Shallow, Tags};
 
-use super::{GitError, chain};
+use super::{GitError, SLOTS, chain};
+
+/// A mirror with more packs than this is made anew when it is opened: every fetch brings one, and nobody packs them together.
+const MAX_PACKS: usize = 256;
 
 /// Where the fetched branch is kept in the mirror. One name for all branches, so that a removed branch cannot linger.
 pub(super) const HEAD: &str = "refs/weft/head";
@@ -26,16 +29,17 @@ pub(super) fn open(url: &str, branch: Option<&str>, cache: &Path) -> Result<(gix
     let failed = |why: String| GitError::Open { place: place.display().to_string(), why };
     std::fs::create_dir_all(&place).map_err(|e| failed(e.to_string()))?;
     let options = || {
-        gix::open::Options::default().open_path_as_is(true).config_overrides([
+        gix::open::Options::default().open_path_as_is(true).object_store_slots(SLOTS).config_overrides([
             // Nobody sits at the control plane to answer a prompt.
             "gitoxide.credentials.terminalPrompt=false",
             "protocol.version=2",
         ])
     };
+    let packs = std::fs::read_dir(place.join("objects/pack")).map_or(0, Iterator::count) / 2;
     let repo = match gix::open_opts(&place, options()) {
-        Ok(repo) => repo,
-        Err(_) => {
-            // Not there yet, or half made by a process that was killed: it holds nothing that cannot be fetched again.
+        Ok(repo) if packs <= MAX_PACKS => repo,
+        _ => {
+            // Not there yet, worn out, or half made by a process that was killed: nothing in it cannot be fetched again.
             std::fs::remove_dir_all(&place)
                 .and_then(|()| std::fs::create_dir_all(&place))
                 .map_err(|e| failed(e.to_string()))?;

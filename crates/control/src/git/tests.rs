@@ -147,6 +147,9 @@ fn a_folder_of_a_repository_can_be_the_intent() {
     assert_eq!(found.path, "examples/city");
     let found = GitConfig::discover(repo.path(), "/nonexistent").expect("in a repository");
     assert_eq!(found.path, "");
+    repo.git(&["clone", "--quiet", "--bare", ".", "bare.git"]);
+    let found = GitConfig::discover(&repo.path().join("bare.git"), "/nonexistent").expect("a bare repository");
+    assert_eq!(found.path, "");
     repo.write("scratch/mesh.yaml", "kind: Mesh\n");
     assert!(GitConfig::discover(&repo.path().join("scratch"), "/nonexistent").is_none(), "it is in no commit");
 }
@@ -237,6 +240,28 @@ async fn the_last_commit_stays_while_the_source_is_broken() {
     assert!(at(&healed, &first));
     let second = repo.commit("two");
     until(&mut watch, |o| at(o, &second)).await;
+
+    // Another repository in the same place is read as what it is.
+    std::fs::remove_dir_all(repo.path().join(".git")).expect("removed");
+    until(&mut watch, |o| o.error.is_some()).await;
+    repo.git(&["init", "--quiet", "--initial-branch=trunk"]);
+    let third = repo.commit("three");
+    until(&mut watch, |o| at(o, &third) && o.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_repository_that_collects_packs_is_read_on() {
+    let repo = Repo::new();
+    let config = GitConfig { poll: Some(Duration::from_millis(5)), ..repo.config() };
+    let mut watch = GitSource::watch(config).expect("opens");
+    for n in 0..40 {
+        repo.write("mesh.yaml", &format!("n: {n}\n"));
+        let id = repo.commit("more");
+        // As a push of many objects would: one pack more, and no loose objects.
+        repo.git(&["repack", "--quiet", "-d"]);
+        until(&mut watch, |o| at(o, &id)).await;
+    }
+    assert!(std::fs::read_dir(repo.path().join(".git/objects/pack")).expect("packs").count() >= 80);
 }
 
 #[tokio::test]

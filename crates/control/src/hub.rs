@@ -444,3 +444,6 @@ fn compose(mesh: &CompiledMesh, endpoints: &EndpointSet, proxy: &Proxy, generati
 pub(crate) fn short(commit: &str) -> &str {
     commit.get(..12).unwrap_or(commit)
 }
+
+#[cfg(test)]
+mod tests;

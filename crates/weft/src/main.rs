@@ -82,6 +82,8 @@ fn start(threads: Threads, log: &str, role: impl Future<Output = Result<ExitCode
         Threads::One => tokio::runtime::Builder::new_current_thread(),
         Threads::Many => tokio::runtime::Builder::new_multi_thread(),
     };
+    // Cedar parses and validates policies by recursion; how deep is up to who writes them.
+    builder.thread_stack_size(16 << 20);
     let runtime = builder.enable_all().build().context("starting the runtime")?;
     let result = runtime.block_on(role);
     runtime.shutdown_background(); // whoever had something to finish has done it

@@ -33,12 +33,13 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts this binary with `args`; what it writes goes to `log`, after what is there.
-    pub(crate) fn start(name: &str, args: &[String], log: &Path) -> Result<Self> {
+    /// Starts this binary with `args` and, for what others must not see in a list of processes, `env`; what it writes goes to `log`, after what is there.
+    pub(crate) fn start(name: &str, args: &[String], env: &[(&str, &str)], log: &Path) -> Result<Self> {
         let binary = std::env::current_exe().context("finding this binary")?;
         let output = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
         let process = Command::new(binary)
             .args(args)
+            .envs(env.iter().copied())
             .env(PARENT, std::process::id().to_string())
             .env("RUST_LOG", std::env::var("WEFT_UP_LOG").unwrap_or_else(|_| "info".to_owned()))
             .stdin(Stdio::null())

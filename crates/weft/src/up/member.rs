@@ -88,12 +88,10 @@ impl Member {
         if self.data_plane == DataPlane::Envoy {
             flag("data-plane", "envoy".to_owned());
         }
-        if let Some(token) = token {
-            flag("join-token", token.to_owned());
-        }
         args.push("--".to_owned());
         args.extend(self.command()?);
-        self.child = Some(Child::start(&self.name, &args, &self.folder.join("log"))?);
+        let token: Vec<_> = token.map(|token| ("WEFT_JOIN_TOKEN", token)).into_iter().collect();
+        self.child = Some(Child::start(&self.name, &args, &token, &self.folder.join("log"))?);
         Ok(())
     }
 

@@ -142,7 +142,7 @@ impl LocalMesh {
         ];
         let args: Vec<String> =
             std::iter::once("server".to_owned()).chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value])).collect();
-        let server = Child::start("the control plane", &args, &folder.join("server.log"))?;
+        let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
         let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server };
         mesh.serving().await?;
 

@@ -93,7 +93,8 @@ fn streams_outlive(data_plane: DataPlane) {
     // A policy change that would refuse both if they came now.
     mesh.repo.write(
         "policies/closed.cedar",
-        "forbid (principal, action == Action::\"call\", resource in [Service::\"prod/chat\", Service::\"prod/greeter\"]);\n",
+        "forbid (principal, action == Action::\"call\", resource)\n\
+         when { [Service::\"prod/chat\", Service::\"prod/greeter\"].contains(resource) };\n",
     );
     mesh.commit("Close both to new calls");
     let reply = curl::get(web.egress, "chat.prod", "/ws", &[]);

@@ -27,7 +27,7 @@ pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<So
 
 /// What an entry demands of the request: `Some(None)` if nothing, `None` if it cannot be said because a pattern is wrong.
 fn condition(rule: &AccessRule, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
-    let mut any: Option<Value> = None;
+    let mut any = Vec::new();
     let (mut everything, mut refused) = (rule.allow.is_empty(), false);
     for Allow { method, path } in &rule.allow {
         let path = match Pattern::parse(path) {
@@ -47,17 +47,22 @@ fn condition(rule: &AccessRule, findings: &mut Vec<Finding>) -> Option<Option<Va
         let method = method.as_deref().map(|method| pattern::equal(pattern::context("method"), method));
         match (method, path) {
             (None, None) => everything = true,
-            (Some(one), None) | (None, Some(one)) => any = Some(either(any, one)),
-            (Some(method), Some(path)) => any = Some(either(any, pattern::and(method, path))),
+            (Some(one), None) | (None, Some(one)) => any.push(one),
+            (Some(method), Some(path)) => any.push(pattern::and(method, path)),
         }
     }
-    (!refused).then_some(any.filter(|_| !everything))
+    (!refused).then(|| any_of(&any).filter(|_| !everything))
 }
 
-fn either(any: Option<Value>, one: Value) -> Value {
-    match any {
-        Some(any) => pattern::or(any, one),
-        None => one,
+/// A balanced tree: Cedar descends into operands by recursion, so a list of a thousand must not become a thousand levels.
+fn any_of(conditions: &[Value]) -> Option<Value> {
+    match conditions {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => {
+            let (first, second) = several.split_at(several.len() / 2);
+            Some(pattern::or(any_of(first)?, any_of(second)?))
+        }
     }
 }
 
@@ -137,6 +142,20 @@ mod tests {
             }
             other => other,
         }
+    }
+
+    /// On a test's thread with its 2 MiB of stack.
+    #[test]
+    fn a_rule_may_allow_hundreds_of_paths() {
+        let mut intent = testing::intent(&["prod/web", "prod/board"]);
+        let path = |n: usize| format!("/extra{n}/**");
+        let allow = (0..300).map(|n| Allow { method: Some("PUT".into()), path: path(n).into() }).collect();
+        testing::allow(&mut intent, "prod/board", Caller::Anyone, allow);
+        let engine = testing::engine(&intent, "prod/board");
+        let web = testing::id("prod/web");
+        let decide = |path: &str| engine.decide(&CallRequest { method: "PUT", path, ..testing::request(&web) }).allowed;
+        assert!(decide("/extra0/x") && decide("/extra150/x") && decide("/extra299/x"));
+        assert!(!decide("/extra300/x"));
     }
 
     proptest! {

@@ -20,7 +20,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// repository of intent, on plain machines.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, propagate_version = true, arg_required_else_help = true)]
-#[command(after_help = "Begin with `weft up examples/city`: a whole mesh on this machine.\nLogs go to standard error; RUST_LOG=debug shows more.")]
+#[command(
+    after_help = "Begin with `weft up examples/city`: a whole mesh on this machine.\nLogs go to standard error; RUST_LOG=debug shows more."
+)]
 struct Cli {
     #[command(subcommand)]
     role: Role,
@@ -33,7 +35,7 @@ enum Role {
     /// Run the control plane
     Server(command::server::Args),
     /// Run a sidecar beside an app
-    Sidecar(sidecar::Args),
+    Sidecar(Box<sidecar::Args>),
     /// Check the intent in a folder, as the control plane will check the commit
     Check(command::check::Args),
     /// Show the mesh, or how far a commit has come
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
     let result = match cli.role {
         Role::Up(args) => start(Threads::Many, "warn", up::run(args)),
         Role::Server(args) => start(Threads::Many, "info", command::server::run(args).done()),
-        Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(args)),
+        Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(*args)),
         Role::Check(args) => command::check::run(&args),
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),

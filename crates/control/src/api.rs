@@ -81,8 +81,12 @@ impl Api {
         let get = request.method() == Method::GET || request.method() == Method::HEAD;
         match path.as_str() {
             "/api/join-tokens" if request.method() == Method::POST => self.join_token(peer, request).await,
-            "/api/join-tokens" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity join-token --service NS/NAME"),
-            _ if !get => error(StatusCode::METHOD_NOT_ALLOWED, "only GET", "the API reads; the mesh is changed by commits"),
+            "/api/join-tokens" => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity join-token --service NS/NAME")
+            }
+            _ if !get => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "only GET", "the API reads; the mesh is changed by commits")
+            }
             "/" => page(INDEX, "text/html; charset=utf-8"),
             "/app.js" => page(SCRIPT, "text/javascript; charset=utf-8"),
             "/style.css" => page(STYLE, "text/css; charset=utf-8"),
@@ -93,10 +97,16 @@ impl Api {
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
             "/healthz" => page("ok\n", "text/plain; charset=utf-8"),
             "/readyz" if self.hub.state().mesh.is_some() => page("ok\n", "text/plain; charset=utf-8"),
-            "/readyz" => error(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", "see /api/status"),
+            "/readyz" => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", "see /api/status")
+            }
             other => match other.strip_prefix("/api/status/") {
                 Some(commit) => self.change(commit),
-                None => error(StatusCode::NOT_FOUND, &format!("there is nothing at {other}"), "see /api/status and /api/proxies"),
+                None => error(
+                    StatusCode::NOT_FOUND,
+                    &format!("there is nothing at {other}"),
+                    "see /api/status and /api/proxies",
+                ),
             },
         }
     }
@@ -241,7 +251,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut total, mut number) = (0u64, None::<u64>);
     for byte in text.bytes() {
         match (byte, number) {
-            (b'0'..=b'9', _) => number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(byte - b'0'))?),
+            (b'0'..=b'9', _) => {
+                number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(byte - b'0'))?)
+            }
             (b's' | b'm' | b'h', Some(n)) => {
                 let unit = match byte {
                     b's' => 1,

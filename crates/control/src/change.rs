@@ -33,7 +33,10 @@ pub(crate) async fn follow(hub: Arc<Hub>, mut observed: watch::Receiver<Observed
         if let Some(commit) = commit.filter(|commit| last.as_deref() != Some(commit.id.as_str())) {
             last = Some(commit.id.to_string());
             let good = apply(&hub, commit.id.as_str(), &commit.subject, commit.files.clone()).await;
-            if good && let Err(error) = saved.save_commit(&GoodCommit::new(commit.id.as_str(), &commit.subject, &commit.files)) {
+            if good
+                && let Err(error) =
+                    saved.save_commit(&GoodCommit::new(commit.id.as_str(), &commit.subject, &commit.files))
+            {
                 tracing::warn!(%error, "the commit was not saved; a restart would wait for Git");
             }
         }
@@ -61,7 +64,11 @@ pub(crate) async fn apply(hub: &Arc<Hub>, commit: &str, subject: &str, files: Ve
     match mesh {
         Some(mesh) => {
             if !findings.is_empty() {
-                tracing::warn!(commit = short(commit), "the commit has warnings\n{}", render(&findings, &files, Look::default()));
+                tracing::warn!(
+                    commit = short(commit),
+                    "the commit has warnings\n{}",
+                    render(&findings, &files, Look::default())
+                );
             }
             tracing::info!(commit = short(commit), subject, took_ms = millis(took), "the commit is good; publishing");
             hub.commit(mesh, subject.to_owned(), took, shown);
@@ -91,7 +98,9 @@ fn judge(revision: &str, files: &[SourceFile], serving: Option<&CompiledMesh>) -
             code: TRUST_DOMAIN_CHANGED,
             severity: Severity::Error,
             message: format!("trustDomain changes from {before} to {}", intent.mesh.trust_domain),
-            hint: format!("every issued identity is in {before}: put it back, or start a new mesh with its own state folder"),
+            hint: format!(
+                "every issued identity is in {before}: put it back, or start a new mesh with its own state folder"
+            ),
             span: Some(intent.mesh.span.clone()),
         });
         return Judged { mesh: None, findings };

@@ -6,7 +6,7 @@ use tonic::Status;
 use weft_model::SpiffeId;
 use weft_xds::{Directory, Nack, Node, Observer, Snapshot, Subscription};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Opened};
 
 /// Serves every proxy of the mesh its own snapshots.
 #[derive(Clone)]
@@ -15,7 +15,7 @@ pub struct MeshDirectory(pub(crate) Arc<Hub>);
 #[tonic::async_trait]
 impl Directory for MeshDirectory {
     async fn open(&self, peer: Option<SpiffeId>, node: &Node) -> Result<Subscription, Status> {
-        let (stream, name, snapshots) = self.0.open(peer, node).inspect_err(|status| {
+        let Opened { stream, node: name, snapshots } = self.0.open(peer, node).inspect_err(|status| {
             tracing::warn!(node = node.id, reason = status.message(), "an xDS stream was refused");
         })?;
         tracing::info!(node = &*name, "connected");

@@ -57,6 +57,21 @@ struct Stream {
     snapshots: Arc<watch::Sender<Arc<Snapshot>>>,
 }
 
+/// A stream that was let in.
+pub(crate) struct Opened {
+    pub(crate) stream: u64,
+    pub(crate) node: Arc<str>,
+    pub(crate) snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// What one round compiles and for whom.
+struct Round {
+    mesh: Arc<CompiledMesh>,
+    endpoints: EndpointSet,
+    generation: u64,
+    streams: Vec<(Proxy, Arc<watch::Sender<Arc<Snapshot>>>)>,
+}
+
 /// What the next round must publish.
 #[derive(Default)]
 struct Dirty {
@@ -129,11 +144,7 @@ impl Hub {
     }
 
     /// Lets a stream in. Its first snapshot is compiled here, so that it never sees an empty mesh that is not.
-    pub(crate) fn open(
-        &self,
-        peer: Option<SpiffeId>,
-        node: &Node,
-    ) -> Result<(u64, Arc<str>, watch::Receiver<Arc<Snapshot>>), Status> {
+    pub(crate) fn open(&self, peer: Option<SpiffeId>, node: &Node) -> Result<Opened, Status> {
         let mut state = self.state();
         let Some(mesh) = state.mesh.clone() else {
             return Err(Status::unavailable("no commit has passed the check yet: see `weft status`"));
@@ -161,7 +172,7 @@ impl Hub {
         state.streams.insert(stream, Stream { node: node.clone(), peer, proxy, snapshots: Arc::new(sender) });
         self.touch(state, touched);
         self.metrics.connections.add(1);
-        Ok((stream, node, receiver))
+        Ok(Opened { stream, node, snapshots: receiver })
     }
 
     /// The Node of an open stream changed: it became ready or not, or moved.
@@ -209,7 +220,11 @@ impl Hub {
         }
         for (commit, took) in settled.converged {
             self.metrics.commit_convergence.observe(took.as_secs_f64());
-            tracing::info!(commit = short(&commit), took_ms = took.as_secs_f64() * 1e3, "every connected proxy runs the commit");
+            tracing::info!(
+                commit = short(&commit),
+                took_ms = took.as_secs_f64() * 1e3,
+                "every connected proxy runs the commit"
+            );
         }
         self.progressed();
     }
@@ -314,9 +329,9 @@ impl Hub {
     /// One round: everything that is dirty now.
     async fn publish(&self) {
         let started = Instant::now();
-        let Some((mesh, endpoints, generation, work)) = self.take_work() else { return };
-        let count = work.len();
-        for (n, (proxy, snapshots)) in work.into_iter().enumerate() {
+        let Some(Round { mesh, endpoints, generation, streams }) = self.take_work() else { return };
+        let count = streams.len();
+        for (n, (proxy, snapshots)) in streams.into_iter().enumerate() {
             let mut snapshot = compose(&mesh, &endpoints, &proxy, generation);
             snapshot.share_with(&snapshots.borrow().clone());
             snapshots.send_replace(Arc::new(snapshot));
@@ -329,10 +344,7 @@ impl Hub {
         tracing::debug!(generation, proxies = count, took = ?started.elapsed(), "published");
     }
 
-    #[allow(clippy::type_complexity)] // used once, just above
-    fn take_work(
-        &self,
-    ) -> Option<(Arc<CompiledMesh>, EndpointSet, u64, Vec<(Proxy, Arc<watch::Sender<Arc<Snapshot>>>)>)> {
+    fn take_work(&self) -> Option<Round> {
         let mut guard = self.state();
         let state = &mut *guard;
         let mesh = state.mesh.clone()?;
@@ -341,17 +353,17 @@ impl Hub {
         }
         let dirty = std::mem::take(&mut state.dirty);
         state.generation += 1;
-        let mut work = Vec::new();
+        let mut streams = Vec::new();
         for (id, stream) in &state.streams {
             let concerned = dirty.everyone
                 || dirty.streams.contains(id)
                 || dirty.callers_of.iter().any(|callee| mesh.policy().may_call(&stream.proxy.service, callee));
             if concerned {
                 state.tracker.published(&stream.node, *id, state.generation);
-                work.push((stream.proxy.clone(), stream.snapshots.clone()));
+                streams.push((stream.proxy.clone(), stream.snapshots.clone()));
             }
         }
-        Some((mesh, state.endpoints.clone(), state.generation, work))
+        Some(Round { mesh, endpoints: state.endpoints.clone(), generation: state.generation, streams })
     }
 
     fn touch(&self, mut state: MutexGuard<'_, State>, touched: Touched) {
@@ -429,7 +441,14 @@ fn proxy_of(introduction: &Introduction) -> Proxy {
         },
         NodeKind::Grpc => {
             let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-            Proxy { service, ingress: nowhere, egress: nowhere, app: nowhere, access_log: String::new(), kind: ProxyKind::Grpc }
+            Proxy {
+                service,
+                ingress: nowhere,
+                egress: nowhere,
+                app: nowhere,
+                access_log: String::new(),
+                kind: ProxyKind::Grpc,
+            }
         }
     }
 }

@@ -115,14 +115,29 @@ impl Metrics {
             gauges.root_expiry as f64,
         );
         gauge(out, "weft_endpoints", "Registered endpoints.", gauges.endpoints as f64);
-        gauge(out, "weft_proxies_refusing", "Proxies that refuse a part of their configuration.", gauges.refused as f64);
-        gauge(out, "weft_proxies_pending", "Proxies that have not answered the newest configuration.", gauges.pending as f64);
+        gauge(
+            out,
+            "weft_proxies_refusing",
+            "Proxies that refuse a part of their configuration.",
+            gauges.refused as f64,
+        );
+        gauge(
+            out,
+            "weft_proxies_pending",
+            "Proxies that have not answered the newest configuration.",
+            gauges.pending as f64,
+        );
 
         family(out, "pilot_xds_pushes", "Responses sent, by type.", &self.pushes.get());
         let rejects = self.rejects.get();
         for (kind, name) in [("CDS", "cds"), ("EDS", "eds"), ("LDS", "lds"), ("RDS", "rds")] {
             let count = rejects.get(kind).copied().unwrap_or(0);
-            counter(out, &format!("pilot_xds_{name}_reject"), &format!("{kind} responses that a proxy refused."), count);
+            counter(
+                out,
+                &format!("pilot_xds_{name}_reject"),
+                &format!("{kind} responses that a proxy refused."),
+                count,
+            );
         }
         counter(out, "pilot_total_xds_rejects", "Responses that a proxy refused.", rejects.values().sum());
         counter(out, "weft_xds_streams_total", "Streams opened.", self.connections.get());
@@ -143,7 +158,12 @@ impl Metrics {
             &format!("From publishing a commit to the last proxy's answer, {seconds}."),
             &self.commit_convergence,
         );
-        histogram(out, "pilot_xds_push_time", &format!("Compiling and handing out one round, {seconds}."), &self.push_time);
+        histogram(
+            out,
+            "pilot_xds_push_time",
+            &format!("Compiling and handing out one round, {seconds}."),
+            &self.push_time,
+        );
         text
     }
 }

@@ -92,7 +92,8 @@ impl AgentNode {
         };
         let service: ServiceName =
             need("service")?.parse().map_err(|error| format!("Node.metadata.weft.service: {error}"))?;
-        let Some(instance) = node.id.strip_prefix(&format!("{service}~")).filter(|instance| !instance.is_empty()) else {
+        let Some(instance) = node.id.strip_prefix(&format!("{service}~")).filter(|instance| !instance.is_empty())
+        else {
             return Err(format!("Node.id is `{}`; it must be `{service}~` and a name of the instance", node.id));
         };
         if node.id.len() > 200 {
@@ -102,7 +103,10 @@ impl AgentNode {
         let labels = labels.filter_map(|(key, value)| Some((Arc::from(key.as_str()), Arc::from(as_text(value)?))));
         Ok(Some(Self {
             instance: instance.to_owned(),
-            ready: matches!(weft.fields.get("ready").and_then(|value| value.kind.as_ref()), Some(Kind::BoolValue(true))),
+            ready: matches!(
+                weft.fields.get("ready").and_then(|value| value.kind.as_ref()),
+                Some(Kind::BoolValue(true))
+            ),
             ingress: address("ingress", need("ingress")?)?,
             advertise: string("advertise").map(|text| address("advertise", text)).transpose()?,
             egress: address("egress", need("egress")?)?,
@@ -136,7 +140,7 @@ pub(crate) struct Introduction {
 
 #[derive(Clone, Debug)]
 pub(crate) enum NodeKind {
-    Agent(AgentNode),
+    Agent(Box<AgentNode>),
     /// A proxyless gRPC client: the application itself, which is only a caller.
     Grpc,
 }
@@ -152,7 +156,9 @@ pub(crate) fn introduce(
     trust_domain: &TrustDomain,
 ) -> Result<Introduction, Status> {
     let Some(identity) = peer else {
-        return Err(Status::unauthenticated("xDS needs a client certificate of the mesh: attest with a join token first"));
+        return Err(Status::unauthenticated(
+            "xDS needs a client certificate of the mesh: attest with a join token first",
+        ));
     };
     if identity.trust_domain() != *trust_domain {
         return Err(Status::permission_denied(format!(
@@ -160,7 +166,9 @@ pub(crate) fn introduce(
         )));
     }
     let Some(service) = identity.service() else {
-        return Err(Status::permission_denied(format!("this certificate is {identity}; it names no service of the mesh")));
+        return Err(Status::permission_denied(format!(
+            "this certificate is {identity}; it names no service of the mesh"
+        )));
     };
     if let Some(agent) = AgentNode::read(node).map_err(Status::invalid_argument)? {
         if agent.service != service {
@@ -169,11 +177,21 @@ pub(crate) fn introduce(
                 agent.service
             )));
         }
-        return Ok(Introduction { node: node.id.as_str().into(), identity, service, kind: NodeKind::Agent(agent) });
+        return Ok(Introduction {
+            node: node.id.as_str().into(),
+            identity,
+            service,
+            kind: NodeKind::Agent(Box::new(agent)),
+        });
     }
     if node.user_agent_name.starts_with("gRPC") {
         let id: String = node.id.chars().take(100).collect();
-        return Ok(Introduction { node: format!("{service}~grpc:{id}").into(), identity, service, kind: NodeKind::Grpc });
+        return Ok(Introduction {
+            node: format!("{service}~grpc:{id}").into(),
+            identity,
+            service,
+            kind: NodeKind::Grpc,
+        });
     }
     Err(Status::invalid_argument(
         "Node.metadata has no `weft` key and Node.user_agent_name is not gRPC's: start Envoy with `weft sidecar --data-plane envoy`",
@@ -267,7 +285,8 @@ mod tests {
         let board = id("spiffe://acme.internal/ns/prod/sa/board");
         let known = introduce(board, &agent().to_node(), &domain()).expect("its own");
         assert_eq!(&*known.node, "prod/board~k3x9");
-        let status = introduce(id("spiffe://acme.internal/ns/prod/sa/web"), &agent().to_node(), &domain()).expect_err("other");
+        let status =
+            introduce(id("spiffe://acme.internal/ns/prod/sa/web"), &agent().to_node(), &domain()).expect_err("other");
         assert_eq!(status.code(), tonic::Code::PermissionDenied);
         assert_eq!(
             status.message(),
@@ -275,7 +294,8 @@ mod tests {
         );
         let status = introduce(None, &agent().to_node(), &domain()).expect_err("nobody");
         assert_eq!(status.code(), tonic::Code::Unauthenticated);
-        let status = introduce(id("spiffe://evil/ns/prod/sa/board"), &agent().to_node(), &domain()).expect_err("foreign");
+        let status =
+            introduce(id("spiffe://evil/ns/prod/sa/board"), &agent().to_node(), &domain()).expect_err("foreign");
         assert_eq!(status.code(), tonic::Code::PermissionDenied);
         let status = introduce(id("spiffe://acme.internal/x"), &agent().to_node(), &domain()).expect_err("no service");
         assert_eq!(status.code(), tonic::Code::PermissionDenied);

@@ -23,9 +23,13 @@ impl Registrar for MeshRegistrar {
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
-        let own = peer.service().is_some_and(|service| node_id.strip_prefix(service.as_str()).is_some_and(|rest| rest.starts_with('~')));
+        let own = peer
+            .service()
+            .is_some_and(|service| node_id.strip_prefix(service.as_str()).is_some_and(|rest| rest.starts_with('~')));
         if !own {
-            return Err(Status::permission_denied(format!("this certificate is {peer}; it cannot withdraw node {node_id}")));
+            return Err(Status::permission_denied(format!(
+                "this certificate is {peer}; it cannot withdraw node {node_id}"
+            )));
         }
         let withdrawn = self.0.withdraw(node_id, WITHDRAW_BOUND).await;
         tracing::info!(node = node_id, acknowledged = withdrawn.acknowledged, waiting = withdrawn.waiting, "withdrawn");

@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn a_restored_registry_waits_for_its_sidecars() {
         let start = Instant::now();
-        let mut registry = Registry::restore([("prod/board~a".into(), board(1)), ("prod/board~b".into(), board(2))], start);
+        let mut registry =
+            Registry::restore([("prod/board~a".into(), board(1)), ("prod/board~b".into(), board(2))], start);
         registry.register(&"prod/board~a".into(), board(1));
         assert_eq!(registry.expire(start + GRACE, GRACE), touched(&["prod/board"]));
         let nodes: Vec<_> = registry.iter().map(|(node, _)| node.to_string()).collect();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weft_identity::{
-    Authority, AuthorityError, ClientAuth, IdentityService, JoinTokens, Lives, LiveIdentity, Names, serve_tls, tls,
+    Authority, AuthorityError, ClientAuth, IdentityService, JoinTokens, LiveIdentity, Lives, Names, serve_tls, tls,
 };
 use weft_model::ServiceName;
 use weft_store::{Store, StoreError};
@@ -146,8 +146,7 @@ impl ControlPlane {
         let tokens = JoinTokens::new(self.store.clone(), authority.pin());
         self.tokens.open(JoinTokens::new(self.store.clone(), authority.pin()), &authority);
 
-        let connections =
-            serve_tls(listener, tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]));
+        let connections = serve_tls(listener, tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]));
         let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
         let server = server_builder()

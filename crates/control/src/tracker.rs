@@ -194,10 +194,10 @@ impl Tracker {
     pub fn nacked(&mut self, node: &Arc<str>, stream: u64, type_url: &'static str, refusal: Refusal) {
         let Some(state) = self.of(node, stream) else { return };
         state.refusals.insert(type_url, refusal);
-        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted) {
-            if change.acknowledged.remove(node) {
-                change.refused.insert(node.clone());
-            }
+        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
+            && change.acknowledged.remove(node)
+        {
+            change.refused.insert(node.clone());
         }
     }
 
@@ -240,7 +240,14 @@ impl Tracker {
     }
 
     /// A commit was refused by the check.
-    pub fn refuse(&mut self, commit: Arc<str>, subject: String, findings: Vec<FindingStatus>, compile: Duration, now: Now) {
+    pub fn refuse(
+        &mut self,
+        commit: Arc<str>,
+        subject: String,
+        findings: Vec<FindingStatus>,
+        compile: Duration,
+        now: Now,
+    ) {
         self.push(Change {
             commit,
             subject,
@@ -266,7 +273,10 @@ impl Tracker {
 
     /// How many streams were sent `generation` or later, other than `except`.
     pub fn told(&self, generation: u64, except: &str) -> usize {
-        self.proxies.iter().filter(|(node, state)| &***node != except && state.connected && state.sent >= generation).count()
+        self.proxies
+            .iter()
+            .filter(|(node, state)| &***node != except && state.connected && state.sent >= generation)
+            .count()
     }
 
     /// Counts by state.
@@ -317,12 +327,13 @@ impl Tracker {
 
     fn converge(&mut self, now: Now) -> Vec<(Arc<str>, Duration)> {
         let mut done = Vec::new();
-        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted) {
-            if change.waiting.is_empty() && change.converged.is_none() {
-                let took = now.instant.saturating_duration_since(change.at);
-                change.converged = Some(took);
-                done.push((change.commit.clone(), took));
-            }
+        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
+            && change.waiting.is_empty()
+            && change.converged.is_none()
+        {
+            let took = now.instant.saturating_duration_since(change.at);
+            change.converged = Some(took);
+            done.push((change.commit.clone(), took));
         }
         done
     }
@@ -376,7 +387,8 @@ impl Change {
             subject: self.subject.clone(),
             state,
             published_at: unix_seconds(self.published_at),
-            converged_ms: self.converged.map(|took| took.as_secs_f64() * 1e3),
+            // Published to nobody is no measurement.
+            converged_ms: self.converged.filter(|took| !took.is_zero()).map(|took| took.as_secs_f64() * 1e3),
             compile_ms: self.compile.as_secs_f64() * 1e3,
             acknowledged: names(&self.acknowledged),
             refused: names(&self.refused),

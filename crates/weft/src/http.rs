@@ -62,7 +62,8 @@ impl Connection {
         let exchange = async {
             self.sender.ready().await.context("the connection was closed")?;
             let (parts, body) = self.sender.send_request(request).await.context("sending the request")?.into_parts();
-            let body = Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow!("reading the answer: {error}"))?;
+            let body =
+                Limited::new(body, MAX_BODY).collect().await.map_err(|error| anyhow!("reading the answer: {error}"))?;
             Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
         tokio::time::timeout(BOUND, exchange).await.unwrap_or_else(|_| Err(anyhow!("no answer within 20 s")))
@@ -120,6 +121,7 @@ impl Api {
                 Err(_) => anyhow!("{} answered {}", self.address, reply.status),
             });
         }
-        serde_json::from_slice(&reply.body).with_context(|| format!("{} is no control plane of this version", self.address))
+        serde_json::from_slice(&reply.body)
+            .with_context(|| format!("{} is no control plane of this version", self.address))
     }
 }

@@ -30,10 +30,10 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     for cause in error.chain().skip(1) {
         eprintln!("  because: {cause}");
     }
-    if let Some(Hinted { hint, .. }) = error.chain().find_map(|cause| cause.downcast_ref()) {
-        if !hint.is_empty() {
-            eprintln!("  hint: {hint}");
-        }
+    if let Some(Hinted { hint, .. }) = error.chain().find_map(|cause| cause.downcast_ref())
+        && !hint.is_empty()
+    {
+        eprintln!("  hint: {hint}");
     }
 }
 

@@ -70,7 +70,8 @@ struct Stream {
 impl Stream {
     fn open(hub: &Arc<Hub>, agent: &AgentNode) -> Self {
         let peer = format!("spiffe://t.internal/ns/{}/sa/{}", agent.service.namespace(), agent.service.name());
-        let (id, node, snapshots) = hub.open(Some(peer.parse().expect("legal")), &agent.to_node()).expect("its own");
+        let opened = hub.open(Some(peer.parse().expect("legal")), &agent.to_node());
+        let Opened { stream: id, node, snapshots } = opened.expect("its own");
         Self { hub: hub.clone(), id, node, snapshots }
     }
 
@@ -198,9 +199,9 @@ async fn the_trust_domain_cannot_change() {
 async fn nobody_gets_in_before_the_first_commit_or_without_a_service() {
     let empty = Hub::new(Registry::default(), Duration::from_secs(30));
     let peer = |name: &str| Some(format!("spiffe://t.internal/ns/prod/sa/{name}").parse().expect("legal"));
-    let refused = empty.open(peer("web"), &agent("prod/web", "a", 1, true).to_node()).expect_err("nothing to serve");
+    let refused = empty.open(peer("web"), &agent("prod/web", "a", 1, true).to_node()).err().expect("nothing to serve");
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     let hub = hub().await;
-    let refused = hub.open(peer("gone"), &agent("prod/gone", "a", 1, true).to_node()).expect_err("not in the intent");
+    let refused = hub.open(peer("gone"), &agent("prod/gone", "a", 1, true).to_node()).err().expect("not in the intent");
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
 }

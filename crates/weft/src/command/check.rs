@@ -23,7 +23,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let files = read_dir(&args.dir).map_err(|error| hinted(error.to_string(), "name a folder with the mesh's YAML and Cedar files"))?;
+    let files = read_dir(&args.dir)
+        .map_err(|error| hinted(error.to_string(), "name a folder with the mesh's YAML and Cedar files"))?;
     let checked = check(&files);
     match args.output {
         Format::Json => println!("{:#}", to_json(&checked.findings)),

@@ -80,7 +80,8 @@ async fn join_token(args: JoinTokenArgs) -> Result<()> {
 
 async fn fetch(args: FetchArgs) -> Result<()> {
     let token: JoinToken = parse_token(&args.join_token)?;
-    let (files, obtained) = weft_identity::files::fetch_to_files(&args.server, &args.service, &token, &args.out).await?;
+    let (files, obtained) =
+        weft_identity::files::fetch_to_files(&args.server, &args.service, &token, &args.out).await?;
     let expires = weft_control::status::unix_seconds(obtained.svid.not_after());
     match args.output {
         Format::Json => {

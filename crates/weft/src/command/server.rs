@@ -54,8 +54,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stop = Stop::listen()?;
     let git = git_config(&args);
     tracing::info!(repository = git.url, folder = git.path, "starting");
-    let config =
-        ServerConfig { git, state: args.state_dir, xds: args.xds, http: args.http, grace: args.grace, names: args.names };
+    let config = ServerConfig {
+        git,
+        state: args.state_dir,
+        xds: args.xds,
+        http: args.http,
+        grace: args.grace,
+        names: args.names,
+    };
     let control = ControlPlane::start(config).await.map_err(explain)?;
     tracing::info!(address = %control.http(), "API and dashboard");
     tokio::select! {
@@ -74,8 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 /// ext_authz for whoever has a certificate of the mesh.
 async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Serving) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address} for ext_authz"))?;
-    let connections =
-        serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
+    let connections = serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
     let engines = control.engines();
     let source = move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?);
     let server = weft_xds::server_builder().add_service(ExtAuthz::new(source).into_service());
@@ -103,13 +108,16 @@ fn git_config(args: &Args) -> GitConfig {
 fn explain(error: ControlError) -> anyhow::Error {
     let hint = match &error {
         ControlError::Git(_) => "name a Git repository with --repo; `git init` and a first commit make a folder one",
-        ControlError::Listen { .. } => "is another control plane running? choose other addresses with --xds, --authz and --http",
+        ControlError::Listen { .. } => {
+            "is another control plane running? choose other addresses with --xds, --authz and --http"
+        }
         _ => "",
     };
     hinted(error.to_string(), hint)
 }
 
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| "write a number of seconds, like 30".to_owned())?;
+    let seconds: f64 =
+        text.trim_end_matches('s').parse().map_err(|_| "write a number of seconds, like 30".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -115,7 +115,11 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
 fn service_row(service: &weft_control::status::ServiceStatus) -> Vec<String> {
     let endpoints = service.endpoints.iter().map(|endpoint| {
         let labels: Vec<String> = endpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        if labels.is_empty() { endpoint.address.clone() } else { format!("{} ({})", endpoint.address, labels.join(", ")) }
+        if labels.is_empty() {
+            endpoint.address.clone()
+        } else {
+            format!("{} ({})", endpoint.address, labels.join(", "))
+        }
     });
     let endpoints = endpoints.collect::<Vec<_>>().join("  ");
     let endpoints = if endpoints.is_empty() { "none".to_owned() } else { endpoints };

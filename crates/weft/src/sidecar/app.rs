@@ -27,7 +27,9 @@ impl App {
             .env("EGRESS", args.egress.to_string())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| hinted(format!("cannot start the app `{program}`: {error}"), "give its path after `--`"))?;
+            .map_err(|error| {
+                hinted(format!("cannot start the app `{program}`: {error}"), "give its path after `--`")
+            })?;
         tracing::info!(program, pid = child.id(), "the app is started");
         Ok(Self(Some(child)))
     }

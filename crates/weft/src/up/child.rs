@@ -36,7 +36,11 @@ impl Child {
     /// Starts this binary with `args` and, for what others must not see in a list of processes, `env`; what it writes goes to `log`, after what is there.
     pub(crate) fn start(name: &str, args: &[String], env: &[(&str, &str)], log: &Path) -> Result<Self> {
         let binary = std::env::current_exe().context("finding this binary")?;
-        let output = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
         let process = Command::new(binary)
             .args(args)
             .envs(env.iter().copied())
@@ -61,7 +65,9 @@ impl Child {
     pub(crate) fn check(&mut self) -> Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => anyhow::bail!("{} has ended ({status}); the end of {}:\n{}", self.name, self.log.display(), self.tail()),
+            Some(status) => {
+                anyhow::bail!("{} has ended ({status}); the end of {}:\n{}", self.name, self.log.display(), self.tail())
+            }
         }
     }
 

@@ -118,7 +118,12 @@ impl Member {
             if ready.await.is_ok_and(|reply| reply.status.is_success()) {
                 return Ok(());
             }
-            anyhow::ensure!(tokio::time::Instant::now() < deadline, "{} was not ready within {} s", self.name, bound.as_secs());
+            anyhow::ensure!(
+                tokio::time::Instant::now() < deadline,
+                "{} was not ready within {} s",
+                self.name,
+                bound.as_secs()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -120,7 +120,10 @@ fn read(dir: &Path) -> Result<Intent> {
     let checked = check(&files);
     let Some(intent) = checked.intent else {
         eprint!("{}", render(&checked.findings, &files, Look::default()));
-        return Err(hinted(format!("the intent in {} has errors", dir.display()), format!("mend them: weft check {}", dir.display())));
+        return Err(hinted(
+            format!("the intent in {} has errors", dir.display()),
+            format!("mend them: weft check {}", dir.display()),
+        ));
     };
     if intent.local.is_empty() {
         let hint = "add a document `kind: Local` with `apps: [{service: NS/NAME, command: [...]}]`";
@@ -140,8 +143,9 @@ impl LocalMesh {
             ("--http", http.to_string()),
             ("--poll", "0.1".to_owned()),
         ];
-        let args: Vec<String> =
-            std::iter::once("server".to_owned()).chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value])).collect();
+        let args: Vec<String> = std::iter::once("server".to_owned())
+            .chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
+            .collect();
         let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
         let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server };
         mesh.serving().await?;
@@ -196,13 +200,21 @@ impl LocalMesh {
                 member.check()?;
             }
             let status: MeshStatus = self.api.get("/api/status").await?;
-            let addresses: Vec<&str> =
-                status.services.iter().flat_map(|service| &service.endpoints).map(|endpoint| &*endpoint.address).collect();
+            let addresses: Vec<&str> = status
+                .services
+                .iter()
+                .flat_map(|service| &service.endpoints)
+                .map(|endpoint| &*endpoint.address)
+                .collect();
             let all = self.members.iter().all(|member| addresses.contains(&&*member.ingress.to_string()));
             if all && status.proxies.acknowledged >= self.members.len() && status.proxies.pending == 0 {
                 return Ok(());
             }
-            anyhow::ensure!(tokio::time::Instant::now() < deadline, "not every endpoint was registered in time: {:?}", status.proxies);
+            anyhow::ensure!(
+                tokio::time::Instant::now() < deadline,
+                "not every endpoint was registered in time: {:?}",
+                status.proxies
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -30,7 +30,8 @@ pub(crate) fn describe(mesh: &LocalMesh) -> String {
             ]
         })
         .collect();
-    let mut text = format!("\n{}\n", table(&["APP", "SERVICE", "EGRESS", "INGRESS (mTLS)", "ADMIN", "DATA PLANE"], &rows));
+    let mut text =
+        format!("\n{}\n", table(&["APP", "SERVICE", "EGRESS", "INGRESS (mTLS)", "ADMIN", "DATA PLANE"], &rows));
     text += &format!("dashboard  http://{}/\n", mesh.http);
     text += &format!("status     weft status --server {}\n", mesh.http);
     let copy = if mesh.repo.is_copy() { " (a copy: edit it, commit, and watch the dashboard)" } else { "" };
@@ -53,11 +54,11 @@ pub(crate) async fn follow(mesh: &mut LocalMesh) -> Result<()> {
         mesh.server.check()?;
         let Ok(status) = mesh.api.get::<MeshStatus>("/api/status").await else { continue };
         let now = newest(&status);
-        if now != last {
-            if let Some(change) = status.history.first().filter(|change| change.state != ChangeState::Rolling) {
-                print!("{}", crate::command::status::describe(change));
-                last = now;
-            }
+        if now != last
+            && let Some(change) = status.history.first().filter(|change| change.state != ChangeState::Rolling)
+        {
+            print!("{}", crate::command::status::describe(change));
+            last = now;
         }
     }
 }

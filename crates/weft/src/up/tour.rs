@@ -113,14 +113,23 @@ async fn split(mesh: &LocalMesh, expected: std::ops::RangeInclusive<usize>) -> R
     }
     let (v1, v2) = (counts.get("board-v1").copied().unwrap_or(0), counts.get("board-v2").copied().unwrap_or(0));
     ensure!(v1 + v2 == COUNTED, "others answered too: {counts:?}");
-    ensure!(expected.contains(&v2), "v2 answered {v2} of {COUNTED} calls, expected {} to {}", expected.start(), expected.end());
+    ensure!(
+        expected.contains(&v2),
+        "v2 answered {v2} of {COUNTED} calls, expected {} to {}",
+        expected.start(),
+        expected.end()
+    );
     Ok(format!("of {COUNTED} calls v1 answered {v1} and v2 {v2}"))
 }
 
 /// Every proxy runs the commit within moments, and each process is the one that it was.
 async fn commit_changes_split(mesh: &LocalMesh) -> Result<String> {
     let before = processes(mesh);
-    mesh.repo.replace("services/board.yaml", "weight: 90}, {subset: v2, weight: 10}", "weight: 50}, {subset: v2, weight: 50}")?;
+    mesh.repo.replace(
+        "services/board.yaml",
+        "weight: 90}, {subset: v2, weight: 10}",
+        "weight: 50}, {subset: v2, weight: 50}",
+    )?;
     let commit = mesh.repo.commit("Half of the calls to v2")?;
     let change = status::wait(&mesh.api, &commit, COMMIT_BOUND).await?;
     ensure!(change.state == ChangeState::Done, "the commit is {:?}", change.state);
@@ -211,7 +220,11 @@ async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
         Ok(DataPlane::Envoy) => "envoy",
         _ => "weft",
     };
-    Ok(format!("{} calling {}: allowed, onwards, denied, forbidden, unknown alike; {counted}", pairing("web"), pairing("board-v1")))
+    Ok(format!(
+        "{} calling {}: allowed, onwards, denied, forbidden, unknown alike; {counted}",
+        pairing("web"),
+        pairing("board-v1")
+    ))
 }
 
 /// The mesh that stays behind after the tour is an ordinary one.
@@ -261,7 +274,8 @@ fn answered_by(reply: &Reply) -> Result<String> {
 
 /// Why the mesh said no.
 fn reason(reply: &Reply) -> Result<String> {
-    let problem: Value = serde_json::from_slice(&reply.body).with_context(|| format!("no problem+json: {}", reply.text()))?;
+    let problem: Value =
+        serde_json::from_slice(&reply.body).with_context(|| format!("no problem+json: {}", reply.text()))?;
     problem["detail"].as_str().map(str::to_owned).context("the problem has no detail")
 }
 

@@ -28,22 +28,16 @@ struct Cli {
     role: Role,
 }
 
+/// What each does stands at its arguments.
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Run a whole mesh on this machine: control plane, sidecars and apps
     Up(up::Args),
-    /// Run the control plane
     Server(command::server::Args),
-    /// Run a sidecar beside an app
     Sidecar(Box<sidecar::Args>),
-    /// Check the intent in a folder, as the control plane will check the commit
     Check(command::check::Args),
-    /// Show the mesh, or how far a commit has come
     Status(command::status::Args),
-    /// Join tokens and certificates
     #[command(subcommand)]
     Identity(command::identity::Identity),
-    /// Run an app to try a mesh with
     Demo(demo::Args),
 }
 

@@ -11,7 +11,9 @@ use weft_model::Severity;
 
 use crate::output::{Format, hinted};
 
-/// Checks the intent in a folder. Exit code 1 if there is an error, 0 with warnings only.
+/// Check the intent in a folder, as the control plane will check the commit
+///
+/// Exit code 1 if there is an error, 0 with warnings only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the intent

@@ -10,7 +10,7 @@ use weft_model::ServiceName;
 use crate::http::Api;
 use crate::output::{Format, hinted, span, unix_now};
 
-/// What can be done about identities.
+/// Join tokens and certificates
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Identity {
     /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine

@@ -15,7 +15,9 @@ use weft_model::SpiffeId;
 use crate::output::hinted;
 use crate::signal::Stop;
 
-/// Runs the control plane: Git intent to xDS, identities, authorization for Envoy, API and dashboard.
+/// Run the control plane
+///
+/// Follows a Git repository of intent and serves configuration (xDS), identities, authorization for Envoy, an API and a dashboard.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Git repository of the intent: a path, file:// or https://

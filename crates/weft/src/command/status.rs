@@ -13,9 +13,9 @@ use crate::output::{Format, hinted, span, table, unix_now};
 /// Between two questions while waiting.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Shows the mesh, or how far a commit has come: who runs it, who refuses it, who has not answered.
+/// Show the mesh, or how far a commit has come
 ///
-/// Exit code 0 when the commit runs everywhere, 1 when it was refused, was overtaken by another or is not done.
+/// For a commit: who runs it, who refuses it, who has not answered. Exit code 0 when the commit runs everywhere, 1 when it was refused, was overtaken by another or is not done.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A commit id, at least 4 digits

@@ -30,7 +30,9 @@ const PATHS: &str = "\
   *    /ws                 Upgrade: echo, then bytes come back as they are sent
   gRPC /weft.demo.v1.Echo/Say and /Repeat: each message comes back once, or five times";
 
-/// An app to try a mesh with: HTTP/1.1, HTTP/2 in clear and gRPC.
+/// Run an app to try a mesh with
+///
+/// It speaks HTTP/1.1, HTTP/2 in clear and gRPC.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Paths:\n{PATHS}"))]
 pub(crate) struct Args {

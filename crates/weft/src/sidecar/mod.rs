@@ -36,8 +36,10 @@ use plane::Plane;
 /// The control plane waits 5 s for subscribers; a little more for the way there and back.
 const WITHDRAW_BOUND: Duration = Duration::from_secs(6);
 
-/// Runs a sidecar: takes the app's calls on --egress, takes calls for the app on --ingress. With `-- PROGRAM ARGS` it runs
-/// the app too: ready before the app starts, and gone after it has ended.
+/// Run a sidecar beside an app
+///
+/// Takes the app's calls on --egress and calls for the app on --ingress. With `-- PROGRAM ARGS` it runs the app too: ready before
+/// the app starts, gone after the app has ended, with the app's exit code.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which service this is

@@ -30,9 +30,9 @@ use repo::Repo;
 /// How long control plane and sidecars may take to start; a debug build on a busy machine is slow.
 const START_BOUND: Duration = Duration::from_secs(60);
 
-/// Runs a whole mesh on this machine: the control plane, and a sidecar with its app for each entry of `kind: Local`.
+/// Run a whole mesh on this machine: control plane, sidecars and apps
 ///
-/// A folder that is no Git repository of its own is copied to a temporary one. The mesh of examples/city first gives a tour.
+/// Starts the control plane, and a sidecar with its app for each entry of `kind: Local`. A folder that is no Git repository of its own is copied to a temporary one. The mesh of examples/city first gives a tour.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the intent

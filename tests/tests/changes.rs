@@ -97,7 +97,7 @@ fn streams_outlive(data_plane: DataPlane) {
          when { [Service::\"prod/chat\", Service::\"prod/greeter\"].contains(resource) };\n",
     );
     mesh.commit("Close both to new calls");
-    let reply = curl::get(web.egress, "chat.prod", "/ws", &[]);
+    let reply = curl::get(web.egress, "chat.prod", "/ws", &["-H", "x-n: 10"]);
     assert_eq!(reply.status, 403, "{reply:?}");
     assert!(reply.body.contains("closed.cedar"), "{reply:?}");
     stream.say();

@@ -26,8 +26,10 @@ use crate::{Node, type_url};
 use backoff::Backoff;
 use state::State;
 
-/// Changes are written to the cache this long after the first of them.
-const CACHE_DELAY: Duration = Duration::from_millis(200);
+/// Changes are written to the cache when there has been none for this long, so that a whole update is written rather than its beginning,
+const CACHE_QUIET: Duration = Duration::from_millis(200);
+/// but at most this long after the first of them.
+const CACHE_DELAY: Duration = Duration::from_secs(2);
 /// Requests that wait for the transport. A response makes at most three, and at most one response a type is unanswered, so this is
 /// never full while the server reads.
 const OUTBOX: usize = 64;
@@ -176,19 +178,22 @@ struct Cache {
     path: Option<PathBuf>,
     /// Whose configuration it is; that of another service is never applied.
     owner: String,
-    due: Option<Instant>,
+    /// When the first change came that is not written yet, and when to write it.
+    due: Option<(Instant, Instant)>,
 }
 
 impl Cache {
     fn changed(&mut self) {
         if self.path.is_some() {
-            self.due.get_or_insert_with(|| Instant::now() + CACHE_DELAY);
+            let now = Instant::now();
+            let first = self.due.map_or(now, |(first, _)| first);
+            self.due = Some((first, (now + CACHE_QUIET).min(first + CACHE_DELAY)));
         }
     }
 
     async fn time_to_write(&self) {
         match self.due {
-            Some(due) => sleep_until(due).await,
+            Some((_, due)) => sleep_until(due).await,
             None => std::future::pending().await,
         }
     }

@@ -6,9 +6,11 @@
 use crate::type_url::{CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE, SECRET};
 
 /// The types that must be settled before a new or changed resource of this type goes out.
+///
+/// Endpoints go out after their clusters, but not only when those are answered for: Envoy answers for a cluster that it rebuilds when it
+/// has its endpoints, and would wait in vain for them.
 pub(super) fn before_change(type_url: &str) -> &'static [&'static str] {
     match type_url {
-        ENDPOINT => &[CLUSTER],
         // A listener that opens before its policy is there would deny for a moment.
         LISTENER => &[POLICY_BUNDLE, CLUSTER, ENDPOINT],
         ROUTE => &[CLUSTER, ENDPOINT, LISTENER],

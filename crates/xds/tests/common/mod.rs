@@ -107,6 +107,7 @@ pub fn log_until<'a>(log: &'a mut Log, wanted: &'a str) -> impl Future<Output = 
         let mut lines = Vec::new();
         loop {
             let line = log.recv().await.expect("the log ends with the world");
+            println!("{line}");
             lines.push(line);
             if lines.last().is_some_and(|line| line.starts_with(wanted)) {
                 return lines;

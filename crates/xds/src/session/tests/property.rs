@@ -327,7 +327,9 @@ impl World {
         }
         response.removed.iter().for_each(|name| drop(view.remove(name)));
         if !refuse {
-            view.extend(response.resources);
+            // What a client has not asked for it passes over.
+            let followed = |name: &String| type_url != ENDPOINT || self.followed.contains(name);
+            view.extend(response.resources.into_iter().filter(|(name, _)| followed(name)));
             self.versions.insert(type_url, response.version);
         }
         if type_url == ROUTE && !self.refusals {

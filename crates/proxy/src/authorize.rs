@@ -45,11 +45,9 @@ impl Decisions {
             return remembered.clone();
         }
         let decision = engine.decide(request);
+        // A default deny has no determining policy; its reason says where a rule is missing.
         let policy = match decision.policies.first() {
-            Some(_) => {
-                let places = decision.policies.iter().map(|policy| format!("{}:{}", policy.file, policy.line));
-                places.collect::<Vec<_>>().join(", ").into()
-            }
+            Some(_) => decision.places().into(),
             None => decision.reason.clone(),
         };
         let fresh = Remembered { allowed: decision.allowed, policy, reason: decision.reason };

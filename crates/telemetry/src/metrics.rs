@@ -99,6 +99,9 @@ struct Histogram {
     sum_milli: AtomicU64,
 }
 
+/// A histogram added up over the shards: its buckets, and the sum in thousandths.
+type Summed = ([u64; 19], u64);
+
 impl Histogram {
     fn record(&self, value: f64, bounds: &[f64; 18]) {
         let bucket = bounds.iter().position(|&bound| value <= bound).unwrap_or(bounds.len());
@@ -173,7 +176,7 @@ impl Registry {
     }
 
     fn render_requests(&self, out: &mut String) {
-        let mut merged: BTreeMap<RequestLabels, [([u64; 19], u64); 3]> = BTreeMap::new();
+        let mut merged: BTreeMap<RequestLabels, [Summed; 3]> = BTreeMap::new();
         for (labels, series) in lock(&self.requests).iter() {
             let sums = merged.entry(labels.clone()).or_default();
             for (sum, histogram) in
@@ -185,7 +188,7 @@ impl Registry {
                 sum.1 += histogram.sum_milli.load(Ordering::Relaxed);
             }
         }
-        let texts: Vec<(String, &[([u64; 19], u64); 3])> =
+        let texts: Vec<(String, &[Summed; 3])> =
             merged.iter().map(|(labels, sums)| (request_label_text(labels), sums)).collect();
 
         header(out, "istio_requests_total", "Requests finished at this hop.", "counter");

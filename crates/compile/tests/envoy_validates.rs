@@ -1,5 +1,7 @@
 //! Envoy itself reads what we compile.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;

@@ -1,5 +1,7 @@
 //! What holds for every mesh.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};

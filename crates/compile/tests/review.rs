@@ -1,5 +1,7 @@
 //! The whole output for a small mesh, to be read by whoever changes it.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

@@ -242,7 +242,6 @@ impl Authorization for Agent {
             status: Some(rpc::Status { code: if denied { 7 } else { 0 }, ..Default::default() }),
             http_response: denied.then_some(HttpResponse::DeniedResponse(refusal)),
             dynamic_metadata: Some(Struct { fields }),
-            ..Default::default()
         }))
     }
 }

@@ -1,5 +1,5 @@
 //! What the tests of this crate share: a small mesh, and real Envoys with a stub of the agent beside each.
-#![allow(dead_code, unreachable_pub)] // each test binary uses its part
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test binary uses its part
 
 pub mod agent;
 pub mod app;

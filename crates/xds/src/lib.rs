@@ -26,7 +26,7 @@ pub use server::{AdsServer, client_endpoint, server_builder};
 pub use session::{DeltaSession, Event, SotwSession};
 pub use sink::{ClientStatus, Rejection, Sink, Update};
 
-/// `google.protobuf.Any`, the envelope of every resource.
-pub use envoy_types::pb::google::protobuf::Any;
 /// `envoy.config.core.v3.Node`, how a client introduces itself.
 pub use envoy_types::pb::envoy::config::core::v3::Node;
+/// `google.protobuf.Any`, the envelope of every resource.
+pub use envoy_types::pb::google::protobuf::Any;

@@ -48,7 +48,8 @@ pub fn endpoints(cluster: &Cluster) -> Option<Arc<str>> {
     if cluster.cluster_discovery_type.as_ref() != Some(&eds) {
         return None;
     }
-    let named = cluster.eds_cluster_config.as_ref().map(|config| config.service_name.as_str()).filter(|name| !name.is_empty());
+    let named =
+        cluster.eds_cluster_config.as_ref().map(|config| config.service_name.as_str()).filter(|name| !name.is_empty());
     Some(named.unwrap_or(&cluster.name).into())
 }
 

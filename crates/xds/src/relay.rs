@@ -171,7 +171,8 @@ impl Sink for Relay {
                 clusters.filter_map(|cluster| references::endpoints(&cluster)).collect()
             }
             ROUTE => {
-                let listeners = snapshot.get(LISTENER).values().filter_map(|resource| resource.decode::<Listener>().ok());
+                let listeners =
+                    snapshot.get(LISTENER).values().filter_map(|resource| resource.decode::<Listener>().ok());
                 listeners.flat_map(|listener| references::routes(&listener).unwrap_or_default()).collect()
             }
             _ => BTreeSet::new(),

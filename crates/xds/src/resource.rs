@@ -59,6 +59,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The start of a text, at most `max` bytes, cut between characters.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
 /// The resources of one type, by name.
 pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
 
@@ -229,6 +238,11 @@ mod tests {
         assert_eq!(cluster("a", "x").version, cluster("b", "x").version);
         assert_ne!(cluster("a", "x").version, cluster("a", "y").version);
         assert_eq!(&*cluster("a", "").version, "e3b0c44298fc1c14");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!((cut("aäb", 4), cut("aäb", 3), cut("aäb", 2), cut("ä", 1), cut("", 0)), ("aäb", "aä", "a", "", ""));
     }
 
     #[test]

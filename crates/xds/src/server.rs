@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::resource::cut;
 use crate::session::{DeltaSession, Event, SotwSession};
 use crate::{ConnectPeer, Directory, Node, Observer, Snapshot, Subscription, type_url};
 
@@ -86,11 +87,15 @@ impl<D: Directory> AdsServer<D> {
         let peer = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone());
         let mut requests = request.into_inner();
         let first = match timeout(FIRST_REQUEST, requests.message()).await {
-            Ok(first) => first.map_err(unreadable)?.ok_or_else(|| Status::cancelled("the stream ended without a request"))?,
+            Ok(first) => {
+                first.map_err(unreadable)?.ok_or_else(|| Status::cancelled("the stream ended without a request"))?
+            }
             Err(_) => return Err(Status::deadline_exceeded("no request came within 10 s of opening the stream")),
         };
         let node = P::node(&first).cloned().ok_or_else(|| {
-            Status::invalid_argument("the first request of a stream must carry the node that sends it, and this one has none")
+            Status::invalid_argument(
+                "the first request of a stream must carry the node that sends it, and this one has none",
+            )
         })?;
         let Subscription { mut snapshots, observer } = self.0.open(peer, &node).await?;
         let session = P::new(snapshots.borrow_and_update().clone());
@@ -125,7 +130,10 @@ impl<P: Protocol> StreamState<P> {
             if type_url.is_empty() {
                 *type_url = only.to_owned();
             } else if type_url != only {
-                return Err(Status::invalid_argument(format!("this service has no {}, only {only}", shorten(type_url))));
+                return Err(Status::invalid_argument(format!(
+                    "this service has no {}, only {only}",
+                    cut(type_url, 200)
+                )));
             }
         }
         if let Some(node) = node.take().filter(|node| *node != self.node) {
@@ -139,7 +147,9 @@ impl<P: Protocol> StreamState<P> {
                     "xDS update refused");
                 self.observer.0.nack(&nack);
             }
-            Some(Event::UnknownType(url)) => tracing::debug!(node = %self.node.id, url, "unknown resource type asked for"),
+            Some(Event::UnknownType(url)) => {
+                tracing::debug!(node = %self.node.id, url, "unknown resource type asked for")
+            }
             None => {}
         }
         Ok(())
@@ -221,10 +231,6 @@ fn unreadable(status: Status) -> Status {
     }
 }
 
-fn shorten(text: &str) -> &str {
-    &text[..text.floor_char_boundary(200)]
-}
-
 /// What the stream loop needs of a session, for the two of them.
 trait Protocol: Send + 'static {
     type Request: Send + 'static;
@@ -280,7 +286,8 @@ macro_rules! protocol {
         }
     };
 }
-protocol!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, |r| r.resources.len() + r.removed_resources.len());
+protocol!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, |r| r.resources.len()
+    + r.removed_resources.len());
 protocol!(SotwSession, DiscoveryRequest, DiscoveryResponse, |r| r.resources.len());
 
 #[tonic::async_trait]

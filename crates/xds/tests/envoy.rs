@@ -87,14 +87,16 @@ fn routes(to: &str) -> Arc<Resource> {
     use route::route::Action;
     use route::route_action::ClusterSpecifier;
     use route::route_match::PathSpecifier;
-    let action = route::RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(to.into())), ..Default::default() };
+    let action =
+        route::RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(to.into())), ..Default::default() };
     let path_specifier = Some(PathSpecifier::Prefix("/".into()));
     let rule = route::Route {
         r#match: Some(route::RouteMatch { path_specifier, ..Default::default() }),
         action: Some(Action::Route(action)),
         ..Default::default()
     };
-    let host = route::VirtualHost { name: "all".into(), domains: vec!["*".into()], routes: vec![rule], ..Default::default() };
+    let host =
+        route::VirtualHost { name: "all".into(), domains: vec!["*".into()], routes: vec![rule], ..Default::default() };
     let config = route::RouteConfiguration { name: "egress".into(), virtual_hosts: vec![host], ..Default::default() };
     Resource::new(ROUTE, "egress", &config)
 }
@@ -206,7 +208,16 @@ static_resources:
         std::fs::write(&config, bootstrap).expect("written");
         let output = std::fs::File::create(&log).expect("a log");
         let process = Command::new(binary)
-            .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--component-log-level", "upstream:debug,config:debug", "-c"])
+            .args([
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "-l",
+                "warning",
+                "--component-log-level",
+                "upstream:debug,config:debug",
+                "-c",
+            ])
             .arg(&config)
             .stdout(Stdio::null())
             .stderr(output)
@@ -319,7 +330,10 @@ async fn through_changes(api_type: &str) {
     world.snapshots.send_replace(Arc::new(bad));
     let lines = log_until(&mut log, "nack LDS").await;
     let nack = lines.last().expect("a line");
-    assert!(nack.starts_with("nack LDS bad") && nack.contains("ingress") && nack.contains("nobody.knows.This"), "{nack}");
+    assert!(
+        nack.starts_with("nack LDS bad") && nack.contains("ingress") && nack.contains("nobody.knows.This"),
+        "{nack}"
+    );
     wait_settled(&mut log, "bad").await;
     answers(at, "a").await;
 
@@ -378,7 +392,10 @@ async fn envoy_behind_the_relay_is_heard_upstream_and_outlives_the_server() {
     world.snapshots.send_replace(Arc::new(apps.to("b", "bad", at).with(listener("ingress", free_port(), "nobody"))));
     let lines = log_until(&mut log, "nack LDS").await;
     let nack = lines.last().expect("a line");
-    assert!(nack.starts_with("nack LDS bad") && nack.contains("ingress: ") && nack.contains("nobody.knows.This"), "{nack}");
+    assert!(
+        nack.starts_with("nack LDS bad") && nack.contains("ingress: ") && nack.contains("nobody.knows.This"),
+        "{nack}"
+    );
     wait_settled(&mut log, "bad").await;
     answers(at, "b").await;
 

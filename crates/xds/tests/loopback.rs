@@ -145,7 +145,8 @@ async fn the_cache_of_another_service_and_a_damaged_one_are_not_applied() {
     server.kill();
     client.stop().await;
 
-    let other = tokio::sync::watch::Sender::new(weft_xds::Node { cluster: "prod/other".into(), ..node("prod/other~1") });
+    let other =
+        tokio::sync::watch::Sender::new(weft_xds::Node { cluster: "prod/other".into(), ..node("prod/other~1") });
     let (sink, address) = (TestSink::default(), server.address);
     let client = weft_xds::Client::new(other.subscribe(), Some(cache.clone()), move || common::channel(address));
     let mut status = client.status();

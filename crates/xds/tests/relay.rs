@@ -19,7 +19,8 @@ use weft_xds::{AdsServer, Any, Client, ClientStatus, Relay, Resource, Snapshot};
 
 fn cluster(name: &str, alt: &str) -> Arc<Resource> {
     let cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
-    let cluster = Cluster { name: name.into(), alt_stat_name: alt.into(), cluster_discovery_type, ..Default::default() };
+    let cluster =
+        Cluster { name: name.into(), alt_stat_name: alt.into(), cluster_discovery_type, ..Default::default() };
     Resource::new(CLUSTER, name, &cluster)
 }
 
@@ -33,7 +34,8 @@ fn listener(route: &str) -> Arc<Resource> {
 }
 
 fn state(revision: &str, alt: &str, route: &str) -> Snapshot {
-    let others = [(ENDPOINT, "a", "1"), (ROUTE, "egress", route), (POLICY_BUNDLE, "p", "1"), (REVISION, "mesh", revision)];
+    let others =
+        [(ENDPOINT, "a", "1"), (ROUTE, "egress", route), (POLICY_BUNDLE, "p", "1"), (REVISION, "mesh", revision)];
     (*snapshot(revision, &others)).clone().with(cluster("a", alt)).with(listener("egress"))
 }
 
@@ -112,7 +114,8 @@ async fn an_envoy_that_comes_later_is_waited_for_once_and_gets_everything() {
 
 #[tokio::test]
 async fn what_no_cluster_and_no_listener_refers_to_is_forgotten() {
-    let mut agent = agent(state("1", "x", "to a").with(cluster("b", "")).with(Resource::from_bytes(ENDPOINT, "b", vec![1]))).await;
+    let mut agent =
+        agent(state("1", "x", "to a").with(cluster("b", "")).with(Resource::from_bytes(ENDPOINT, "b", vec![1]))).await;
     log_until(&mut agent.log, "settled 1").await;
     assert_eq!(agent.relay.snapshot().get(ENDPOINT).len(), 2);
     agent.world.snapshots.send_replace(Arc::new(state("2", "x", "to a")));
@@ -126,5 +129,8 @@ async fn a_cluster_that_cannot_be_read_is_refused_by_the_relay_itself() {
     let lines = log_until(&mut agent.log, "nack CDS").await;
     assert!(lines.last().expect("a line").contains("odd: failed to decode"), "{lines:?}");
     log_until(&mut agent.log, "settled 1").await;
-    assert!(agent.relay.snapshot().get(CLUSTER).contains_key("a") && !agent.relay.snapshot().get(CLUSTER).contains_key("odd"));
+    assert!(
+        agent.relay.snapshot().get(CLUSTER).contains_key("a")
+            && !agent.relay.snapshot().get(CLUSTER).contains_key("odd")
+    );
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
-const LAST: Duration = Duration::from_secs(5);
+/// The longest step.
+pub(super) const LAST: Duration = Duration::from_secs(5);
 
 /// Doubles from 100 ms to 5 s; the jitter keeps the clients of one server from coming back all at once.
 #[derive(Default)]

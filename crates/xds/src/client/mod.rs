@@ -72,7 +72,11 @@ impl Client {
         self.start_from_cache(&mut cache, &mut state, &mut sink).await;
         let mut backoff = Backoff::default();
         while self.node.has_changed().is_ok() {
+            let began = Instant::now();
             let ended = self.one_stream(&mut state, &mut sink, &mut cache, &mut backoff).await;
+            if self.status.borrow().connected && began.elapsed() > backoff::LAST {
+                backoff.reset();
+            }
             let Err(error) = ended else { break };
             tracing::warn!(%error, "xDS stream ended");
             self.status.send_modify(|status| {
@@ -121,7 +125,6 @@ impl Client {
         }
         let responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
         let mut responses = responses.map_err(|status| describe(&status))?.into_inner();
-        backoff.reset();
         self.status.send_modify(|status| {
             status.connected = true;
             status.from_cache = false;
@@ -132,6 +135,7 @@ impl Client {
                 response = responses.message() => {
                     let response = response.map_err(|status| describe(&status))?;
                     let response = response.ok_or("the server closed the stream")?;
+                    backoff.reset();
                     let nonce = response.nonce.clone();
                     let answer = state.receive(response, sink).await;
                     cache.changed();
@@ -156,7 +160,10 @@ impl Client {
     }
 }
 
-async fn send(outbox: &mpsc::Sender<pb::DeltaDiscoveryRequest>, request: pb::DeltaDiscoveryRequest) -> Result<(), String> {
+async fn send(
+    outbox: &mpsc::Sender<pb::DeltaDiscoveryRequest>,
+    request: pb::DeltaDiscoveryRequest,
+) -> Result<(), String> {
     outbox.send(request).await.map_err(|_| "the stream is closed".to_owned())
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::google::rpc;
 
+use crate::resource::cut;
 use crate::sink::{ClientStatus, Rejection, Sink, Update};
 use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE};
 use crate::{Node, Resource, Resources};
@@ -54,7 +55,9 @@ impl State {
                 node: node.take(),
                 type_url: type_url.to_owned(),
                 resource_names_subscribe: wanted.iter().map(|name| name.to_string()).collect(),
-                initial_resource_versions: held.map(|(name, resource)| (name.to_string(), resource.version.to_string())).collect(),
+                initial_resource_versions: held
+                    .map(|(name, resource)| (name.to_string(), resource.version.to_string()))
+                    .collect(),
                 ..Default::default()
             });
             self.followed.insert(type_url, wanted);
@@ -112,7 +115,8 @@ impl State {
         let revision: Arc<str> = response.system_version_info.into();
         let (changed, mut rejections) = unpack(type_url, response.resources);
         let removed: Vec<Arc<str>> = response.removed_resources.into_iter().map(Into::into).collect();
-        let update = Update { type_url, revision: revision.clone(), changed: changed.clone(), removed: removed.clone() };
+        let update =
+            Update { type_url, revision: revision.clone(), changed: changed.clone(), removed: removed.clone() };
         rejections.extend(sink.apply(update).await);
         let refused: BTreeSet<_> = rejections.iter().map(|rejection| &*rejection.name).collect();
         let held = self.held.entry(type_url).or_default();
@@ -195,8 +199,7 @@ impl Answer {
     pub(super) fn into_request(self, nonce: String) -> pb::DeltaDiscoveryRequest {
         let error_detail = (!self.rejections.is_empty()).then(|| {
             let lines = self.rejections.iter().map(|rejection| format!("{}: {}", rejection.name, rejection.reason));
-            let mut message = lines.collect::<Vec<_>>().join("; ");
-            message.truncate(message.floor_char_boundary(MAX_REASON));
+            let message = cut(&lines.collect::<Vec<_>>().join("; "), MAX_REASON).to_owned();
             rpc::Status { code: INVALID_ARGUMENT, message, ..Default::default() }
         });
         pb::DeltaDiscoveryRequest { type_url: self.type_url, response_nonce: nonce, error_detail, ..Default::default() }

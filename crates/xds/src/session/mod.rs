@@ -20,6 +20,7 @@ use tonic::Status;
 pub use delta::DeltaSession;
 pub use sotw::SotwSession;
 
+use crate::resource::cut;
 use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, REVISION, ROUTE};
 use crate::{Nack, Snapshot};
 use track::{Batch, Outstanding, Track};
@@ -91,16 +92,14 @@ impl Session {
     /// The answer to the outstanding response, if the nonce is its own; any other nonce answers nothing.
     fn answer(&mut self, type_url: &'static str, nonce: &str, error: Option<rpc::Status>) -> Option<Event> {
         let track = self.tracks.get_mut(type_url)?;
-        let Outstanding { revision, names, .. } = track.outstanding.take_if(|outstanding| outstanding.nonce == nonce)?;
+        let Outstanding { revision, names, .. } =
+            track.outstanding.take_if(|outstanding| outstanding.nonce == nonce)?;
         track.answered(error.is_some());
         let Some(error) = error else { return Some(Event::Ack { type_url, revision }) };
         if type_url == CLUSTER {
             self.expected.clear();
         }
-        let mut reason = error.message;
-        if reason.len() > MAX_REASON {
-            reason.truncate(reason.floor_char_boundary(MAX_REASON));
-        }
+        let reason = cut(&error.message, MAX_REASON).to_owned();
         Some(Event::Nack(Nack { type_url, revision, resources: names, reason }))
     }
 
@@ -224,7 +223,10 @@ fn known_type(type_url: &str) -> Result<Result<&'static str, Event>, Status> {
 
 fn check_name(name: &str) -> Result<(), Status> {
     if name.len() > MAX_NAME {
-        return Err(Status::invalid_argument(format!("a resource name has {} bytes; at most {MAX_NAME} are allowed", name.len())));
+        return Err(Status::invalid_argument(format!(
+            "a resource name has {} bytes; at most {MAX_NAME} are allowed",
+            name.len()
+        )));
     }
     Ok(())
 }
@@ -232,7 +234,9 @@ fn check_name(name: &str) -> Result<(), Status> {
 fn check_count(type_url: &str, count: usize) -> Result<(), Status> {
     if count > MAX_NAMES {
         let short = type_url::short(type_url);
-        return Err(Status::resource_exhausted(format!("{count} names of {short} are too many; at most {MAX_NAMES} are allowed")));
+        return Err(Status::resource_exhausted(format!(
+            "{count} names of {short} are too many; at most {MAX_NAMES} are allowed"
+        )));
     }
     Ok(())
 }

@@ -31,11 +31,19 @@ fn refusal(reason: &str) -> Option<rpc::Status> {
 
 /// A delta request for names.
 fn subscribe(type_url: &str, names: &[&str]) -> pb::DeltaDiscoveryRequest {
-    pb::DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: strings(names), ..Default::default() }
+    pb::DeltaDiscoveryRequest {
+        type_url: type_url.into(),
+        resource_names_subscribe: strings(names),
+        ..Default::default()
+    }
 }
 
 fn unsubscribe(type_url: &str, names: &[&str]) -> pb::DeltaDiscoveryRequest {
-    pb::DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_unsubscribe: strings(names), ..Default::default() }
+    pb::DeltaDiscoveryRequest {
+        type_url: type_url.into(),
+        resource_names_unsubscribe: strings(names),
+        ..Default::default()
+    }
 }
 
 fn ack(response: &pb::DeltaDiscoveryResponse) -> pb::DeltaDiscoveryRequest {

@@ -208,7 +208,8 @@ impl Track {
         if says_no && !partial {
             let asked = self.names.iter().filter(|name| !self.known.contains_key(*name));
             let again = self.due.iter().filter(|name| !self.has(name));
-            let missing: BTreeSet<_> = asked.chain(again).filter(|name| !available.contains_key(*name)).cloned().collect();
+            let missing: BTreeSet<_> =
+                asked.chain(again).filter(|name| !available.contains_key(*name)).cloned().collect();
             plan.absent.extend(missing);
         }
         if says_no {

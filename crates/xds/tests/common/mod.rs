@@ -15,7 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 use weft_model::SpiffeId;
 use weft_xds::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use weft_xds::{
-    AdsServer, Client, ClientStatus, Directory, Nack, Node, Observer, Rejection, Resource, Sink, Snapshot, Subscription, Update,
+    AdsServer, Client, ClientStatus, Directory, Nack, Node, Observer, Rejection, Resource, Sink, Snapshot,
+    Subscription, Update,
 };
 
 /// Waits for something with a bound, which is never reached when all is well.
@@ -90,7 +91,13 @@ impl Observer for Recorder {
         self.say(format!("ack {} {revision}", type_url::short(type_url)));
     }
     fn nack(&mut self, nack: &Nack) {
-        self.say(format!("nack {} {} {:?}: {}", type_url::short(nack.type_url), nack.revision, nack.resources, nack.reason));
+        self.say(format!(
+            "nack {} {} {:?}: {}",
+            type_url::short(nack.type_url),
+            nack.revision,
+            nack.resources,
+            nack.reason
+        ));
     }
     fn settled(&mut self, revision: &str) {
         self.say(format!("settled {revision}"));

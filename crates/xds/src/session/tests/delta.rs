@@ -179,7 +179,9 @@ fn a_reconnecting_client_gets_only_what_changed_meanwhile() {
     let initial_resource_versions = versions.collect();
     let new = snapshot("2", &[(CLUSTER, "same", "1"), (CLUSTER, "changed", "2"), (CLUSTER, "new", "1")]);
     let mut session = DeltaSession::new(new);
-    session.on_request(pb::DeltaDiscoveryRequest { initial_resource_versions, ..subscribe(CLUSTER, &[]) }).expect("legal");
+    session
+        .on_request(pb::DeltaDiscoveryRequest { initial_resource_versions, ..subscribe(CLUSTER, &[]) })
+        .expect("legal");
     session.stop_holding();
     assert_eq!(accepted(&mut session).as_deref(), Some("CDS +changed=2 +new=1 -gone"));
     assert_eq!(accepted(&mut session), None);
@@ -188,7 +190,8 @@ fn a_reconnecting_client_gets_only_what_changed_meanwhile() {
 #[test]
 fn a_reconnecting_client_that_is_up_to_date_gets_nothing() {
     let state = snapshot("1", &[(ENDPOINT, "a", "1"), (ENDPOINT, "b", "1")]);
-    let versions = state.get(ENDPOINT).values().map(|resource| (resource.name.to_string(), resource.version.to_string()));
+    let versions =
+        state.get(ENDPOINT).values().map(|resource| (resource.name.to_string(), resource.version.to_string()));
     let initial_resource_versions = versions.collect();
     let mut session = DeltaSession::new(state);
     session
@@ -196,7 +199,11 @@ fn a_reconnecting_client_that_is_up_to_date_gets_nothing() {
         .expect("legal");
     assert_eq!(accepted(&mut session), None);
     session.on_request(subscribe(ENDPOINT, &["b"])).expect("legal");
-    assert_eq!(accepted(&mut session).as_deref(), Some("EDS +b=1"), "a version of a name that is not followed counts for nothing");
+    assert_eq!(
+        accepted(&mut session).as_deref(),
+        Some("EDS +b=1"),
+        "a version of a name that is not followed counts for nothing"
+    );
 }
 
 #[test]
@@ -225,7 +232,10 @@ fn malformed_requests_end_the_stream_with_a_clear_status() {
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
     let many: Vec<String> = (0..70_000).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(session.on_request(subscribe(ENDPOINT, &many)).expect_err("too many").code(), tonic::Code::ResourceExhausted);
+    assert_eq!(
+        session.on_request(subscribe(ENDPOINT, &many)).expect_err("too many").code(),
+        tonic::Code::ResourceExhausted
+    );
     let locator = pb::ResourceLocator { name: "x".into(), ..Default::default() };
     let request = pb::DeltaDiscoveryRequest { resource_locators_subscribe: vec![locator], ..subscribe(ENDPOINT, &[]) };
     assert_eq!(session.on_request(request).expect_err("locators").code(), tonic::Code::InvalidArgument);
@@ -244,6 +254,8 @@ fn a_long_reason_is_cut_at_a_character() {
     let mut session = session(&[(CLUSTER, "a", "1")]);
     session.on_request(subscribe(CLUSTER, &[])).expect("legal");
     let (_, response) = next(&mut session).expect("clusters");
-    let Some(Event::Nack(nack)) = session.on_request(nack(&response, &"ä".repeat(5000))).expect("legal") else { panic!() };
+    let Some(Event::Nack(nack)) = session.on_request(nack(&response, &"ä".repeat(5000))).expect("legal") else {
+        panic!()
+    };
     assert_eq!(nack.reason, "ä".repeat(2048));
 }

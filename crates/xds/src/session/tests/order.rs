@@ -206,7 +206,9 @@ fn nothing_is_taken_away_before_the_first_requests_are_complete() {
 fn a_client_of_clusters_only_gets_removals_after_the_hold() {
     let mut session = DeltaSession::new(snapshot("1", &[]));
     let initial_resource_versions = [("a".to_owned(), "old".to_owned())].into();
-    session.on_request(pb::DeltaDiscoveryRequest { initial_resource_versions, ..subscribe(CLUSTER, &[]) }).expect("legal");
+    session
+        .on_request(pb::DeltaDiscoveryRequest { initial_resource_versions, ..subscribe(CLUSTER, &[]) })
+        .expect("legal");
     expect_nothing(&mut session);
     assert!(session.holding() && session.settled().is_none());
     session.stop_holding();

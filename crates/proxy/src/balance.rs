@@ -4,8 +4,9 @@ use crate::config::{Endpoints, LbPolicy};
 
 /// The index of the endpoint to use; `None` if there is none.
 ///
-/// `load` tells for an index how many requests are under way there, and whether it failed lately and should be avoided; when all
-/// are to be avoided, none is. `turn` counts up by one from request to request (for round robin), `random` is uniform.
+/// `load` tells for an index how many requests are under way there, and whether it failed lately and should be avoided;
+/// when all are to be avoided, none is. `turn` counts up by one from request to request (for round robin), `random` is
+/// uniform.
 pub fn pick(
     endpoints: &Endpoints,
     policy: LbPolicy,
@@ -32,8 +33,8 @@ fn round_robin(endpoints: &Endpoints, load: impl Fn(usize) -> (u32, bool), turn:
     usable_at(endpoints, |index| !load(index).1, |total| turn % total).unwrap_or(first)
 }
 
-/// The power of two choices: two different endpoints are drawn by weight, and the one with less under way for its weight is
-/// taken; the first where they are equal, so that an idle cluster is used exactly by weight.
+/// The power of two choices: two different endpoints are drawn by weight, and the one with less under way for its
+/// weight is taken; the first where they are equal, so that an idle cluster is used exactly by weight.
 fn least_request(endpoints: &Endpoints, load: impl Fn(usize) -> (u32, bool), random: u64) -> usize {
     let first = endpoints.at(scale(random, endpoints.total_weight()));
     let (start, first_weight) = endpoints.part(first);
@@ -76,7 +77,7 @@ fn usable_at(endpoints: &Endpoints, usable: impl Fn(usize) -> bool, point: impl 
 
 /// From the whole range of `random` evenly to `0..length`.
 fn scale(random: u64, length: u64) -> u64 {
-    (u128::from(random) * u128::from(length) >> 64) as u64
+    ((u128::from(random) * u128::from(length)) >> 64) as u64
 }
 
 /// Another number that looks independent (the finalizer of SplitMix64).
@@ -166,9 +167,9 @@ mod tests {
             let endpoints = endpoints(&weights);
             let total = endpoints.total_weight();
             // The middle of each unit of the line.
-            let randoms = (0..total).map(|unit| ((2 * u128::from(unit) + 1 << 63) / u128::from(total)) as u64);
-            let picked = randoms.map(|random| pick(&endpoints, LbPolicy::LeastRequest, |_| (0, false), 0, random).unwrap());
-            let counts = counts(picked, weights.len());
+            let randoms = (0..total).map(|unit| (((2 * u128::from(unit) + 1) << 63) / u128::from(total)) as u64);
+            let pick = |random| pick(&endpoints, LbPolicy::LeastRequest, |_| (0, false), 0, random).unwrap();
+            let counts = counts(randoms.map(pick), weights.len());
             let equal = weights.iter().all(|weight| *weight == weights[0]);
             let expected: Vec<u64> = weights.iter().map(|weight| if equal { 1 } else { u64::from(*weight) }).collect();
             prop_assert_eq!(counts, expected);

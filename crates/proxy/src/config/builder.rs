@@ -23,8 +23,8 @@ type ByName<T> = BTreeMap<Arc<str>, Arc<T>>;
 
 /// Takes resources in, one update after the other, and makes configurations of them.
 ///
-/// A resource that is refused changes nothing: what was in force under its name stays in force, and the others of its update are
-/// taken.
+/// A resource that is refused changes nothing: what was in force under its name stays in force, and the others of its
+/// update are taken.
 #[derive(Default)]
 pub struct Builder {
     names: Names,
@@ -62,7 +62,8 @@ impl Builder {
         rejections
     }
 
-    /// The names of endpoints and of routes that clusters and listeners refer to; empty for the types that come as a whole.
+    /// The names of endpoints and of routes that clusters and listeners refer to; empty for the types that come as a
+    /// whole.
     pub fn wanted(&self, type_url: &str) -> BTreeSet<Arc<str>> {
         match type_url {
             type_url::ENDPOINT => {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use weft_model::SpiffeId;
 
-/// A number for a cluster's name, given when the name is first seen and never to another name while the process lives, so
-/// that pools and statistics can be kept in a table indexed by it.
+/// A number for a cluster's name, given when the name is first seen and never to another name while the process lives,
+/// so that pools and statistics can be kept in a table indexed by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(pub(super) u32);
 

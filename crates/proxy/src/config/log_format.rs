@@ -9,8 +9,8 @@ use http::HeaderName;
 pub struct LogFormat {
     /// The file, like `/dev/stdout`.
     pub path: Arc<str>,
-    /// In the order written: the key as JSON, quoted and with its colon (`"method":`), and what stands behind it. Sorted by
-    /// key, as Envoy does.
+    /// In the order written: the key as JSON, quoted and with its colon (`"method":`), and what stands behind it.
+    /// Sorted by key, as Envoy does.
     pub keys: Vec<(Arc<str>, LogField)>,
 }
 

@@ -1,10 +1,11 @@
 //! The configuration that the data plane runs on: small immutable values, read by the request path and never changed.
 //!
-//! [`Builder`] keeps the last good version of every xDS resource and turns them into a [`Config`] by sharing, so that a change
-//! of one route costs one new route table. Names are resolved to small numbers while parsing ([`ClusterId`]): a request looks
-//! up its host, and nothing else, by text.
+//! [`Builder`] keeps the last good version of every xDS resource and turns them into a [`Config`] by sharing, so that a
+//! change of one route costs one new route table. Names are resolved to small numbers while parsing ([`ClusterId`]): a
+//! request looks up its host, and nothing else, by text.
 //!
-//! What our proxy does not support is refused with the path of the field; nothing is ignored in silence. No I/O, no clock.
+//! What our proxy does not support is refused with the path of the field; nothing is ignored in silence. No I/O, no
+//! clock.
 
 mod builder;
 mod cluster;
@@ -39,7 +40,8 @@ pub use route::{
 pub struct Config {
     /// Sorted by name. An `Arc` is the same one as before while its resource is unchanged.
     pub listeners: Vec<Arc<Listener>>,
-    /// Every cluster with the endpoints that it has now, by name; for the admin endpoint. Requests use [`Config::upstream`].
+    /// Every cluster with the endpoints that it has now, by name; for the admin endpoint. Requests use
+    /// [`Config::upstream`].
     pub clusters: HashMap<Arc<str>, Arc<Upstream>>,
     /// Every route table of RDS, by name. Requests use [`Config::route_table`].
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
@@ -54,7 +56,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The cluster that a route chose, without a look-up by text. `None`: the cluster does not exist (Envoy's flag `NC`).
+    /// The cluster that a route chose, without a look-up by text. `None`: the cluster does not exist (Envoy's flag
+    /// `NC`).
     pub fn upstream(&self, cluster: &ClusterRef) -> Option<&Arc<Upstream>> {
         self.upstreams.get(cluster.id.index())?.as_ref()
     }

@@ -163,8 +163,8 @@ pub enum NoRoute {
 impl RouteTable {
     /// The route of a request and, by its weights and `random`, the cluster.
     ///
-    /// `host` comes from [`host_key`]; `path` has no query (empty for CONNECT). A WebSocket over HTTP/2 (extended CONNECT) is
-    /// looked up as `GET`.
+    /// `host` comes from [`host_key`]; `path` has no query (empty for CONNECT). A WebSocket over HTTP/2 (extended
+    /// CONNECT) is looked up as `GET`.
     pub fn route(
         &self,
         host: &str,
@@ -179,8 +179,8 @@ impl RouteTable {
         Ok(RouteHit { route, cluster: route.clusters.pick(random) })
     }
 
-    /// The virtual host of a domain: whole, then longest suffix wildcard, then longest prefix wildcard, then `*`. A wildcard
-    /// stands for at least one character.
+    /// The virtual host of a domain: whole, then longest suffix wildcard, then longest prefix wildcard, then `*`. A
+    /// wildcard stands for at least one character.
     pub fn virtual_host(&self, host: &str) -> Option<&VirtualHost> {
         let longer = |part: &str| host.len() > part.len();
         let index = self
@@ -279,8 +279,8 @@ impl Weighted {
     }
 }
 
-/// What a request's authority is looked up by: lower case, and without its port where `strip_port` says so. The port of a
-/// CONNECT stays (RFC 9110 s.9.3.6: it is part of the target), as in Envoy. Borrowed when nothing changes.
+/// What a request's authority is looked up by: lower case, and without its port where `strip_port` says so. The port of
+/// a CONNECT stays (RFC 9110 s.9.3.6: it is part of the target), as in Envoy. Borrowed when nothing changes.
 pub fn host_key<'a>(authority: &'a str, strip_port: bool, method: &Method) -> Cow<'a, str> {
     let strip = strip_port && *method != Method::CONNECT;
     let host = if strip { without_port(authority) } else { authority };

@@ -15,8 +15,8 @@ use crate::config::cluster::{Endpoint, Endpoints};
 
 /// The name of the cluster and its usable endpoints.
 ///
-/// Localities are read as one list: without zone-aware or locality-weighted balancing, which no cluster here can ask for, Envoy
-/// does not look at them either.
+/// Localities are read as one list: without zone-aware or locality-weighted balancing, which no cluster here can ask
+/// for, Envoy does not look at them either.
 pub(crate) fn assignment(mut given: ClusterLoadAssignment, at: &Path<'_>) -> Result<(Arc<str>, Endpoints), Refused> {
     let name = named(&mut given.cluster_name, &at.field("cluster_name"))?;
     let mut list = Vec::new();

@@ -1,7 +1,8 @@
 //! `local_reply_config`: what a refusal made by the proxy says.
 //!
-//! Our proxy always answers with a problem document (RFC 9457) that tells layer and cause, which is what Weft's control plane
-//! teaches Envoy with this field. So nothing is taken from it, but anything else that it could ask for is refused.
+//! Our proxy always answers with a problem document (RFC 9457) that tells layer and cause, which is what Weft's control
+//! plane teaches Envoy with this field. So nothing is taken from it, but anything else that it could ask for is
+//! refused.
 
 use std::mem::take;
 

@@ -1,7 +1,8 @@
 //! From Envoy's messages to our values. One file a kind of resource; [`strict`] is the rule that nothing is ignored.
 //!
-//! Where a field is not given, Envoy's default holds, with two exceptions: no `server` header is written, and TLS is never resumed
-//! (`max_session_keys`, session tickets), because an expired or withdrawn certificate must count at the next connection.
+//! Where a field is not given, Envoy's default holds, with two exceptions: no `server` header is written, and TLS is
+//! never resumed (`max_session_keys`, session tickets), because an expired or withdrawn certificate must count at the
+//! next connection.
 
 pub(crate) mod access_log;
 pub(crate) mod cluster;
@@ -68,7 +69,8 @@ fn number(known: &mut HashMap<Arc<str>, u32>, name: &str) -> (Arc<str>, u32) {
     (name, id)
 }
 
-/// The cluster that Envoy reaches its agent by. To us it means: the live identity, and the policy engine of this process.
+/// The cluster that Envoy reaches its agent by. To us it means: the live identity, and the policy engine of this
+/// process.
 const AGENT: &str = "weft_agent";
 
 /// A TCP address with a numeric host.

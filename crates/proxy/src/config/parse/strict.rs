@@ -1,4 +1,5 @@
-//! How a message is read without ignoring anything: supported fields are taken out of it, and what is left must be empty.
+//! How a message is read without ignoring anything: supported fields are taken out of it, and what is left must be
+//! empty.
 
 use std::fmt::{self, Debug, Display};
 use std::time::Duration;
@@ -139,8 +140,8 @@ impl Display for Path<'_> {
     }
 }
 
-/// The name of the first top-level field in which two pretty `Debug` texts of the same struct differ; for a `oneof`, the name of
-/// the member that is set.
+/// The name of the first top-level field in which two pretty `Debug` texts of the same struct differ; for a `oneof`,
+/// the name of the member that is set.
 fn first_difference(left: &str, empty: &str) -> Option<String> {
     let mut lines = Vec::new();
     let mut other = empty.lines();

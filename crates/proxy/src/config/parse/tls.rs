@@ -1,5 +1,5 @@
-//! `envoy.transport_sockets.tls`: own certificate and trust bundle are always this process's identity; what is read here is whom
-//! to trust and what to speak.
+//! `envoy.transport_sockets.tls`: own certificate and trust bundle are always this process's identity; what is read
+//! here is whom to trust and what to speak.
 
 use std::mem::take;
 

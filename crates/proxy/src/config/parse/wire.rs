@@ -1,16 +1,16 @@
-//! Finds what decoding dropped. Protobuf decoders skip the fields that they do not know; comparing the bytes with those of the
-//! decoded message, encoded again, shows them.
+//! Finds what decoding dropped. Protobuf decoders skip the fields that they do not know; comparing the bytes with those
+//! of the decoded message, encoded again, shows them.
 //!
-//! No schema is needed: both are read as trees of numbered fields. What reads as a message but is a text is the same on both
-//! sides, so the guess does no harm.
+//! No schema is needed: both are read as trees of numbered fields. What reads as a message but is a text is the same on
+//! both sides, so the guess does no harm.
 
 use std::collections::BTreeMap;
 
 /// Deeper messages do not decode at all (prost's limit is 100).
 const MAX_DEPTH: usize = 100;
 
-/// The number (`3.7`: field 7 of the message in field 3) of a field in `original` that is missing in `again`, the encoding of what
-/// was decoded from it. Another order of fields, and of the entries of a map, is no difference.
+/// The number (`3.7`: field 7 of the message in field 3) of a field in `original` that is missing in `again`, the
+/// encoding of what was decoded from it. Another order of fields, and of the entries of a map, is no difference.
 pub(crate) fn dropped_field(original: &[u8], again: &[u8]) -> Option<String> {
     if original == again || canonical(original, 0) == canonical(again, 0) {
         return None;

@@ -1,4 +1,5 @@
-//! The configuration as a whole: what the control plane compiles is taken, what is not supported is refused by its path.
+//! The configuration as a whole: what the control plane compiles is taken, what is not supported is refused by its
+//! path.
 
 mod arbitrary;
 mod compiled;

@@ -1,7 +1,9 @@
-//! The rule itself, field by field: a good message gets one more field, each that its type could have and some that it could not,
-//! and either the resource is refused or the field is in the list here. Nothing that would be dropped in silence can slip in.
+//! The rule itself, field by field: a good message gets one more field, each that its type could have and some that it
+//! could not, and either the resource is refused or the field is in the list here. Nothing that would be dropped in
+//! silence can slip in.
 //!
-//! Fields that the message has already are not in the lists: given twice, they are refused. `refused` changes their values.
+//! Fields that the message has already are not in the lists: given twice, they are refused. `refused` changes their
+//! values.
 
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -31,8 +33,8 @@ fn any(tag: u32, kind: &str, value: &[u8]) -> Vec<u8> {
     bytes(tag, &[bytes(1, format!("type.googleapis.com/{kind}").as_bytes()), bytes(2, value)].concat())
 }
 
-/// The fields (by number) with which a message is accepted: set to 1, to an empty message, to a message or text of one byte, and to
-/// a message with its first field set to 1.
+/// The fields (by number) with which a message is accepted: set to 1, to an empty message, to a message or text of one
+/// byte, and to a message with its first field set to 1.
 fn accepted(type_url: &'static str, name: &str, build: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u32> {
     let offered = |extra: &[u8]| offer(&mut Builder::default(), Resource::from_bytes(type_url, name, build(extra)));
     assert_eq!(offered(&[]), Ok(()), "the message without an extra field");
@@ -107,8 +109,8 @@ fn route_configuration() {
         let header = bytes(6, &[&bytes(1, b"x-a"), extra].concat());
         of(&[bytes(1, &[bytes(1, b"/"), header].concat()), forward.clone()].concat(), b"", b"")
     };
-    // exact_match, present_match, invert_match, prefix_match, suffix_match, contains_match; and 2, which does not exist, if it is
-    // empty: the message then looks like an entry of a map (see `wire`)
+    // exact_match, present_match, invert_match, prefix_match, suffix_match, contains_match; and 2, which does not
+    // exist, if it is empty: the message then looks like an entry of a map (see `wire`)
     assert_eq!(accepted(&in_header), [2, 4, 7, 8, 9, 10, 12]);
     let in_action = |extra: &[u8]| of(&[&*matching, &bytes(2, &[&bytes(1, b"c"), extra].concat())].concat(), b"", b"");
     // timeout, retry_policy, idle_timeout

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Runs everything that must hold, in the order that shares most of the building, and counts.
 
-`scripts/test.py` runs all; `scripts/test.py NAME` runs the steps (fmt, lint, deny, tour) and tests whose name contains NAME.
+`scripts/test.py` runs all; `scripts/test.py NAME` runs the steps (fmt, lint, deny, tour) and the tests whose own
+name, binary or package contains NAME.
 The last line has the form `N passed, N failed, N skipped`; the exit status is 0 only if nothing failed.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -46,10 +48,11 @@ def skip(name, why):
 def tests(pattern):
     """Every test, counted one by one. Always the whole workspace: a part of it would be built again with other features."""
     if NEXTEST:
-        nextest = ["cargo", "nextest", "run", "--workspace", "--no-fail-fast", "--no-tests", "pass", "--color", "never"]
+        nextest = ["cargo", "nextest", "run", "--workspace", "--no-fail-fast", "--no-tests", "pass", "--color", "never", "-E"]
+        chosen = f" & ({' | '.join(filters(pattern))})" if pattern else ""
         runs = {
-            "unit and property tests": [*nextest, "-E", "not package(weft-tests)", *([pattern] if pattern else [])],
-            "end-to-end tests": [*nextest, "-E", "package(weft-tests)", *([pattern] if pattern else [])],
+            "unit and property tests": [*nextest, f"not package(weft-tests){chosen}"],
+            "end-to-end tests": [*nextest, f"package(weft-tests){chosen}"],
         }
     else:
         runs = {"tests": ["cargo", "test", "--workspace", "--all-targets", "--no-fail-fast", *([pattern] if pattern else [])]}
@@ -62,6 +65,18 @@ def tests(pattern):
         if status != 0 and failed == 0:
             failed = 1  # it did not build, or died before it could count
         steps.append((name, passed, failed, skipped, time.monotonic() - start, ""))
+
+
+def filters(pattern):
+    """Nextest's filters for a name; it refuses a filter on files or packages that none matches."""
+    files = glob.glob(os.path.join(ROOT, "tests", "tests", "*.rs")) + glob.glob(os.path.join(ROOT, "crates", "*", "tests", "*.rs"))
+    packages = ["weft-" + os.path.basename(folder) for folder in glob.glob(os.path.join(ROOT, "crates", "*"))]
+    found = [f"test(~{pattern})"]
+    if any(pattern in os.path.splitext(os.path.basename(file))[0] for file in files):
+        found.append(f"binary(~{pattern})")
+    if any(pattern in package for package in packages):
+        found.append(f"package(~{pattern})")
+    return found
 
 
 def count(output):

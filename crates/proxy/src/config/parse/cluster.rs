@@ -9,12 +9,13 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers as PbCircuitBreakers, Cluster as PbCluster};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+};
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, duration, named, required, uint32};
 use super::{Names, endpoint, from_ads, tls};
-use crate::config::cluster::{CircuitBreakers, Cluster, EndpointsSource, LbPolicy, UpstreamProtocol};
+use crate::config::cluster::{CircuitBreakers, Cluster, EndpointsSource, LbPolicy, UpstreamProtocol, UpstreamTls};
 
 /// The name under which a cluster says what HTTP it speaks.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -34,10 +35,9 @@ pub(crate) fn cluster(mut given: PbCluster, at: &Path<'_>, names: &mut Names) ->
     };
     given.alt_stat_name.clear(); // another name for people
     at.rest(&given)?;
-    if let (UpstreamProtocol::Http2, Some(tls)) = (cluster.protocol, &cluster.tls) {
-        if !tls.alpn.iter().any(|protocol| protocol == b"h2") {
-            return Err(at.field("transport_socket").refuse("alpn_protocols must have h2: the cluster speaks HTTP/2"));
-        }
+    let without_h2 = |tls: &UpstreamTls| !tls.alpn.iter().any(|protocol| protocol == b"h2");
+    if cluster.protocol == UpstreamProtocol::Http2 && cluster.tls.as_ref().is_some_and(without_h2) {
+        return Err(at.field("transport_socket").refuse("alpn_protocols must have h2: the cluster speaks HTTP/2"));
     }
     Ok(cluster)
 }

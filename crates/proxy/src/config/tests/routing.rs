@@ -262,7 +262,7 @@ fn naive<'a>(
 }
 
 fn naive_header(rule: &pb::HeaderMatcher, method: &Method, headers: &HeaderMap) -> bool {
-    let values: Vec<_> = headers.get_all(&rule.name.replace(':', "")).iter().map(|v| v.to_str().unwrap()).collect();
+    let values: Vec<_> = headers.get_all(rule.name.replace(':', "")).iter().map(|v| v.to_str().unwrap()).collect();
     let value = match &*rule.name {
         ":method" => Some(method.to_string()),
         _ => (!values.is_empty()).then(|| values.join(",")),

@@ -14,6 +14,9 @@ use super::*;
 
 const ACCEPTED: &str = "accepted";
 
+/// A change, and what is said about it.
+type Row<M> = (Box<dyn FnOnce(&mut M)>, &'static str);
+
 fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
@@ -41,12 +44,7 @@ fn reason<M: Message + Default>(
 
 /// Each change is refused with the text beside it, where the name of the resource's type is left out and `NS` says "not
 /// supported by this proxy".
-fn check<M: Message + Default>(
-    service: &str,
-    type_url: &'static str,
-    name: &str,
-    rows: Vec<(Box<dyn FnOnce(&mut M)>, &str)>,
-) {
+fn check<M: Message + Default>(service: &str, type_url: &'static str, name: &str, rows: Vec<Row<M>>) {
     for (change, expected) in rows {
         let reason = reason(service, type_url, name, change);
         let root = type_url.rsplit('/').next().unwrap();
@@ -56,10 +54,7 @@ fn check<M: Message + Default>(
     }
 }
 
-fn row<M: 'static>(
-    change: impl FnOnce(&mut M) + 'static,
-    expected: &'static str,
-) -> (Box<dyn FnOnce(&mut M)>, &'static str) {
+fn row<M: 'static>(change: impl FnOnce(&mut M) + 'static, expected: &'static str) -> Row<M> {
     (Box::new(change), expected)
 }
 

@@ -23,10 +23,9 @@ test: setup ## format, lints, unit, property and end-to-end tests, the tour (FIL
 	@python3 scripts/test.py $(FILTER)
 
 bench: setup ## side-by-side measurements against peers (CASES=chain)
-	cargo build --profile dist -p weft
-	cargo build --release -p weft-bench
+	cargo build --release -p weft -p weft-bench
 	@for case in $(or $(CASES),chain); do \
-	  WEFT_BIN=$(abspath $(TARGET))/dist/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
+	  WEFT_BIN=$(abspath $(TARGET))/release/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
 
 fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60); needs a nightly toolchain and cargo-fuzz
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)

@@ -45,8 +45,6 @@ pub struct Cluster {
     pub lb_policy: LbPolicy,
     /// Where the endpoints come from.
     pub endpoints: EndpointsSource,
-    /// Bounds on what is in flight, Envoy's defaults where not given.
-    pub circuit_breakers: CircuitBreakers,
 }
 
 /// A cluster with the endpoints that it has in this [`Config`](super::Config).
@@ -94,25 +92,6 @@ pub enum EndpointsSource {
     Static(Arc<Endpoints>),
     /// EDS, by this name.
     Eds(Arc<str>),
-}
-
-/// Bounds of one cluster and one proxy (`CircuitBreakers.thresholds` of priority `DEFAULT`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitBreakers {
-    /// Connections. Default 1024.
-    pub max_connections: u32,
-    /// Requests that wait for a connection. Default 1024.
-    pub max_pending_requests: u32,
-    /// Requests in flight. Default 1024.
-    pub max_requests: u32,
-    /// Retries in flight. Default 3.
-    pub max_retries: u32,
-}
-
-impl Default for CircuitBreakers {
-    fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
-    }
 }
 
 /// The endpoints of a cluster that may be used (`envoy.config.endpoint.v3.ClusterLoadAssignment`), in the order given.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderName;
 use weft_model::{SpiffeId, TrustDomain};
@@ -73,8 +72,6 @@ pub struct TcpListener {
     pub authorize: bool,
     /// Prefix of this listener's statistics.
     pub stat_prefix: Arc<str>,
-    /// No byte either way for so long closes the connection; `None` is never. Default 1 h.
-    pub idle_timeout: Option<Duration>,
 }
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`.
@@ -94,26 +91,17 @@ pub struct HttpListener {
     pub xfcc: ForwardClientCert,
     /// Identity headers of the mesh, taken off every request before anything reads them.
     pub remove_headers: Vec<HeaderName>,
-    /// `generate_request_id`: requests without `x-request-id` get one. Default true.
-    pub generate_request_id: bool,
     /// `preserve_external_request_id`: the client's `x-request-id` is kept.
     pub preserve_request_id: bool,
     /// Upgrades to `websocket` are passed on.
     pub websocket: bool,
     /// CONNECT is accepted where a route takes it.
     pub connect: bool,
-    /// Dot segments and percent-encoding are normalised before anything reads the path.
+    /// Dot segments and percent-encoding are normalised before anything reads the path, and paths with `%2F`, `%5C` or `\\`
+    /// are refused with 400.
     pub normalize_path: bool,
-    /// Paths with `%2F`, `%5C` or `\` are refused with 400.
-    pub reject_escaped_slashes: bool,
     /// W3C trace context is made where a request has none, and carried on.
     pub tracing: bool,
-    /// `Proxy-Status` (RFC 9209) in responses made by this proxy, and by what name; `None` sends none.
-    pub proxy_status: Option<ProxyStatus>,
-    /// No byte either way on a request for so long ends it; `None` is never. Default 5 min.
-    pub stream_idle_timeout: Option<Duration>,
-    /// A connection without a request for so long is closed; `None` is never. Default 1 h.
-    pub idle_timeout: Option<Duration>,
     /// `max_concurrent_streams` of HTTP/2, if given.
     pub max_concurrent_streams: Option<u32>,
 }
@@ -150,15 +138,6 @@ pub enum DownstreamProtocol {
     Http1,
     /// HTTP/2 only.
     Http2,
-}
-
-/// How the proxy calls itself in `Proxy-Status` (`proxy_status_config`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProxyStatus {
-    /// By the id of its node.
-    NodeId,
-    /// By this name, a legal header value.
-    Named(Arc<str>),
 }
 
 /// What becomes of `x-forwarded-client-cert` (`forward_client_cert_details`).

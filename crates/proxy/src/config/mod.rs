@@ -22,12 +22,12 @@ use std::sync::Arc;
 
 pub use builder::Builder;
 pub use cluster::{
-    CircuitBreakers, Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream,
-    UpstreamProtocol, UpstreamTls,
+    Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream, UpstreamProtocol,
+    UpstreamTls,
 };
 pub use listener::{
     Direction, DownstreamProtocol, DownstreamTls, ForwardClientCert, HttpListener, Listener, ListenerKind, PeerMatch,
-    ProxyStatus, RouteRef, RouteSource, TcpListener,
+    RouteRef, RouteSource, TcpListener,
 };
 pub use log_format::{LogField, LogFormat};
 pub use route::{

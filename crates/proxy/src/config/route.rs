@@ -46,8 +46,6 @@ pub struct Route {
     pub clusters: Weighted,
     /// From the last byte of the request to the last of the response; `None` is for ever. Default 15 s.
     pub timeout: Option<Duration>,
-    /// No byte either way for so long ends the request; `None` leaves it to the listener, zero is never.
-    pub idle_timeout: Option<Duration>,
     /// When a request is sent once more; `None` is never.
     pub retry: Option<RetryPolicy>,
     /// Upgrades to `websocket` on this route, if it differs from the listener's.
@@ -119,8 +117,6 @@ pub struct RetryPolicy {
     pub on: RetryOn,
     /// Attempts after the first one. Default 1.
     pub num_retries: u32,
-    /// Bound of each attempt; `None` leaves it to the route's timeout.
-    pub per_try_timeout: Option<Duration>,
     /// First pause, doubled each time. Default 25 ms.
     pub base_interval: Duration,
     /// Longest pause. Default 10 times the first.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy as PbLbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers as PbCircuitBreakers, Cluster as PbCluster};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as PbCluster};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, duration, named, required, uint32};
 use super::{Names, endpoint, from_ads, tls};
-use crate::config::cluster::{CircuitBreakers, Cluster, EndpointsSource, LbPolicy, UpstreamProtocol, UpstreamTls};
+use crate::config::cluster::{Cluster, EndpointsSource, LbPolicy, UpstreamProtocol, UpstreamTls};
 
 /// The name under which a cluster says what HTTP it speaks.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -29,10 +29,10 @@ pub(crate) fn cluster(mut given: PbCluster, at: &Path<'_>, names: &mut Names) ->
         protocol: protocol(&mut given, at)?,
         connect_timeout: connect_timeout(&mut given, at)?,
         lb_policy: lb_policy(&mut given, at)?,
-        circuit_breakers: circuit_breakers(given.circuit_breakers.take(), &at.field("circuit_breakers"))?,
         id: names.cluster(&name).id,
         name,
     };
+    circuit_breakers(given.circuit_breakers.take(), &at.field("circuit_breakers"))?;
     given.alt_stat_name.clear(); // another name for people
     at.rest(&given)?;
     let without_h2 = |tls: &UpstreamTls| !tls.alpn.iter().any(|protocol| protocol == b"h2");
@@ -101,25 +101,19 @@ fn lb_policy(given: &mut PbCluster, at: &Path<'_>) -> Result<LbPolicy, Refused> 
     }
 }
 
-fn circuit_breakers(given: Option<PbCircuitBreakers>, at: &Path<'_>) -> Result<CircuitBreakers, Refused> {
-    let Some(mut given) = given else { return Ok(CircuitBreakers::default()) };
+/// The data plane has no bounds on what is under way. So only one can be named that is as good as none: as many retries as Envoy
+/// allows requests.
+fn circuit_breakers(given: Option<CircuitBreakers>, at: &Path<'_>) -> Result<(), Refused> {
+    let Some(mut given) = given else { return Ok(()) };
     let at_thresholds = at.field("thresholds");
-    let mut bounds = CircuitBreakers::default();
     for (index, mut threshold) in take(&mut given.thresholds).into_iter().enumerate() {
         let at = &at_thresholds.index(index);
-        if index > 0 {
-            return Err(at.refuse("only one, of priority DEFAULT, is supported by this proxy"));
+        if uint32(threshold.max_retries.take()).is_some_and(|retries| retries < 1024) {
+            return Err(at.field("max_retries").refuse("only 1024 and more is supported by this proxy"));
         }
-        bounds = CircuitBreakers {
-            max_connections: uint32(threshold.max_connections.take()).unwrap_or(bounds.max_connections),
-            max_pending_requests: uint32(threshold.max_pending_requests.take()).unwrap_or(bounds.max_pending_requests),
-            max_requests: uint32(threshold.max_requests.take()).unwrap_or(bounds.max_requests),
-            max_retries: uint32(threshold.max_retries.take()).unwrap_or(bounds.max_retries),
-        };
-        at.rest(&threshold)?; // priority HIGH too
+        at.rest(&threshold)?;
     }
-    at.rest(&given)?;
-    Ok(bounds)
+    at.rest(&given)
 }
 
 fn protocol(given: &mut PbCluster, at: &Path<'_>) -> Result<UpstreamProtocol, Refused> {

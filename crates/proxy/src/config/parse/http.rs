@@ -2,7 +2,6 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -17,11 +16,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, http_connection_manager::proxy_status_config::ProxyName, http_filter::ConfigType,
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, named, required, uint32};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, named, required, uint32, unbounded};
 use super::{Names, access_log, from_ads, local_reply, route, to_agent, v3};
-use crate::config::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, ProxyStatus, RouteSource};
+use crate::config::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, RouteSource};
 use crate::config::log_format::LogFormat;
 
 type Manager = HttpConnectionManager;
@@ -35,8 +34,8 @@ pub(crate) fn manager(
     let log = access_log::only(take(&mut given.access_log), &at.field("access_log"))?;
     let upgrades = upgrades(take(&mut given.upgrade_configs), &at.field("upgrade_configs"))?;
     let at_removed = at.field("early_header_mutation_extensions");
-    let idle = common_options(&mut given, at)?;
-    let stream_idle = given.stream_idle_timeout.take();
+    common_options(&mut given, at)?;
+    unbounded(given.stream_idle_timeout.take(), &at.field("stream_idle_timeout"))?;
     let listener = HttpListener {
         routes: routes(&mut given, at, names)?,
         protocol: protocol(&mut given, at)?,
@@ -45,20 +44,19 @@ pub(crate) fn manager(
         strip_port: strip_port(&mut given),
         xfcc: client_cert(&mut given, at)?,
         remove_headers: removed_headers(take(&mut given.early_header_mutation_extensions), &at_removed)?,
-        generate_request_id: boolean(given.generate_request_id.take(), true),
         preserve_request_id: take(&mut given.preserve_external_request_id),
         websocket: upgrades.websocket,
         connect: upgrades.connect,
-        normalize_path: boolean(given.normalize_path.take(), false),
-        reject_escaped_slashes: escaped_slashes(&mut given, at)?,
+        normalize_path: normalize_path(&mut given, at)?,
         tracing: tracing(given.tracing.take(), &at.field("tracing"))?,
-        proxy_status: proxy_status(given.proxy_status_config.take(), &at.field("proxy_status_config"))?,
-        stream_idle_timeout: bound(stream_idle, Duration::from_secs(300), &at.field("stream_idle_timeout"))?,
-        idle_timeout: idle,
         max_concurrent_streams: concurrent_streams(&mut given, at)?,
     };
     local_reply::check(given.local_reply_config.take(), &at.field("local_reply_config"))?;
+    proxy_status(given.proxy_status_config.take(), &at.field("proxy_status_config"))?;
     server_header(&mut given, at)?;
+    if boolean(given.generate_request_id, true) {
+        given.generate_request_id = None;
+    }
     if !boolean(given.use_remote_address, false) {
         given.use_remote_address = None;
     }
@@ -107,12 +105,11 @@ fn concurrent_streams(given: &mut Manager, at: &Path<'_>) -> Result<Option<u32>,
     Ok(streams)
 }
 
-fn common_options(given: &mut Manager, at: &Path<'_>) -> Result<Option<Duration>, Refused> {
+fn common_options(given: &mut Manager, at: &Path<'_>) -> Result<(), Refused> {
     let at = &at.field("common_http_protocol_options");
     let mut options = given.common_http_protocol_options.take().unwrap_or_default();
-    let idle = bound(options.idle_timeout.take(), Duration::from_secs(3600), &at.field("idle_timeout"))?;
-    at.rest(&options)?;
-    Ok(idle)
+    unbounded(options.idle_timeout.take(), &at.field("idle_timeout"))?;
+    at.rest(&options)
 }
 
 /// Optionally the authorization of requests, then the router. Whether requests are authorized.
@@ -233,12 +230,17 @@ fn upgrades(given: Vec<UpgradeConfig>, at: &Path<'_>) -> Result<Upgrades, Refuse
     Ok(upgrades)
 }
 
-fn escaped_slashes(given: &mut Manager, at: &Path<'_>) -> Result<bool, Refused> {
+/// Normalising here always refuses escaped slashes, and there is no refusing without it.
+fn normalize_path(given: &mut Manager, at: &Path<'_>) -> Result<bool, Refused> {
     use PathWithEscapedSlashesAction as Slashes;
-    match Slashes::try_from(take(&mut given.path_with_escaped_slashes_action)) {
-        Ok(Slashes::ImplementationSpecificDefault | Slashes::KeepUnchanged) => Ok(false),
-        Ok(Slashes::RejectRequest) => Ok(true),
-        _ => Err(at.field("path_with_escaped_slashes_action").refuse(NOT_SUPPORTED)),
+    let normalize = boolean(given.normalize_path.take(), false);
+    match (Slashes::try_from(take(&mut given.path_with_escaped_slashes_action)), normalize) {
+        (Ok(Slashes::ImplementationSpecificDefault), _)
+        | (Ok(Slashes::RejectRequest), true)
+        | (Ok(Slashes::KeepUnchanged), false) => Ok(normalize),
+        _ => Err(at
+            .field("path_with_escaped_slashes_action")
+            .refuse("this proxy refuses escaped slashes where it normalizes paths, and keeps them elsewhere")),
     }
 }
 
@@ -268,17 +270,14 @@ fn tracing(given: Option<Tracing>, at: &Path<'_>) -> Result<bool, Refused> {
     Ok(true)
 }
 
-fn proxy_status(given: Option<ProxyStatusConfig>, at: &Path<'_>) -> Result<Option<ProxyStatus>, Refused> {
-    let Some(mut given) = given else { return Ok(None) };
-    let name = match given.proxy_name.take() {
-        Some(ProxyName::UseNodeId(true)) => ProxyStatus::NodeId,
-        Some(ProxyName::LiteralProxyName(name)) if HeaderValue::from_str(&name).is_ok() && !name.is_empty() => {
-            ProxyStatus::Named(name.into())
-        }
-        _ => return Err(at.refuse("one of use_node_id (true) and literal_proxy_name is required")),
-    };
-    at.rest(&given)?;
-    Ok(Some(name))
+/// `Proxy-Status` (RFC 9209) is in every answer that this proxy makes itself.
+fn proxy_status(given: Option<ProxyStatusConfig>, at: &Path<'_>) -> Result<(), Refused> {
+    let Some(mut given) = given else { return Ok(()) };
+    if given.proxy_name == Some(ProxyName::UseNodeId(true)) {
+        given.proxy_name = None;
+        return at.rest(&given);
+    }
+    Err(at.field("use_node_id").refuse("must be true"))
 }
 
 fn server_header(given: &mut Manager, at: &Path<'_>) -> Result<(), Refused> {

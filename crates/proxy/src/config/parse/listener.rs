@@ -1,7 +1,6 @@
 //! LDS: `Listener`, and TCP.
 
 use std::mem::take;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{self as pb, filter::ConfigType};
@@ -12,7 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, required};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, holds, named, required, unbounded};
 use super::{Names, access_log, http, socket_address, tls, to_agent, v3};
 use crate::config::listener::{Direction, Listener, ListenerKind, TcpListener};
 use crate::config::log_format::LogFormat;
@@ -113,7 +112,7 @@ fn tcp_proxy(
 ) -> Result<(TcpListener, Option<std::sync::Arc<LogFormat>>), Refused> {
     let log = access_log::only(take(&mut given.access_log), &at.field("access_log"))?;
     let stat_prefix = named(&mut given.stat_prefix, &at.field("stat_prefix"))?;
-    let idle_timeout = bound(given.idle_timeout.take(), Duration::from_secs(3600), &at.field("idle_timeout"))?;
+    unbounded(given.idle_timeout.take(), &at.field("idle_timeout"))?;
     if authorize && given.upstream_connect_mode == UpstreamConnectMode::OnDownstreamData as i32 {
         // It means that nothing may be connected before the decision. Ours is made when the handshake is done.
         given.upstream_connect_mode = 0;
@@ -125,5 +124,5 @@ fn tcp_proxy(
         None => return Err(at.field("cluster").refuse("required")),
     };
     at.rest(&given)?;
-    Ok((TcpListener { cluster, authorize, stat_prefix, idle_timeout }, log))
+    Ok((TcpListener { cluster, authorize, stat_prefix }, log))
 }

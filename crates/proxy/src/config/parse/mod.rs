@@ -1,8 +1,8 @@
 //! From Envoy's messages to our values. One file a kind of resource; [`strict`] is the rule that nothing is ignored.
 //!
-//! Where a field is not given, Envoy's default holds, with two exceptions: no `server` header is written, and TLS is
-//! never resumed (`max_session_keys`, session tickets), because an expired or withdrawn certificate must count at the
-//! next connection.
+//! Where a field is not given, Envoy's default holds, with these exceptions: no `server` header is written, TLS is never
+//! resumed (an expired or withdrawn certificate must count at the next connection), and neither idleness nor what is
+//! under way has a bound (`idle_timeout`, `stream_idle_timeout`, `circuit_breakers`); bounds that are given are refused.
 
 pub(crate) mod access_log;
 pub(crate) mod cluster;

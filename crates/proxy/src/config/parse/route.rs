@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use http::{HeaderName, Method};
 
 use super::Names;
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, duration, named, required, uint32};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, duration, named, required, uint32, unbounded};
 use crate::config::route::{
     HeaderMatch, PathMatch, RetryOn, RetryPolicy, Route, RouteMatch, RouteTable, ValueMatch, VirtualHost, Weighted,
 };
@@ -109,12 +109,12 @@ fn route_action(
         let problem = "a connect_config and a connect_matcher only work together";
         return Err(at.field("upgrade_configs").refuse(problem));
     }
+    unbounded(given.idle_timeout.take(), &at.field("idle_timeout"))?;
     let route = Route {
         name,
         matches,
         clusters: clusters(&mut given, at, names)?,
         timeout: bound(given.timeout.take(), Duration::from_secs(15), &at.field("timeout"))?,
-        idle_timeout: duration(given.idle_timeout.take(), &at.field("idle_timeout"))?,
         retry: given.retry_policy.take().map(|policy| retry(policy, &at_retry)).transpose()?.flatten(),
         websocket: upgrades.websocket,
     };
@@ -307,10 +307,10 @@ fn retry(mut given: pb::RetryPolicy, at: &Path<'_>) -> Result<Option<RetryPolicy
         avoid_previous_hosts = true;
     }
     given.host_selection_retry_max_attempts = 0; // a bound for hosts picked in vain; ours are picked among the others
+    unbounded(given.per_try_timeout.take(), &at.field("per_try_timeout"))?;
     let policy = RetryPolicy {
         on,
         num_retries: uint32(given.num_retries.take()).unwrap_or(1),
-        per_try_timeout: bound(given.per_try_timeout.take(), Duration::ZERO, &at.field("per_try_timeout"))?,
         base_interval,
         max_interval,
         avoid_previous_hosts,

@@ -192,6 +192,14 @@ pub(crate) fn bound(
     Ok((!bound.is_zero()).then_some(bound))
 }
 
+/// A bound in time that the data plane does not keep: only "for ever" can be asked for, and holds where nothing is.
+pub(crate) fn unbounded(given: Option<protobuf::Duration>, at: &Path<'_>) -> Result<(), Refused> {
+    match duration(given, at)? {
+        None | Some(Duration::ZERO) => Ok(()),
+        Some(_) => Err(at.refuse("only 0, which is for ever, is supported by this proxy")),
+    }
+}
+
 /// A field that must be given.
 pub(crate) fn required<T>(given: Option<T>, at: &Path<'_>) -> Result<T, Refused> {
     given.ok_or_else(|| at.refuse("required"))

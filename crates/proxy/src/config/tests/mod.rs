@@ -8,7 +8,8 @@ mod routing;
 mod state;
 mod surface;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb_cluster;
 use envoy_types::pb::envoy::config::endpoint::v3 as pb_endpoint;
@@ -62,6 +63,11 @@ access: [{from: [prod/web]}]
 
 /// What the control plane sends to a sidecar of this service.
 fn snapshot(service: &str) -> Snapshot {
+    static MADE: Mutex<BTreeMap<String, Snapshot>> = Mutex::new(BTreeMap::new());
+    MADE.lock().unwrap().entry(service.to_owned()).or_insert_with(|| compile(service)).clone()
+}
+
+fn compile(service: &str) -> Snapshot {
     let (intent, findings) = weft_model::parse::parse(&[SourceFile::new("mesh.yaml", MESH.as_bytes())]);
     assert!(findings.is_empty(), "{findings:?}");
     let intent = Arc::new(intent.unwrap());

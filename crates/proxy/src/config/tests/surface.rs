@@ -54,8 +54,8 @@ fn cluster() {
     // connect_timeout, lb_policy, circuit_breakers, alt_stat_name, round_robin_lb_config without content
     assert_eq!(accepted(type_url::CLUSTER, "c", build), [4, 6, 10, 28, 56]);
     let thresholds = |extra: &[u8]| [&*base, &bytes(10, &bytes(1, extra))].concat();
-    // max_connections, max_pending_requests, max_requests, max_retries
-    assert_eq!(accepted(type_url::CLUSTER, "c", thresholds), [2, 3, 4, 5]);
+    // none: max_retries is only taken as 1024 and more
+    assert_eq!(accepted(type_url::CLUSTER, "c", thresholds), [0_u32; 0]);
     let http = |extra: &[u8]| {
         let kind = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
         let explicit = bytes(3, &bytes(1, b""));

@@ -103,13 +103,21 @@ fn clusters() {
         ),
         row(
             |c: &mut Cluster| {
+                c.circuit_breakers.as_mut().unwrap().thresholds[0].max_retries = Some(UInt32Value { value: 3 })
+            },
+            ".circuit_breakers.thresholds[0].max_retries: only 1024 and more is supported by this proxy",
+        ),
+        row(
+            |c: &mut Cluster| {
+                c.circuit_breakers.as_mut().unwrap().thresholds[0].max_requests = Some(UInt32Value { value: 1024 })
+            },
+            ".circuit_breakers.thresholds[0].max_requests: NS",
+        ),
+        row(
+            |c: &mut Cluster| {
                 c.circuit_breakers.as_mut().unwrap().thresholds[0].retry_budget = Some(Default::default())
             },
             ".circuit_breakers.thresholds[0].retry_budget: NS",
-        ),
-        row(
-            |c: &mut Cluster| c.circuit_breakers.as_mut().unwrap().thresholds.push(Default::default()),
-            ".circuit_breakers.thresholds[1]: only one, of priority DEFAULT, is supported by this proxy",
         ),
         row(
             |c: &mut Cluster| c.circuit_breakers.as_mut().unwrap().per_host_thresholds.push(Default::default()),

@@ -19,6 +19,9 @@ fn manager(change: fn(&mut HttpConnectionManager)) -> impl FnOnce(&mut pb_listen
 
 const HCM: &str = ".filter_chains[0].filters[0].typed_config(HttpConnectionManager)";
 
+const SLASHES: &str = ".path_with_escaped_slashes_action: this proxy refuses escaped slashes where it normalizes \
+                       paths, and keeps them elsewhere";
+
 /// A path inside the connection manager.
 pub(super) fn in_hcm(text: &str) -> &'static str {
     format!("{HCM}{text}").leak()
@@ -78,7 +81,20 @@ fn http_connection_managers() {
             manager(|m| m.forward_client_cert_details = 2),
             in_hcm(".forward_client_cert_details: APPEND_FORWARD is NS"),
         ),
-        row(manager(|m| m.path_with_escaped_slashes_action = 3), in_hcm(".path_with_escaped_slashes_action: NS")),
+        row(manager(|m| m.path_with_escaped_slashes_action = 0), ACCEPTED),
+        row(manager(|m| m.path_with_escaped_slashes_action = 1), in_hcm(SLASHES)),
+        row(manager(|m| m.path_with_escaped_slashes_action = 3), in_hcm(SLASHES)),
+        row(manager(|m| m.normalize_path = None), in_hcm(SLASHES)),
+        row(manager(|m| m.generate_request_id = Some(BoolValue { value: false })), in_hcm(".generate_request_id: NS")),
+        row(
+            manager(|m| m.stream_idle_timeout = Some(Duration { seconds: 300, nanos: 0 })),
+            in_hcm(".stream_idle_timeout: only 0, which is for ever, is supported by this proxy"),
+        ),
+        row(manager(|m| m.stream_idle_timeout = None), ACCEPTED),
+        row(
+            manager(|m| m.proxy_status_config.as_mut().unwrap().proxy_name = None),
+            in_hcm(".proxy_status_config.use_node_id: must be true"),
+        ),
         row(
             manager(|m| m.server_header_transformation = 1),
             in_hcm(".server_header_transformation: only PASS_THROUGH is supported by this proxy"),

@@ -193,6 +193,14 @@ fn route_configurations() {
             ".virtual_hosts[0].routes[0].route.retry_policy.retry_on: `5xx` is NS",
         ),
         row(
+            retry(|p| p.per_try_timeout = Some(Duration { seconds: 1, nanos: 0 })),
+            ".virtual_hosts[0].routes[0].route.retry_policy.per_try_timeout: only 0, which is for ever, is supported by this proxy",
+        ),
+        row(
+            action(|a| a.idle_timeout = Some(Duration { seconds: 1, nanos: 0 })),
+            ".virtual_hosts[0].routes[0].route.idle_timeout: only 0, which is for ever, is supported by this proxy",
+        ),
+        row(
             retry(|p| p.retriable_status_codes = vec![503]),
             ".virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes: NS",
         ),

@@ -17,7 +17,7 @@ use support::agent::Agent;
 use support::client::{Answer, echo, get, open, request};
 use support::envoy::{Sidecar, find, find_within};
 use support::pki::Ca;
-use support::{app, endpoint, free, name};
+use support::{app, endpoint, free, name, refusing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_compile::{EndpointSet, Proxy, ProxyKind};
 
@@ -32,6 +32,8 @@ struct Mesh {
     v2: Sidecar,
     echo: Sidecar,
     db: Sidecar,
+    /// Ports that nobody may take.
+    _closed: [tokio::net::TcpSocket; 2],
 }
 
 fn proxy(service: &str) -> Proxy {
@@ -50,8 +52,10 @@ impl Mesh {
         let binary = find()?;
         let mesh = support::mesh(MESH, "c1");
         let ca = Ca::new();
-        let [web, v1, v2, echo, db] = ["prod/web", "prod/board", "prod/board", "tools/echo", "prod/db"].map(proxy);
+        let ((no_app, closed), (dead, also_closed)) = (refusing(), refusing());
+        let [mut web, v1, v2, echo, db] = ["prod/web", "prod/board", "prod/board", "tools/echo", "prod/db"].map(proxy);
         // The app of `web` does not run.
+        web.app = no_app;
         app::http(v1.app, "v1").await;
         app::http(v2.app, "v2").await;
         app::tcp(db.app).await;
@@ -61,7 +65,7 @@ impl Mesh {
             (name("prod/web"), vec![version(web.ingress, "v1")]),
             (name("prod/board"), vec![version(v1.ingress, "v1"), version(v2.ingress, "v2")]),
             // One of them is gone without a word.
-            (name("tools/echo"), vec![version(echo.ingress, "v1"), version(free(), "v1")]),
+            (name("tools/echo"), vec![version(echo.ingress, "v1"), version(dead, "v1")]),
             (name("prod/db"), vec![version(db.ingress, "v1")]),
             // Somebody else answers where a sidecar of `vault` should be.
             (name("prod/vault"), vec![version(v2.ingress, "v1")]),
@@ -71,7 +75,7 @@ impl Mesh {
         .collect();
         let start = |proxy| Sidecar::start(&binary, &ca, &mesh, &endpoints, proxy);
         let (web, v1, v2, echo, db) = tokio::join!(start(web), start(v1), start(v2), start(echo), start(db));
-        Some(Self { web, v1, v2, echo, db })
+        Some(Self { web, v1, v2, echo, db, _closed: [closed, also_closed] })
     }
 
     fn egress(&self) -> SocketAddr {

@@ -56,6 +56,13 @@ pub fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// An address that refuses connections for as long as the socket is held: bound, but not listening.
+pub fn refusing() -> (SocketAddr, tokio::net::TcpSocket) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    (socket.local_addr().unwrap(), socket)
+}
+
 pub fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }

@@ -3,6 +3,7 @@
     ads.py SERVER CA SERVICE [CERTIFICATE KEY]     prints `OK <type url>` or `<STATUS>: <details>`
 """
 
+import queue
 import sys
 
 import grpc
@@ -35,9 +36,14 @@ def main():
     credentials = grpc.ssl_channel_credentials(read(ca), *files)
     with grpc.secure_channel(server, credentials) as channel:
         try:
-            answer = next(channel.stream_stream(METHOD)(iter([request]), timeout=15))
+            # The stream stays open for requests: a client that has said its last word need not be answered.
+            requests = queue.Queue()
+            requests.put(request)
+            answer = next(channel.stream_stream(METHOD)(iter(requests.get, None), timeout=15))
+            requests.put(None)
             print("OK", CLUSTER if CLUSTER.encode() in answer else answer[:200])
         except grpc.RpcError as error:
+            requests.put(None)
             print(f"{error.code().name}: {error.details()}")
 
 

@@ -147,6 +147,9 @@ async fn app(body: &'static str) -> SocketAddr {
     address
 }
 
+/// Envoy waits for the endpoints of a cluster for 15 s.
+const ENVOY_GIVES_UP: Duration = Duration::from_secs(14);
+
 /// Status line and body, or what went wrong.
 async fn get(from: SocketAddr) -> Result<(String, String), std::io::Error> {
     let mut stream = TcpStream::connect(from).await?;
@@ -313,11 +316,13 @@ async fn through_changes(api_type: &str) {
     // Clusters come and go, and are rebuilt, under load.
     let load = Load::start(at);
     for round in 0..6 {
+        let begin = std::time::Instant::now();
         let name = ["b", "a"][round % 2];
         let revision = format!("move{round}");
         world.snapshots.send_replace(Arc::new(apps.to(name, &revision, at)));
         answers(at, name).await;
         wait_settled(&mut log, &revision).await;
+        assert!(begin.elapsed() < ENVOY_GIVES_UP, "Envoy has waited for endpoints: {:?}", begin.elapsed());
         let revision = format!("rebuild{round}");
         let rebuilt = apps.to(name, &revision, at).with(cluster(name, 2));
         world.snapshots.send_replace(Arc::new(rebuilt));
@@ -410,5 +415,5 @@ async fn envoy_behind_the_relay_is_heard_upstream_and_outlives_the_server() {
     let begin = std::time::Instant::now();
     let _envoy = Envoy::start(&binary, folder.path(), &socket, "DELTA_GRPC");
     answers(at, "b").await;
-    assert!(begin.elapsed() < Duration::from_secs(12), "Envoy has waited for something: {:?}", begin.elapsed());
+    assert!(begin.elapsed() < ENVOY_GIVES_UP, "Envoy has waited for something: {:?}", begin.elapsed());
 }

@@ -1,5 +1,6 @@
 //! The phase that sends a request on: pick an endpoint, get a connection, send, and once more where that is proven safe.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_telemetry::Failure;
 
-use crate::balance;
 use crate::config::{Cluster, Endpoints, RetryPolicy, Route};
 use crate::exchange::Exchange;
 use crate::headers::strip_hop_by_hop;
@@ -26,17 +26,12 @@ pub(crate) struct Upstream {
 }
 
 impl Upstream {
-    /// The endpoint for one attempt.
-    pub(crate) fn pick(&self, worker: &Worker) -> Result<std::net::SocketAddr, Stop> {
-        let now = Instant::now();
-        let load = |index: usize| worker.pools.load(self.cluster.id, self.endpoints[index].address, now);
-        let turn = worker.turn.replace(worker.turn.get().wrapping_add(1));
-        balance::pick(&self.endpoints, self.cluster.lb_policy, load, turn, worker.random())
-            .map(|index| self.endpoints[index].address)
-            .ok_or_else(|| {
-                let detail = format!("{} has no endpoint: no sidecar of it is registered", self.cluster.name);
-                Stop::new(Failure::NoEndpoint, detail)
-            })
+    /// The endpoint for one attempt; those that were tried are taken only if there is no other.
+    pub(crate) fn pick(&self, worker: &Worker, tried: &[SocketAddr]) -> Result<SocketAddr, Stop> {
+        worker.pick(&self.cluster, &self.endpoints, tried).ok_or_else(|| {
+            let detail = format!("{} has no endpoint: no sidecar of it is registered", self.cluster.name);
+            Stop::new(Failure::NoEndpoint, detail)
+        })
     }
 }
 
@@ -76,12 +71,13 @@ type Answer = (Response<UpstreamBody>, Held);
 
 async fn attempts(call: &mut Call, upstream: &Upstream, mut body: RequestBody) -> Result<Answer, Stop> {
     let retry = upstream.route.retry.as_ref();
+    let mut tried = Vec::new();
     let most = 1 + retry.map_or(0, |retry| retry.num_retries);
     loop {
         call.exchange.attempts += 1;
         let last = call.exchange.attempts >= most;
         let again = if last || !body.is_empty() { None } else { Some(call.headers.clone()) };
-        let (error, unsent) = match attempt(call, upstream, body).await {
+        let (error, unsent) = match attempt(call, upstream, &tried, body).await {
             Ok(answer) => return Ok(answer),
             Err(failed) => failed,
         };
@@ -89,6 +85,7 @@ async fn attempts(call: &mut Call, upstream: &Upstream, mut body: RequestBody) -
             Some(retry) if !last && permits(retry, error.sent) => retry,
             _ => return Err(error.into()),
         };
+        tried.extend(call.exchange.upstream);
         // Nothing is sent twice: either the request never left, or it was refused and had no body.
         body = match (unsent, again) {
             (Some((headers, body)), _) => {
@@ -108,10 +105,15 @@ async fn attempts(call: &mut Call, upstream: &Upstream, mut body: RequestBody) -
 /// The request as it was, if nothing of it has left.
 type Unsent = Option<(HeaderMap, RequestBody)>;
 
-async fn attempt(call: &mut Call, upstream: &Upstream, body: RequestBody) -> Result<Answer, (AttemptError, Unsent)> {
+async fn attempt(
+    call: &mut Call,
+    upstream: &Upstream,
+    tried: &[SocketAddr],
+    body: RequestBody,
+) -> Result<Answer, (AttemptError, Unsent)> {
     let worker = call.exchange.worker.clone();
     let headers = std::mem::take(&mut call.headers);
-    let address = match upstream.pick(&worker) {
+    let address = match upstream.pick(&worker, tried) {
         Ok(address) => address,
         Err(stop) => return Err((AttemptError::new(stop.failure, Sent::Perhaps, stop.detail), None)),
     };

@@ -39,7 +39,6 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
             let value = exchange.logged_headers.iter().find(|(known, _)| known == name);
             push_optional_bytes(out, value.map(|(_, value)| value.as_bytes()));
         }
-        LogField::ResponseHeader(_) => push_optional(out, None),
         LogField::UpstreamServiceTime => match exchange.upstream_ms {
             Some(ms) => {
                 out.push(b'"');

@@ -5,11 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
-use tokio::time::Instant;
 use weft_policy::CallRequest;
 use weft_telemetry::metrics::{Reporter, TcpLabels};
 
-use crate::balance;
 use crate::config::{Listener, ListenerKind};
 use crate::serve::Connection;
 use crate::worker::Worker;
@@ -67,10 +65,9 @@ async fn open(
         }
     }
     let upstream = config.upstream(&tcp.cluster).ok_or(("NC", format!("{} is not configured", tcp.cluster.name)))?;
-    let now = Instant::now();
-    let load = |index: usize| worker.pools.load(upstream.cluster.id, upstream.endpoints[index].address, now);
-    let picked = balance::pick(&upstream.endpoints, upstream.cluster.lb_policy, load, 0, worker.random());
-    let endpoint = picked.map(|index| upstream.endpoints[index].address).ok_or(("UH", "no endpoint".to_owned()))?;
+    let endpoint = worker
+        .pick(&upstream.cluster, &upstream.endpoints, &[])
+        .ok_or_else(|| ("UH", format!("{} has no endpoint", tcp.cluster.name)))?;
     let pool = worker.pools.endpoint(&upstream.cluster, endpoint);
     pool.dial().await.map_err(|error| (error.failure.facts().flag, error.reason))
 }

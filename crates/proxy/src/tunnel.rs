@@ -79,7 +79,7 @@ enum Opened {
 
 async fn dial(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
     let worker = call.exchange.worker.clone();
-    let address = upstream.pick(&worker)?;
+    let address = upstream.pick(&worker, &[])?;
     call.exchange.upstream = Some(address);
     let stream = worker.pools.endpoint(&upstream.cluster, address).dial().await?;
     call.exchange.upstream_local = stream.local_address();
@@ -88,7 +88,7 @@ async fn dial(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
 
 async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
     let worker = call.exchange.worker.clone();
-    let address = upstream.pick(&worker)?;
+    let address = upstream.pick(&worker, &[])?;
     let pool = worker.pools.endpoint(&upstream.cluster, address);
     let active = pool.enter();
     call.exchange.upstream = Some(address);

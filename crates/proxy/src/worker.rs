@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,12 +13,14 @@ use arc_swap::ArcSwap;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use weft_identity::LiveIdentity;
 use weft_telemetry::access_log::{LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
 use crate::authorize::Decisions;
-use crate::config::{Config, LogFormat};
+use crate::balance;
+use crate::config::{Cluster, Config, Endpoints, LogFormat};
 use crate::upstream::Pools;
 
 /// Log lines are handed to the writing thread at least this often.
@@ -100,7 +103,7 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     pub(crate) metrics: RefCell<Shard>,
     pub(crate) decisions: RefCell<Decisions>,
-    pub(crate) turn: Cell<u64>,
+    turn: Cell<u64>,
     rng: RefCell<SmallRng>,
     logs: RefCell<HashMap<Arc<str>, Option<LogBuffer>>>,
 }
@@ -126,6 +129,19 @@ impl Worker {
     /// Runs `make` with the worker's generator. Ids are made with it: unique, not secret.
     pub(crate) fn with_rng<T>(&self, make: impl FnOnce(&mut SmallRng) -> T) -> T {
         make(&mut self.rng.borrow_mut())
+    }
+
+    /// An endpoint by the cluster's balancing; one that was tried, or lately refused a connection, only if there is no other.
+    pub(crate) fn pick(&self, cluster: &Cluster, endpoints: &Endpoints, tried: &[SocketAddr]) -> Option<SocketAddr> {
+        let now = Instant::now();
+        let load = |index: usize| {
+            let address = endpoints[index].address;
+            let (active, failing) = self.pools.load(cluster.id, address, now);
+            (active, failing || tried.contains(&address))
+        };
+        let turn = self.turn.replace(self.turn.get().wrapping_add(1));
+        let picked = balance::pick(endpoints, cluster.lb_policy, load, turn, self.random());
+        picked.map(|index| endpoints[index].address)
     }
 
     /// Counts a request or tunnel as begun.

@@ -31,8 +31,6 @@ pub enum LogField {
     Scheme,
     /// `%REQ(name)%`, like `user-agent`, `x-request-id`, `x-forwarded-for`.
     RequestHeader(HeaderName),
-    /// `%RESP(name)%`, but for `x-envoy-upstream-service-time`.
-    ResponseHeader(HeaderName),
     /// `%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%`: milliseconds until the upstream's response headers.
     UpstreamServiceTime,
     /// `%PROTOCOL%`, like `HTTP/1.1`.

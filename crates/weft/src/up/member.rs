@@ -1,10 +1,12 @@
 //! One app of a local mesh and its sidecar.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use weft_model::intent::LocalApp;
 
 use super::child::Child;
@@ -15,11 +17,24 @@ use crate::sidecar::DataPlane;
 const DRAIN: &str = "3";
 const STOP_BOUND: Duration = Duration::from_secs(20);
 
-/// A port of this machine that is free now; `preferred` if that is.
+/// Below the kernel's range for outgoing connections (32768 and up), so that no client takes a port before its server does, or
+/// while a sidecar is being replaced.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A loopback port that is free now and was not given before; `preferred` if that is.
 pub(crate) fn free_port(preferred: u16) -> Result<SocketAddr> {
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let listener = if preferred == 0 { bind(0) } else { bind(preferred).or_else(|_| bind(0)) };
-    listener.and_then(|listener| listener.local_addr()).context("finding a free port")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let first = rand::random_range(PORTS);
+    let candidates = (first..PORTS.end).chain(PORTS.start..first);
+    let preferred = Some(preferred).filter(|port| *port != 0);
+    for port in preferred.into_iter().chain(candidates) {
+        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port);
+            return Ok((Ipv4Addr::LOCALHOST, port).into());
+        }
+    }
+    bail!("no port from {} to {} is free on 127.0.0.1", PORTS.start, PORTS.end - 1)
 }
 
 /// One app and its sidecar, a child process each of the other.

@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn every_type_interns_to_itself_and_others_do_not() {
         for url in ALL {
-            assert_eq!(intern(&url.to_owned()), Some(url));
+            assert_eq!(intern(url), Some(url));
         }
         assert_eq!(intern("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration"), None);
         assert_eq!(intern(""), None);

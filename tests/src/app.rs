@@ -3,7 +3,7 @@
 //! | path | does |
 //! |---|---|
 //! | `/echo` | streams the request's body back, chunk by chunk, with the same content type |
-//! | `/count` | reads the whole body and answers with its length and a checksum |
+//! | `/count` | reads the whole body and answers with its length, a checksum and the names of its trailers |
 //! | `/bytes/N` | answers with N bytes |
 //! | `/hold` | reads one chunk of the body, then nothing until [`App::release`]; answers with the length in the end |
 //! | `/flood` | sends as much as the reader takes, up to 128 MiB; [`App::flooded`] says how much was taken |
@@ -151,12 +151,20 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>) -> Response<Body
 async fn count<F: Future<Output = ()>>(mut body: Incoming, wait: impl FnOnce() -> F) -> Response<Body> {
     let (mut length, mut sum) = (0u64, 0u64);
     let mut wait = Some(wait);
+    let mut trailers = String::new();
     loop {
         match body.frame().await {
-            None => return text(StatusCode::OK, format!("{length} {sum}")),
+            None => return text(StatusCode::OK, format!("{length} {sum}{trailers}")),
             Some(Err(error)) => return text(StatusCode::BAD_REQUEST, format!("body: {error}")),
             Some(Ok(frame)) => {
-                let data = frame.into_data().unwrap_or_default();
+                let data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => {
+                        let names = frame.trailers_ref().into_iter().flat_map(|t| t.keys());
+                        trailers.extend(names.map(|name| format!(" {name}")));
+                        continue;
+                    }
+                };
                 length += data.len() as u64;
                 sum += data.iter().map(|b| u64::from(*b)).sum::<u64>();
             }

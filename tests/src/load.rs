@@ -68,7 +68,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Asserts that nothing failed and that the load was one: on a machine that is busy with something else some requests are left
-    /// out, but not more than 4 of 10.
+    /// out, but not more than 2 of 10.
     #[track_caller]
     pub fn assert_clean(&self, rate: u64, elapsed: Duration) {
         let mut reasons: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
@@ -82,7 +82,7 @@ impl Outcome {
             self.sent
         );
         let planned = (elapsed.as_secs_f64() * rate as f64) as u64;
-        assert!(self.sent * 10 >= planned * 6, "only {} of {planned} planned requests were sent", self.sent);
+        assert!(self.sent * 10 >= planned * 8, "only {} of {planned} planned requests were sent", self.sent);
     }
 }
 

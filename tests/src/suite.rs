@@ -1,6 +1,7 @@
 //! The one suite of calls that every pairing of data planes must pass.
 
 mod bodies;
+mod broken;
 mod calls;
 mod paths;
 mod routing;
@@ -83,6 +84,9 @@ const CASES: &[Case] = &[
     ("a forbid wins over an access rule", calls::forbidden),
     ("an unknown host, and one that policy hides, are not found", calls::unknown_host),
     ("identity headers from outside never arrive", calls::spoofed_headers),
+    ("identity trailers from outside never arrive", broken::trailers),
+    ("a request that breaks HTTP is refused as the caller's fault", broken::requests),
+    ("a broken chunk is the caller's fault", broken::chunks),
     ("paths are decided on as the app receives them", paths::table),
     ("large bodies arrive whole, both ways", bodies::large),
     ("an upload waits for its reader", bodies::upload_back_pressure),

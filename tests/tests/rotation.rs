@@ -44,6 +44,6 @@ fn twenty_rotations_under_load_fail_no_request() {
 }
 
 #[test]
-fn envoy_rotates_under_load_too() {
-    rotations(DataPlane::Envoy, 4);
+fn envoy_rotates_twenty_times_under_load_too() {
+    rotations(DataPlane::Envoy, 20);
 }

@@ -15,7 +15,7 @@ use weft_telemetry::Failure;
 use weft_telemetry::metrics::{Reporter, RequestLabels};
 use weft_telemetry::trace::TraceContext;
 
-use crate::config::{Config, Listener};
+use crate::config::{ClusterRef, Config, Listener};
 use crate::serve::Connection;
 use crate::worker::Worker;
 
@@ -49,7 +49,7 @@ pub(crate) struct Exchange {
     pub(crate) received: Rc<Cell<u64>>,
     pub(crate) sent: u64,
     pub(crate) route: Option<Arc<str>>,
-    pub(crate) cluster: Option<Arc<str>>,
+    pub(crate) cluster: Option<Arc<ClusterRef>>,
     pub(crate) upstream_id: Option<Arc<str>>,
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
@@ -65,6 +65,61 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
+    /// A request of which nothing is known yet but where and when it came.
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        connection: Rc<Connection>,
+        config: Arc<Config>,
+        listener: Arc<Listener>,
+        trace: TraceContext,
+    ) -> Box<Self> {
+        worker.begun();
+        Box::new(Self {
+            worker,
+            connection,
+            config,
+            listener,
+            trace,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            method: Method::GET,
+            path: None,
+            authority: None,
+            protocol: Version::HTTP_11,
+            grpc: false,
+            logged_headers: Vec::new(),
+            request_id: HeaderValue::from_static("-"),
+            received: Rc::new(Cell::new(0)),
+            sent: 0,
+            route: None,
+            cluster: None,
+            upstream_id: None,
+            upstream: None,
+            upstream_local: None,
+            attempts: 0,
+            upstream_ms: None,
+            verdict: None,
+            status: None,
+            grpc_status: None,
+            failure: None,
+            transport_reason: None,
+            complete: false,
+        })
+    }
+
+    /// Logs and counts a request that could not be read, and so has no method, path or host. hyper answered it.
+    pub(crate) fn unreadable(worker: &Rc<Worker>, connection: &Rc<Connection>, failure: Failure, why: String) {
+        let config = worker.shared.config.load_full();
+        let listener = connection.listener(&config);
+        let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
+        let mut exchange = Self::new(worker.clone(), connection.clone(), config, listener, trace);
+        exchange.method = Method::from_bytes(b"-").expect("a token");
+        exchange.status = Some(failure.facts().status);
+        exchange.failure = Some(failure);
+        exchange.transport_reason = Some(why);
+        exchange.complete = true;
+    }
+
     /// Takes note of the response's `grpc-status`, in its head or its trailers.
     pub(crate) fn note_grpc_status(&mut self, headers: &HeaderMap) {
         if self.grpc {
@@ -86,10 +141,7 @@ impl Exchange {
             let peer = self.connection.peer_id.clone().unwrap_or_else(unknown);
             (Reporter::Destination, peer, own.clone(), self.worker.shared.own_host.clone())
         } else {
-            let service = match &self.cluster {
-                Some(cluster) => cluster.rsplit('|').next().unwrap_or("unknown").into(),
-                None => unknown(),
-            };
+            let service = self.cluster.as_ref().map_or_else(unknown, |cluster| cluster.service.clone());
             (Reporter::Source, own.clone(), upstream(), service)
         };
         let facts = self.failure.map(Failure::facts);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_telemetry::Failure;
@@ -37,7 +37,7 @@ impl Upstream {
 
 /// Sends the request and answers with what comes back.
 pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: Incoming) -> Response<ResponseBody> {
-    let body = RequestBody::new(incoming, call.exchange.received.clone());
+    let body = RequestBody::new(incoming, call.exchange.received.clone(), &call.exchange.listener);
     let progress = body.progress();
     let timeout = upstream.route.timeout.filter(|timeout| !timeout.is_zero());
     let attempts = attempts(&mut call, &upstream, body);
@@ -60,7 +60,10 @@ pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: Incomi
             let deadline = timeout.map(|timeout| call.exchange.started + timeout).filter(|_| progress.ended());
             respond(call.exchange, response, held, deadline)
         }
-        Err(stop) => {
+        Err(mut stop) => {
+            if let Some(fault) = progress.broken() {
+                stop.failure = fault;
+            }
             call.exchange.transport_reason = Some(stop.detail.clone());
             stop.into_response(call.exchange)
         }
@@ -176,8 +179,20 @@ fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE].contains(method)
 }
 
+/// After how many bytes an HTTP/1.1 client has the whole body (RFC 9112 s.6.3), if the head says it.
+fn length_for_http1(exchange: &Exchange, response: &Response<UpstreamBody>) -> Option<u64> {
+    if exchange.protocol == Version::HTTP_2 {
+        return None;
+    }
+    let status = response.status();
+    if exchange.method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        return Some(0);
+    }
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 fn respond(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     mut response: Response<UpstreamBody>,
     held: Held,
     deadline: Option<Instant>,
@@ -187,5 +202,6 @@ fn respond(
     exchange.note_grpc_status(response.headers());
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = exchange.protocol;
-    response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline))
+    let length = length_for_http1(&exchange, &response);
+    response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline, length))
 }

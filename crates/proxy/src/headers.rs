@@ -2,12 +2,25 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::config::{Listener, ListenerKind};
+
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes what only the mesh may say, from a head before anything reads it and from trailers (an app may merge them into its
+/// headers, RFC 9110 s.6.5.1).
+pub(crate) fn strip_identity(headers: &mut HeaderMap, listener: &Listener) {
+    if let ListenerKind::Http(http) = &listener.kind {
+        for name in &http.remove_headers {
+            headers.remove(name);
+        }
+    }
+    headers.remove(X_FORWARDED_CLIENT_CERT);
+}
 
 /// Removes what RFC 9110 s.7.6.1 says is for one connection: `connection`, what it names, and the old hop-by-hop headers.
 /// `te: trailers` stays, since gRPC demands it end to end.

@@ -59,7 +59,7 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
         LogField::BytesSent => push_number(out, exchange.sent),
         LogField::Duration => push_number(out, duration_ms),
         LogField::UpstreamHost => push_address(out, exchange.upstream),
-        LogField::UpstreamCluster => push_optional(out, exchange.cluster.as_deref()),
+        LogField::UpstreamCluster => push_optional(out, exchange.cluster.as_ref().map(|cluster| &*cluster.name)),
         LogField::UpstreamLocalAddress => push_address(out, exchange.upstream_local),
         LogField::UpstreamTransportFailureReason => push_optional(out, exchange.transport_reason.as_deref()),
         LogField::UpstreamRequestAttemptCount => push_number(out, exchange.attempts.into()),

@@ -1,15 +1,12 @@
 //! A request at one hop, phase by phase. Both directions are the same story; what differs stands in the listener.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 use weft_policy::path;
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
@@ -38,7 +35,8 @@ pub(crate) enum Kind {
 
 /// A request between the phases.
 pub(crate) struct Call {
-    pub(crate) exchange: Exchange,
+    /// Boxed: it moves through every phase and into the response's body.
+    pub(crate) exchange: Box<Exchange>,
     pub(crate) kind: Kind,
     pub(crate) headers: HeaderMap,
     pub(crate) authority: Authority,
@@ -66,8 +64,9 @@ pub(crate) async fn handle(
 /// The phases before the first byte goes upstream. None of them waits for anything.
 fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     normalize(call, http)?;
-    strip_identity(call, http);
-    let host = host_key(call.authority.as_str(), http.strip_port, &call.exchange.method).into_owned();
+    headers::strip_identity(&mut call.headers, &call.exchange.listener);
+    let authority = call.authority.clone();
+    let host = host_key(authority.as_str(), http.strip_port, &call.exchange.method);
     if http.authorize {
         let protocol = crate::log_line::protocol(call.exchange.protocol);
         authorize(&mut call.exchange, path::split(call.path.as_str()).0, &host, protocol)?;
@@ -93,8 +92,8 @@ fn route(call: &mut Call, http: &HttpListener, host: &str) -> Result<Upstream, S
         Stop::new(Failure::NoCluster, format!("the route leads to {}, which is not configured", hit.cluster.name))
     })?;
     call.exchange.route = Some(hit.route.name.clone());
-    call.exchange.cluster = Some(hit.cluster.name.clone());
-    call.exchange.upstream_id = upstream.cluster.tls.as_ref().map(|tls| tls.expected.as_str().into());
+    call.exchange.cluster = Some(hit.cluster.clone());
+    call.exchange.upstream_id = upstream.cluster.tls.as_ref().map(|tls| tls.expected_id.clone());
     Ok(Upstream { cluster: upstream.cluster.clone(), endpoints: upstream.endpoints.clone(), route: hit.route.clone() })
 }
 
@@ -105,7 +104,6 @@ fn begin(
     connection: Rc<Connection>,
     request: Request<Incoming>,
 ) -> Result<(Call, HttpRef, Incoming), Response<ResponseBody>> {
-    worker.begun();
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
     let (parts, incoming) = request.into_parts();
@@ -124,45 +122,23 @@ fn begin(
     let trace = worker
         .with_rng(|rng| TraceContext::continue_or_begin(headers.get(TRACEPARENT).map(HeaderValue::as_bytes), rng));
     let path = uri.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let exchange = Exchange {
-        logged_headers: logged_headers(&listener, &headers),
-        authority: authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
-        path: (kind != Kind::Connect).then(|| path.clone()),
-        // A WebSocket is a GET to policy, route and log, also where HTTP/2 carries it as extended CONNECT (RFC 8441 s.4).
-        method: if kind == Kind::WebSocket { Method::GET } else { parts.method },
-        protocol: parts.version,
-        started: Instant::now(),
-        started_at: SystemTime::now(),
-        received: Rc::new(Cell::new(0)),
-        sent: 0,
-        route: None,
-        cluster: None,
-        upstream_id: None,
-        upstream: None,
-        upstream_local: None,
-        attempts: 0,
-        upstream_ms: None,
-        verdict: None,
-        status: None,
-        grpc_status: None,
-        failure: None,
-        transport_reason: None,
-        complete: false,
-        worker,
-        connection,
-        config,
-        listener,
-        grpc,
-        request_id,
-        trace,
+    let mut exchange = Exchange::new(worker, connection, config, listener, trace);
+    exchange.logged_headers = logged_headers(&exchange.listener, &headers);
+    exchange.authority = authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    exchange.path = (kind != Kind::Connect).then(|| path.clone());
+    // A WebSocket is a GET to policy, route and log, also where HTTP/2 carries it as extended CONNECT (RFC 8441 s.4).
+    exchange.method = if kind == Kind::WebSocket { Method::GET } else { parts.method };
+    exchange.protocol = parts.version;
+    exchange.grpc = grpc;
+    exchange.request_id = request_id;
+    let one_host = headers.get_all(header::HOST).iter().nth(1).is_none();
+    let detail = match authority {
+        Some(authority) if one_host => return Ok((Call { exchange, kind, headers, authority, path }, http, incoming)),
+        // Whoever decides by one and routes by the other can be deceived (RFC 9112 s.3.2).
+        Some(_) => "send one Host header, not several",
+        None => "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod",
     };
-    match authority {
-        Some(authority) => Ok((Call { exchange, kind, headers, authority, path }, http, incoming)),
-        None => {
-            let detail = "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod";
-            Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
-        }
-    }
+    Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
 }
 
 /// The HTTP part of a listener that is known to be one.
@@ -206,14 +182,6 @@ fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
         }
         Err(error) => Err(Stop::new(Failure::BadPath, error.to_string())),
     }
-}
-
-/// Takes off what only the mesh may say, before anything reads it.
-fn strip_identity(call: &mut Call, http: &HttpListener) {
-    for name in &http.remove_headers {
-        call.headers.remove(name);
-    }
-    call.headers.remove(X_FORWARDED_CLIENT_CERT);
 }
 
 fn permit_kind(kind: Kind, http: &HttpListener, route: &Route) -> Result<(), Stop> {

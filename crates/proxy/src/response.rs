@@ -24,31 +24,35 @@ pub(crate) struct Held {
 /// The body that hyper sends to the client.
 pub(crate) struct ResponseBody {
     inner: UpstreamBody,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     held: Option<Held>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes to come by `content-length`, if that says it. hyper asks for no more after the last of them, so the end of an
+    /// HTTP/2 stream that comes in a frame of its own is never seen.
+    left: Option<u64>,
 }
 
 impl ResponseBody {
     /// A body that ends the exchange with its own end.
-    pub(crate) fn new(inner: UpstreamBody, exchange: Exchange) -> Self {
-        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None };
+    pub(crate) fn new(inner: UpstreamBody, exchange: Box<Exchange>) -> Self {
+        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None, left: None };
         if body.inner.is_end_stream() {
             body.finish();
         }
         body
     }
 
-    /// A body that gives its connection back at its end, and fails at `deadline`.
+    /// A body that gives its connection back at its end, and fails at `deadline`. Of `length` bytes, if that is known.
     pub(crate) fn from_upstream(
         inner: UpstreamBody,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         held: Held,
         deadline: Option<tokio::time::Instant>,
+        length: Option<u64>,
     ) -> Self {
-        let ended = inner.is_end_stream();
+        let ended = inner.is_end_stream() || length == Some(0);
         let deadline = deadline.filter(|_| !ended).map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline };
+        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline, left: length };
         if ended {
             body.finish();
         }
@@ -57,7 +61,7 @@ impl ResponseBody {
 
     /// No body; the exchange ends elsewhere.
     pub(crate) fn bare() -> Self {
-        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None }
+        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None, left: None }
     }
 
     fn finish(&mut self) {
@@ -97,6 +101,9 @@ impl Body for ResponseBody {
         };
         match &frame {
             Some(Ok(frame)) => {
+                if let (Some(data), Some(left)) = (frame.data_ref(), &mut self.left) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
                 if let Some(exchange) = &mut self.exchange {
                     match (frame.data_ref(), frame.trailers_ref()) {
                         (Some(data), _) => exchange.sent += data.len() as u64,
@@ -104,7 +111,11 @@ impl Body for ResponseBody {
                         _ => {}
                     }
                 }
-                if self.inner.is_end_stream() {
+                if self.left == Some(0) && !self.inner.is_end_stream() {
+                    // An end that is there already is taken, so that dropping the stream resets nothing.
+                    let _ = Pin::new(&mut self.inner).poll_frame(cx);
+                }
+                if self.inner.is_end_stream() || self.left == Some(0) {
                     self.finish();
                 }
             }

@@ -16,15 +16,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use weft_identity::tls::peer_spiffe_id;
 use weft_model::SpiffeId;
+use weft_telemetry::Failure;
 
 use crate::config::{Config, DownstreamProtocol, HttpListener, Listener, ListenerKind, PeerMatch};
+use crate::exchange::Exchange;
 use crate::request::handle;
 use crate::tcp;
+use crate::upstream::TLS_READ_AHEAD;
 use crate::worker::Worker;
 
 /// From accept to the end of the TLS handshake.
@@ -106,6 +109,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
             ListenerKind::Tcp(_) => tcp::serve(worker, Rc::new(connection), listener, tcp).await,
         };
     };
+    let tcp = BufReader::with_capacity(TLS_READ_AHEAD, tcp);
     let accepted = tokio::time::timeout(HANDSHAKE_BOUND, TlsAcceptor::from(config).accept(tcp)).await;
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
@@ -169,7 +173,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = {
-        let worker = worker.clone();
+        let (worker, connection) = (worker.clone(), connection.clone());
         service_fn(move |request| handle(worker.clone(), connection.clone(), request))
     };
     let io = TokioIo::new(stream);
@@ -198,6 +202,10 @@ where
         until_drained(&worker, pin!(served), |served| served.graceful_shutdown()).await
     };
     if let Err(error) = ended {
+        if error.is_parse() {
+            let failure = if error.is_parse_too_large() { Failure::HeadTooLarge } else { Failure::BadRequest };
+            Exchange::unreadable(&worker, &connection, failure, error.to_string());
+        }
         tracing::debug!(%error, "client connection ended");
     }
 }

@@ -26,7 +26,7 @@ impl Stop {
     }
 
     /// The answer to the caller: `application/problem+json` with `Proxy-Status`, or for gRPC a status without a body.
-    pub(crate) fn into_response(self, mut exchange: Exchange) -> Response<ResponseBody> {
+    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<ResponseBody> {
         exchange.failure = Some(self.failure);
         let decision_id = self.decision_id.as_ref().and_then(|id| std::str::from_utf8(id).ok());
         let problem = Problem {

@@ -59,7 +59,7 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: OnUpgrade) 
         Ok(Opened::Refused(response, held)) => {
             let mut exchange = call.exchange;
             exchange.status = Some(response.status());
-            response.map(|body| ResponseBody::from_upstream(body, exchange, held, None))
+            response.map(|body| ResponseBody::from_upstream(body, exchange, held, None, None))
         }
         Err(stop) => {
             call.exchange.transport_reason = Some(stop.detail.clone());
@@ -152,7 +152,7 @@ async fn wait_for_extended_connect(
 
 /// Answers the client and carries the bytes.
 fn accept(
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     head: Response<()>,
     mut way: Box<dyn Way>,
     client: OnUpgrade,

@@ -53,8 +53,12 @@ impl Layer {
 pub enum Failure {
     /// The path has an encoded slash, backslash or NUL, or a malformed percent-encoding.
     BadPath,
-    /// The request has no host, or one that cannot be read.
+    /// The request has no host, more than one, or one that cannot be read.
     BadHost,
+    /// The request breaks the rules of HTTP: its head cannot be parsed, or its body is framed wrongly.
+    BadRequest,
+    /// The head of the request is larger than the proxy takes.
+    HeadTooLarge,
     /// No virtual host for the name: it does not exist, or no policy lets this service call it.
     UnknownHost,
     /// The host is known, none of its routes matches.
@@ -143,7 +147,25 @@ impl Failure {
                 "bad_host",
                 "missing_host_header",
                 "http_request_error",
-                "The request names no host"
+                "The request names no host, or more than one"
+            ),
+            BadRequest => facts!(
+                BAD_REQUEST,
+                "DPE",
+                Client,
+                "bad_request",
+                "http1.codec_error",
+                "http_request_error",
+                "The request breaks the HTTP protocol"
+            ),
+            HeadTooLarge => facts!(
+                REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "DPE",
+                Client,
+                "head_too_large",
+                "request_headers_too_large",
+                "http_request_error",
+                "The head of the request is too large"
             ),
             UnknownHost => facts!(
                 NOT_FOUND,

@@ -3,10 +3,12 @@
 //! Names and labels are Istio's standard metrics, so that the dashboards and canary tools that query them work; what is our own
 //! begins with `weft_`. A scrape adds the shards up.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 const DURATION_MS: [f64; 18] =
     [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6];
@@ -252,22 +254,22 @@ impl Registry {
 
 impl Shard {
     /// The series of these labels, made on first sight.
-    pub fn request(&mut self, labels: &RequestLabels) -> &RequestSeries {
-        if !self.requests.contains_key(labels) {
-            let mut labels = labels.clone();
-            if self.requests.len() >= SERIES_MAX {
-                labels.source = "other".into();
-                labels.destination = "other".into();
-                labels.service = "other".into();
-            }
-            let series = self.requests.entry(labels.clone()).or_insert_with(|| {
-                let series = Arc::<RequestSeries>::default();
-                lock(&self.registry.requests).push((labels, series.clone()));
-                series
-            });
-            return series;
+    pub fn request(&mut self, labels: &RequestLabels) -> Arc<RequestSeries> {
+        if let Some(series) = self.requests.get(labels) {
+            return series.clone();
         }
-        &self.requests[labels]
+        let mut labels = labels.clone();
+        if self.requests.len() >= SERIES_MAX {
+            labels.source = "other".into();
+            labels.destination = "other".into();
+            labels.service = "other".into();
+        }
+        let series = self.requests.entry(labels.clone()).or_insert_with(|| {
+            let series = Arc::<RequestSeries>::default();
+            lock(&self.registry.requests).push((labels, series.clone()));
+            series
+        });
+        series.clone()
     }
 
     /// The series of these labels, made on first sight.

@@ -75,6 +75,7 @@ pub(super) fn access_log(world: &World) {
         assert_eq!(line["path"], "/api/logged?q=1", "{line:#}");
         assert_eq!(line["response_code"], 200, "{line:#}");
         assert_eq!(line["user_agent"], "tester/1", "{line:#}");
+        assert_eq!(line["response_flags"], "-", "{hop}: {line:#}");
         assert_eq!(line["bytes_sent"], reply.body.len(), "{line:#}");
     }
     assert_eq!(egress["peer_id"], BOARD, "{egress:#}");

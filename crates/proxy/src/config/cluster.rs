@@ -26,6 +26,8 @@ pub struct ClusterRef {
     pub name: Arc<str>,
     /// The number of that name.
     pub id: ClusterId,
+    /// Host of the service, the last part of a name like `outbound|8080|v1|board.prod`; for the metrics.
+    pub service: Arc<str>,
 }
 
 /// One cluster, as CDS gave it (`envoy.config.cluster.v3.Cluster`).
@@ -74,6 +76,8 @@ pub struct UpstreamTls {
     pub alpn: Vec<Vec<u8>>,
     /// Who must answer.
     pub expected: SpiffeId,
+    /// The same, for log lines and metrics.
+    pub expected_id: Arc<str>,
 }
 
 /// How an endpoint is chosen.

@@ -1,13 +1,19 @@
 //! Bodies on their way: counted, never collected.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use weft_telemetry::Failure;
+
+use crate::config::Listener;
+use crate::headers::strip_identity;
 
 /// Any failure of a body; the reader sees it as a broken message.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -16,35 +22,63 @@ pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
     received: Rc<Cell<u64>>,
-    ended: Option<Rc<Cell<bool>>>,
+    state: Rc<Cell<BodyState>>,
+    /// Whose identity headers are taken out of trailers too.
+    listener: Option<Arc<Listener>>,
 }
 
-/// Tells whether a request's body has come to its end.
-pub(crate) struct Progress(Option<Rc<Cell<bool>>>);
+/// How far a request's body has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BodyState {
+    Open,
+    /// The last byte was read from the client.
+    Ended,
+    /// The client went away.
+    Gone,
+    /// The client broke the framing.
+    Malformed,
+}
+
+/// Tells how far a request's body has come, to whom does not hold it.
+pub(crate) struct Progress(Rc<Cell<BodyState>>);
 
 impl Progress {
     /// Whether the last byte was read from the client.
     pub(crate) fn ended(&self) -> bool {
-        self.0.as_ref().is_none_or(|ended| ended.get())
+        self.0.get() == BodyState::Ended
+    }
+
+    /// What the client did wrong, if it is the client's fault that the request cannot be sent.
+    pub(crate) fn broken(&self) -> Option<Failure> {
+        match self.0.get() {
+            BodyState::Open | BodyState::Ended => None,
+            BodyState::Gone => Some(Failure::ClientGone),
+            BodyState::Malformed => Some(Failure::BadRequest),
+        }
     }
 }
 
 impl RequestBody {
     /// Passes `incoming` on.
-    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>) -> Self {
-        let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        let ended = incoming.as_ref().map(|_| Rc::default());
-        Self { incoming, received, ended }
+    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, listener: &Arc<Listener>) -> Self {
+        let is_empty = incoming.is_end_stream();
+        Self {
+            incoming: (!is_empty).then_some(incoming),
+            received,
+            state: Rc::new(Cell::new(if is_empty { BodyState::Ended } else { BodyState::Open })),
+            listener: (!is_empty).then(|| listener.clone()),
+        }
     }
 
     /// For the timer of the request.
     pub(crate) fn progress(&self) -> Progress {
-        Progress(self.ended.clone())
+        Progress(self.state.clone())
     }
 
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self { incoming: None, received: Rc::default(), ended: None }
+        let state = Rc::new(Cell::new(BodyState::Ended));
+        Self { incoming: None, received: Rc::default(), state, listener: None }
     }
 
     /// Whether there is nothing to send, so that the request can be sent again.
@@ -60,14 +94,23 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
-        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
-            this.received.set(this.received.get() + data.len() as u64);
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.received.set(this.received.get() + data.len() as u64);
+                } else if let (Some(trailers), Some(listener)) = (frame.trailers_mut(), &this.listener) {
+                    strip_identity(trailers, listener);
+                }
+            }
+            Some(Err(error)) => {
+                this.state.set(if is_malformed(error) { BodyState::Malformed } else { BodyState::Gone });
+                return Poll::Ready(frame);
+            }
+            None => {}
         }
-        if (frame.is_none() || incoming.is_end_stream())
-            && let Some(ended) = &this.ended
-        {
-            ended.set(true);
+        if frame.is_none() || incoming.is_end_stream() {
+            this.state.set(BodyState::Ended);
         }
         Poll::Ready(frame)
     }
@@ -79,6 +122,12 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Whether the client broke the framing (a wrong chunk size), rather than the connection.
+fn is_malformed(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// A response's body on its way to the client.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -17,12 +17,15 @@ use weft_telemetry::Failure;
 use super::{AttemptError, Sent};
 use crate::config::Cluster;
 
+/// What one read of a TLS connection takes from the socket, at most. rustls itself reads 4 KiB at a time, a quarter of a record.
+pub(crate) const TLS_READ_AHEAD: usize = 32 * 1024;
+
 /// A connection to an endpoint.
 pub(crate) enum Stream {
     /// To the app, or to an endpoint outside of the mesh.
     Clear(TcpStream),
     /// To another sidecar, whose SPIFFE ID is the expected one.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<BufReader<TcpStream>>>),
 }
 
 impl Stream {
@@ -30,7 +33,7 @@ impl Stream {
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Clear(tcp) => tcp.local_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.get_ref().local_addr().ok(),
         }
     }
 }
@@ -49,9 +52,12 @@ pub(crate) async fn connect(
         let _ = tcp.set_nodelay(true);
         let (Some(config), Some(tls)) = (tls, &cluster.tls) else { return Ok(Stream::Clear(tcp)) };
         let name = server_name(tls.sni.as_deref(), address);
-        let stream = TlsConnector::from(config.clone()).connect(name, tcp).await.map_err(|error| {
-            failed(Failure::TlsFailed, format!("{address}: {}", weft_identity::tls::explain(&error)))
-        })?;
+        let stream = TlsConnector::from(config.clone())
+            .connect(name, BufReader::with_capacity(TLS_READ_AHEAD, tcp))
+            .await
+            .map_err(|error| {
+                failed(Failure::TlsFailed, format!("{address}: {}", weft_identity::tls::explain(&error)))
+            })?;
         Ok(Stream::Tls(Box::new(stream)))
     };
     match tokio::time::timeout(cluster.connect_timeout, attempt).await {

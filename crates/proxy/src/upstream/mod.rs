@@ -10,7 +10,7 @@ mod h2;
 mod pool;
 
 pub(crate) use body::{BodyError, RequestBody, UpstreamBody};
-pub(crate) use connect::{Stream, connect};
+pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
 pub(crate) use h2::{H2Connection, H2Duplex};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};
 

@@ -1,11 +1,11 @@
 //! A worker's connections, by cluster and endpoint.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use rustls::ClientConfig;
 use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use super::{AttemptError, Sent, connect};
 use crate::config::{Cluster, ClusterId, Config, UpstreamProtocol};
 
 /// Idle connections to an app that a worker keeps.
-const IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 256;
 /// Endpoints that failed to connect are avoided for so long.
 pub(crate) const AVOID_FOR: Duration = Duration::from_secs(2);
 

@@ -40,7 +40,8 @@ impl Names {
     /// The reference to a cluster of this name.
     pub(crate) fn cluster(&mut self, name: &str) -> ClusterRef {
         let (name, id) = number(&mut self.clusters, name);
-        ClusterRef { name, id: ClusterId(id) }
+        let service = name.rsplit('|').next().unwrap_or_default().into();
+        ClusterRef { name, id: ClusterId(id), service }
     }
 
     /// The reference to a route configuration of this name.

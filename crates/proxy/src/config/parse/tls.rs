@@ -40,7 +40,12 @@ pub(crate) fn upstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<
             return Err(at.field("max_session_keys").refuse("this proxy does not resume TLS sessions: use 0"));
         }
         at.rest(&context)?;
-        Ok(UpstreamTls { sni: (!sni.is_empty()).then(|| sni.into()), alpn, expected })
+        Ok(UpstreamTls {
+            sni: (!sni.is_empty()).then(|| sni.into()),
+            alpn,
+            expected_id: expected.as_str().into(),
+            expected,
+        })
     })
 }
 

@@ -20,8 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::http::{get, once};
 
-const PATHS: &str = "\
-  GET  /                   who answers, and the request as it arrived, as JSON
+const PATHS: &str = "  GET  /                   who answers, and the request as it arrived, as JSON
   GET  /hello              a line of text
   GET  /call/HOST/PATH     calls HOST through the sidecar, answers with status and body
   POST /echo               the body, streamed back

@@ -32,6 +32,18 @@ use tokio::sync::Notify;
 
 use crate::ports;
 
+/// Starts an app that speaks no HTTP: it sends back what it gets, for as long as the test's process lives.
+pub fn echo_bytes() -> SocketAddr {
+    let address = ports::free();
+    let listener = std::net::TcpListener::bind(address).expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    address
+}
+
 /// What `/flood` sends in all.
 pub const FLOOD: u64 = 128 << 20;
 

@@ -5,6 +5,7 @@ mod broken;
 mod calls;
 mod paths;
 mod routing;
+mod tcp;
 mod telemetry;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,8 @@ pub struct World {
     pub greeter: Sidecar,
     /// `prod/chat`, WebSocket.
     pub chat: Sidecar,
+    /// `prod/db`, bytes.
+    pub db: Sidecar,
     /// The apps of `prod/board`.
     pub apps: [App; 2],
     _peers: [Server; 2],
@@ -50,11 +53,13 @@ impl World {
         });
         let greeter = mesh.sidecar("greeter", Spec::new("prod/greeter", grpc.address).on(callee));
         let chat = mesh.sidecar("chat", Spec::new("prod/chat", chat_app.address).on(callee));
+        let db = mesh.sidecar("db", Spec::new("prod/db", crate::app::echo_bytes()).on(callee));
         let web = mesh.sidecar("web", Spec::new("prod/web", crate::ports::free()).on(caller));
         mesh.wait_endpoints("prod/board", 2);
         mesh.wait_endpoints("prod/greeter", 1);
         mesh.wait_endpoints("prod/chat", 1);
-        let world = Self { caller, callee, web, board, greeter, chat, apps, _peers: [grpc, chat_app], mesh };
+        mesh.wait_endpoints("prod/db", 1);
+        let world = Self { caller, callee, web, board, greeter, chat, db, apps, _peers: [grpc, chat_app], mesh };
         calls::wait_reachable(&world);
         world
     }
@@ -93,6 +98,7 @@ const CASES: &[Case] = &[
     ("a download waits for its reader", bodies::download_back_pressure),
     ("gRPC: unary, streaming, trailers, statuses", bodies::grpc),
     ("WebSocket", bodies::websocket),
+    ("TCP: bytes both ways, decided and logged once", tcp::echo),
     ("one access-log line at each hop, with every key", telemetry::access_log),
     ("a denied call is logged at the hop that denied it", telemetry::denied_log),
     ("metrics with the names that dashboards know", telemetry::metrics),

@@ -103,7 +103,7 @@ pub(crate) fn authorize(exchange: &mut Exchange, path: &str, host: &str, protoco
     let connection = exchange.connection.clone();
     let request = CallRequest {
         principal: connection.peer.as_ref(),
-        method: exchange.method.as_str(),
+        method: exchange.method(),
         path,
         host,
         protocol,

@@ -15,7 +15,7 @@ use weft_telemetry::Failure;
 use weft_telemetry::metrics::{Reporter, RequestLabels};
 use weft_telemetry::trace::TraceContext;
 
-use crate::config::{ClusterRef, Config, Listener};
+use crate::config::{ClusterRef, Config, Listener, ListenerKind};
 use crate::serve::Connection;
 use crate::worker::Worker;
 
@@ -28,7 +28,7 @@ pub(crate) struct Verdict {
     pub(crate) policy: Arc<str>,
 }
 
-/// The record of one request.
+/// The record of one request, or of one TCP connection.
 pub(crate) struct Exchange {
     pub(crate) worker: Rc<Worker>,
     pub(crate) connection: Rc<Connection>,
@@ -37,14 +37,17 @@ pub(crate) struct Exchange {
     pub(crate) listener: Arc<Listener>,
     pub(crate) started: Instant,
     pub(crate) started_at: SystemTime,
-    pub(crate) method: Method,
+    /// `None` for TCP, and where it could not be read.
+    pub(crate) method: Option<Method>,
     pub(crate) path: Option<PathAndQuery>,
     pub(crate) authority: Option<HeaderValue>,
-    pub(crate) protocol: Version,
+    /// `None` for TCP.
+    pub(crate) protocol: Option<Version>,
     pub(crate) grpc: bool,
     /// Values of the request headers that the log format names.
     pub(crate) logged_headers: Vec<(HeaderName, HeaderValue)>,
-    pub(crate) request_id: HeaderValue,
+    /// `None` for TCP, and where it could not be read.
+    pub(crate) request_id: Option<HeaderValue>,
     pub(crate) trace: TraceContext,
     pub(crate) received: Rc<Cell<u64>>,
     pub(crate) sent: u64,
@@ -82,13 +85,13 @@ impl Exchange {
             trace,
             started: Instant::now(),
             started_at: SystemTime::now(),
-            method: Method::GET,
+            method: None,
             path: None,
             authority: None,
-            protocol: Version::HTTP_11,
+            protocol: None,
             grpc: false,
             logged_headers: Vec::new(),
-            request_id: HeaderValue::from_static("-"),
+            request_id: None,
             received: Rc::new(Cell::new(0)),
             sent: 0,
             route: None,
@@ -113,7 +116,7 @@ impl Exchange {
         let listener = connection.listener(&config);
         let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
         let mut exchange = Self::new(worker.clone(), connection.clone(), config, listener, trace);
-        exchange.method = Method::from_bytes(b"-").expect("a token");
+        exchange.protocol = Some(Version::HTTP_11);
         exchange.status = Some(failure.facts().status);
         exchange.failure = Some(failure);
         exchange.transport_reason = Some(why);
@@ -131,6 +134,16 @@ impl Exchange {
     /// Milliseconds since the request came.
     pub(crate) fn elapsed_ms(&self) -> f64 {
         self.started.elapsed().as_secs_f64() * 1000.0
+    }
+
+    /// The method, as policies and routes know it; empty for TCP.
+    pub(crate) fn method(&self) -> &str {
+        self.method.as_ref().map_or("", Method::as_str)
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.protocol == Some(Version::HTTP_2)
     }
 
     fn count(&self, duration_ms: f64) {
@@ -167,7 +180,9 @@ impl Drop for Exchange {
             self.failure = Some(Failure::ClientGone);
         }
         let duration_ms = self.elapsed_ms();
-        self.count(duration_ms);
+        if matches!(self.listener.kind, ListenerKind::Http(_)) {
+            self.count(duration_ms);
+        }
         if let Some(format) = &self.listener.access_log {
             self.worker.clone().log(format, |line| crate::log_line::write(line, format, self, duration_ms as u64));
         }

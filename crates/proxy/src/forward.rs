@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_telemetry::Failure;
@@ -135,7 +135,7 @@ async fn attempt(
         }
         Leased::H1(mut connection) => {
             call.exchange.upstream_local = connection.local_address;
-            let idempotent = body.is_empty() && is_idempotent(&call.exchange.method);
+            let idempotent = body.is_empty() && is_idempotent(&call.method);
             let spare = (connection.used && idempotent).then(|| headers.clone());
             let was_used = connection.used;
             let sent = connection.send(call.h1_head(headers).map(|()| body)).await;
@@ -181,11 +181,11 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// After how many bytes an HTTP/1.1 client has the whole body (RFC 9112 s.6.3), if the head says it.
 fn length_for_http1(exchange: &Exchange, response: &Response<UpstreamBody>) -> Option<u64> {
-    if exchange.protocol == Version::HTTP_2 {
+    if exchange.is_http2() {
         return None;
     }
     let status = response.status();
-    if exchange.method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+    if exchange.method == Some(Method::HEAD) || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Some(0);
     }
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
@@ -201,7 +201,7 @@ fn respond(
     exchange.status = Some(response.status());
     exchange.note_grpc_status(response.headers());
     strip_hop_by_hop(response.headers_mut());
-    *response.version_mut() = exchange.protocol;
+    *response.version_mut() = exchange.protocol.unwrap_or_default();
     let length = length_for_http1(&exchange, &response);
     response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline, length))
 }

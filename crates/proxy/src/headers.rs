@@ -22,6 +22,28 @@ pub(crate) fn strip_identity(headers: &mut HeaderMap, listener: &Listener) {
     headers.remove(X_FORWARDED_CLIENT_CERT);
 }
 
+/// Removes from trailers what may only stand in a head (RFC 9110 s.6.5.1): framing and routing, which some peers answer by
+/// closing the connection that others share, and credentials.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    const HEAD_ONLY: [HeaderName; 12] = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::TRAILER,
+        header::HOST,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::SET_COOKIE,
+        header::CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+    ];
+    for name in HEAD_ONLY.iter().chain([&KEEP_ALIVE, &PROXY_CONNECTION]) {
+        trailers.remove(name);
+    }
+}
+
 /// Removes what RFC 9110 s.7.6.1 says is for one connection: `connection`, what it names, and the old hop-by-hop headers.
 /// `te: trailers` stays, since gRPC demands it end to end.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {

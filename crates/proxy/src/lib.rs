@@ -22,4 +22,5 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+pub use listen::is_free;
 pub use runtime::{Proxy, ProxyConfig, ProxyHandle, ProxySink, StartError};

@@ -113,8 +113,8 @@ pub(crate) fn bind(address: SocketAddr, shared: bool) -> io::Result<std::net::Tc
     Ok(socket.into())
 }
 
-/// Whether another process holds the address. Asked once before the workers share it, since the kernel would let two
+/// Whether no other program listens on the address. To be asked before the workers share it, since the kernel would let two
 /// sidecars of one user share a port and split its connections.
-pub(crate) fn is_free(address: SocketAddr) -> io::Result<()> {
+pub fn is_free(address: SocketAddr) -> io::Result<()> {
     bind(address, false).map(drop)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::Version;
+use http::{HeaderValue, Method, Version};
 use weft_telemetry::Failure;
 use weft_telemetry::access_log::{push_json_bytes, push_json_string, push_number};
 
@@ -30,11 +30,13 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
     match field {
         LogField::Literal(json) => out.extend_from_slice(json.as_bytes()),
         LogField::StartTime => push_time(out, exchange.started_at),
-        LogField::Method => push_json_string(out, exchange.method.as_str()),
+        LogField::Method => push_optional(out, exchange.method.as_ref().map(Method::as_str)),
         LogField::Path => push_optional(out, exchange.path.as_ref().map(|path| path.as_str())),
         LogField::Authority => push_optional_bytes(out, exchange.authority.as_ref().map(|value| value.as_bytes())),
-        LogField::Scheme => push_json_string(out, "http"),
-        LogField::RequestHeader(name) if name == "x-request-id" => push_json_bytes(out, exchange.request_id.as_bytes()),
+        LogField::Scheme => push_optional(out, exchange.protocol.map(|_| "http")),
+        LogField::RequestHeader(name) if name == "x-request-id" => {
+            push_optional_bytes(out, exchange.request_id.as_ref().map(HeaderValue::as_bytes));
+        }
         LogField::RequestHeader(name) => {
             let value = exchange.logged_headers.iter().find(|(known, _)| known == name);
             push_optional_bytes(out, value.map(|(_, value)| value.as_bytes()));
@@ -47,7 +49,7 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
             }
             None => push_optional(out, None),
         },
-        LogField::Protocol => push_json_string(out, protocol(exchange.protocol)),
+        LogField::Protocol => push_optional(out, exchange.protocol.map(protocol)),
         LogField::ResponseCode => push_number(out, exchange.status.map_or(0, |status| status.as_u16()).into()),
         LogField::ResponseFlags => push_json_string(out, facts.map_or("-", |facts| facts.flag)),
         LogField::ResponseCodeDetails => {
@@ -70,7 +72,10 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
         LogField::DownstreamPeerUriSan => push_optional(out, connection.peer_id.as_deref()),
         LogField::RequestedServerName => push_optional(out, connection.server_name.as_deref()),
         LogField::RouteName => push_optional(out, exchange.route.as_deref()),
-        LogField::TraceId => push_json_bytes(out, &exchange.trace.trace_id_hex()),
+        LogField::TraceId => {
+            let trace = exchange.protocol.map(|_| exchange.trace.trace_id_hex());
+            push_optional_bytes(out, trace.as_ref().map(|id| &id[..]));
+        }
         LogField::Decision => {
             push_optional(out, exchange.verdict.as_ref().map(|verdict| if verdict.allowed { "allow" } else { "deny" }));
         }

@@ -38,6 +38,8 @@ pub(crate) struct Call {
     /// Boxed: it moves through every phase and into the response's body.
     pub(crate) exchange: Box<Exchange>,
     pub(crate) kind: Kind,
+    /// A WebSocket is a GET.
+    pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) authority: Authority,
     pub(crate) path: PathAndQuery,
@@ -66,9 +68,9 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     normalize(call, http)?;
     headers::strip_identity(&mut call.headers, &call.exchange.listener);
     let authority = call.authority.clone();
-    let host = host_key(authority.as_str(), http.strip_port, &call.exchange.method);
+    let host = host_key(authority.as_str(), http.strip_port, &call.method);
     if http.authorize {
-        let protocol = crate::log_line::protocol(call.exchange.protocol);
+        let protocol = crate::log_line::protocol(call.exchange.protocol.unwrap_or_default());
         authorize(&mut call.exchange, path::split(call.path.as_str()).0, &host, protocol)?;
     }
     let upstream = route(call, http, &host)?;
@@ -82,7 +84,7 @@ fn route(call: &mut Call, http: &HttpListener, host: &str) -> Result<Upstream, S
     let table = config
         .route_table(&http.routes)
         .ok_or_else(|| Stop::new(Failure::NoRoute, "the routes of this listener have not been delivered yet"))?;
-    let method = &call.exchange.method;
+    let method = &call.method;
     let plain_path = if call.kind == Kind::Connect { "" } else { path::split(call.path.as_str()).0 };
     let hit = table
         .route(host, plain_path, method, &call.headers, call.exchange.worker.random())
@@ -127,18 +129,38 @@ fn begin(
     exchange.authority = authority.as_ref().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
     exchange.path = (kind != Kind::Connect).then(|| path.clone());
     // A WebSocket is a GET to policy, route and log, also where HTTP/2 carries it as extended CONNECT (RFC 8441 s.4).
-    exchange.method = if kind == Kind::WebSocket { Method::GET } else { parts.method };
-    exchange.protocol = parts.version;
+    let method = if kind == Kind::WebSocket { Method::GET } else { parts.method };
+    exchange.method = Some(method.clone());
+    exchange.protocol = Some(parts.version);
     exchange.grpc = grpc;
-    exchange.request_id = request_id;
+    exchange.request_id = Some(request_id);
     let one_host = headers.get_all(header::HOST).iter().nth(1).is_none();
+    if let Some(detail) = breaks_http(&method, &headers) {
+        return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
+    }
     let detail = match authority {
-        Some(authority) if one_host => return Ok((Call { exchange, kind, headers, authority, path }, http, incoming)),
+        Some(authority) if one_host => {
+            return Ok((Call { exchange, kind, method, headers, authority, path }, http, incoming));
+        }
         // Whoever decides by one and routes by the other can be deceived (RFC 9112 s.3.2).
         Some(_) => "send one Host header, not several",
         None => "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod",
     };
     Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
+}
+
+/// What a policy and an app could understand differently, and what no hop after this one could undo.
+fn breaks_http(method: &Method, headers: &HeaderMap) -> Option<String> {
+    if method.as_str().bytes().any(|b| b.is_ascii_lowercase()) {
+        let meant = method.as_str().to_ascii_uppercase();
+        return Some(format!("methods are case-sensitive (RFC 9110 s.9.1); did you mean {meant}?"));
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Some("no transfer coding but chunked is understood (RFC 9112 s.6.1)".to_owned());
+    }
+    None
 }
 
 /// The HTTP part of a listener that is known to be one.
@@ -170,7 +192,7 @@ fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
         return Ok(());
     }
     let raw = call.path.as_str();
-    if raw == "*" && call.exchange.method == Method::OPTIONS {
+    if raw == "*" && call.method == Method::OPTIONS {
         return Ok(());
     }
     match path::normalize(raw) {
@@ -202,7 +224,7 @@ fn no_route(missing: NoRoute, host: &str, call: &Call) -> Stop {
             Stop::new(Failure::UnknownHost, detail)
         }
         NoRoute::Path => {
-            let method = &call.exchange.method;
+            let method = &call.method;
             Stop::new(Failure::NoRoute, format!("{host} has no route for {method} {}", call.path.path()))
         }
     }
@@ -211,7 +233,9 @@ fn no_route(missing: NoRoute, host: &str, call: &Call) -> Stop {
 /// What the next hop is told by the mesh, and nothing that belongs to this connection only.
 fn set_mesh_headers(call: &mut Call, http: &HttpListener) {
     headers::strip_hop_by_hop(&mut call.headers);
-    call.headers.insert(X_REQUEST_ID, call.exchange.request_id.clone());
+    if let Some(id) = &call.exchange.request_id {
+        call.headers.insert(X_REQUEST_ID, id.clone());
+    }
     if http.tracing {
         let header = call.exchange.trace.header();
         call.headers.insert(TRACEPARENT, HeaderValue::from_bytes(&header).expect("hexadecimal and dashes"));
@@ -225,7 +249,7 @@ impl Call {
     /// The head of the request as it goes over HTTP/2: scheme, authority and path in the URI, no `host`.
     pub(crate) fn h2_head(&self, headers: HeaderMap) -> Request<()> {
         let mut head = Request::new(());
-        *head.method_mut() = self.exchange.method.clone();
+        *head.method_mut() = self.method.clone();
         *head.version_mut() = Version::HTTP_2;
         *head.headers_mut() = headers;
         head.headers_mut().remove(header::HOST);
@@ -240,7 +264,7 @@ impl Call {
     /// The head of the request as it goes over HTTP/1.1: path in the request line, `host` from the authority.
     pub(crate) fn h1_head(&self, mut headers: HeaderMap) -> Request<()> {
         let mut head = Request::new(());
-        *head.method_mut() = self.exchange.method.clone();
+        *head.method_mut() = self.method.clone();
         let same = headers.get(header::HOST).is_some_and(|host| host.as_bytes() == self.authority.as_str().as_bytes());
         if !same && let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
             headers.insert(header::HOST, host);

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
+use crate::headers::strip_trailers;
 use crate::upstream::{ActiveCount, EndpointPool};
 use crate::upstream::{BodyError, Leased, UpstreamBody};
 
@@ -88,7 +89,7 @@ impl Body for ResponseBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+        let mut frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let expired = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
@@ -99,8 +100,11 @@ impl Body for ResponseBody {
                 return Poll::Ready(Some(Err("the request took longer than the route allows".into())));
             }
         };
-        match &frame {
+        match &mut frame {
             Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
                 if let (Some(data), Some(left)) = (frame.data_ref(), &mut self.left) {
                     *left = left.saturating_sub(data.len() as u64);
                 }

@@ -211,7 +211,7 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
 pub struct ProxySink {
     proxy: Arc<ProxyHandle>,
     builder: Builder,
-    /// Addresses that are ours.
+    /// Addresses of listeners that were free when they came, and so are ours.
     checked: BTreeSet<SocketAddr>,
 }
 
@@ -220,13 +220,18 @@ impl Sink for ProxySink {
     async fn apply(&mut self, update: Update) -> Vec<Rejection> {
         let type_url = update.type_url;
         let mut rejections = self.builder.apply(update);
-        let config = Arc::new(self.builder.build());
-        if type_url == type_url::LISTENER {
-            self.check_addresses(&config, &mut rejections);
-        }
+        let mut config = self.builder.build();
+        let mut unopened = self.take_out_foreign(&mut config);
+        let config = Arc::new(config);
         self.proxy.shared.config.store(config.clone());
         if [type_url::LISTENER, type_url::CLUSTER, type_url::ENDPOINT].contains(&type_url) {
-            self.reconcile(&config, &mut rejections).await;
+            unopened.extend(self.reconcile(&config).await);
+            if unopened.is_empty() && !config.listeners.is_empty() {
+                self.proxy.ready.send_replace(true);
+            }
+        }
+        if type_url == type_url::LISTENER {
+            rejections.extend(unopened);
         }
         rejections
     }
@@ -237,19 +242,27 @@ impl Sink for ProxySink {
 }
 
 impl ProxySink {
-    fn check_addresses(&mut self, config: &Config, rejections: &mut Vec<Rejection>) {
-        for listener in &config.listeners {
+    /// Takes out the listeners whose address another program has. They are looked at again with every update.
+    fn take_out_foreign(&mut self, config: &mut Config) -> Vec<Rejection> {
+        let mut foreign = Vec::new();
+        self.checked.retain(|address| config.listeners.iter().any(|listener| listener.address == *address));
+        config.listeners.retain(|listener| {
             if self.checked.contains(&listener.address) {
-                continue;
+                return true;
             }
             match listen::is_free(listener.address) {
-                Ok(()) => drop(self.checked.insert(listener.address)),
-                Err(error) => rejections.push(cannot_listen(&listener.name, listener.address, &error)),
+                Ok(()) => self.checked.insert(listener.address),
+                Err(error) => {
+                    foreign.push(cannot_listen(&listener.name, listener.address, &error));
+                    false
+                }
             }
-        }
+        });
+        foreign
     }
 
-    async fn reconcile(&self, config: &Arc<Config>, rejections: &mut Vec<Rejection>) {
+    /// Tells the workers; gives the listeners that one of them could not open.
+    async fn reconcile(&self, config: &Arc<Config>) -> Vec<Rejection> {
         let mut answers = Vec::new();
         for worker in &self.proxy.workers {
             let (done, answer) = oneshot::channel();
@@ -257,21 +270,21 @@ impl ProxySink {
                 answers.push(answer);
             }
         }
+        let mut unopened: Vec<Rejection> = Vec::new();
         for answer in answers {
             for (name, error) in answer.await.unwrap_or_default() {
                 let address = config.listeners.iter().find(|listener| listener.name == name).map(|l| l.address);
-                if let (Some(address), false) = (address, rejections.iter().any(|known| known.name == name)) {
-                    rejections.push(cannot_listen(&name, address, &error));
+                if let (Some(address), false) = (address, unopened.iter().any(|known| known.name == name)) {
+                    unopened.push(cannot_listen(&name, address, &error));
                 }
             }
         }
-        if rejections.is_empty() && !config.listeners.is_empty() {
-            self.proxy.ready.send_replace(true);
-        }
+        unopened
     }
 }
 
 fn cannot_listen(name: &Arc<str>, address: SocketAddr, error: &io::Error) -> Rejection {
+    tracing::error!(listener = %name, %address, cause = %error, "cannot listen; what else uses this address?");
     Rejection { name: name.clone(), reason: format!("envoy.config.listener.v3.Listener.address: {address}: {error}") }
 }
 

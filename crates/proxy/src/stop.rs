@@ -32,11 +32,11 @@ impl Stop {
         let problem = Problem {
             failure: self.failure,
             detail: &self.detail,
-            request_id: exchange.request_id.to_str().unwrap_or_default(),
+            request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
             decision_id,
         };
         let proxy_status = HeaderValue::from_str(&problem.proxy_status(&exchange.worker.shared.own_host));
-        let body = if exchange.grpc || exchange.method == http::Method::HEAD {
+        let body = if exchange.grpc || exchange.method == Some(http::Method::HEAD) {
             None
         } else {
             Some(Bytes::from(problem.to_json()))
@@ -44,7 +44,9 @@ impl Stop {
 
         let mut response = Response::new(());
         let headers = response.headers_mut();
-        headers.insert("x-request-id", exchange.request_id.clone());
+        if let Some(id) = &exchange.request_id {
+            headers.insert("x-request-id", id.clone());
+        }
         if let Ok(value) = proxy_status {
             headers.insert("proxy-status", value);
         }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
-use weft_policy::CallRequest;
+use weft_telemetry::Failure;
 use weft_telemetry::metrics::{Reporter, TcpLabels};
+use weft_telemetry::trace::TraceContext;
 
+use crate::authorize::authorize;
 use crate::config::{Listener, ListenerKind};
+use crate::exchange::Exchange;
 use crate::serve::Connection;
 use crate::worker::Worker;
 
@@ -17,59 +20,54 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, connection: Rc<Connection>, lis
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    worker.begun();
-    let flags = match open(&worker, &connection, &listener).await {
-        Ok(mut app) => {
-            let series = worker.metrics.borrow_mut().tcp(&labels(&worker, &connection, "-"));
-            series.opened.fetch_add(1, Ordering::Relaxed);
-            if let Ok((sent, received)) = copy_bidirectional(&mut client, &mut app).await {
-                series.sent.fetch_add(sent, Ordering::Relaxed);
-                series.received.fetch_add(received, Ordering::Relaxed);
-            }
-            series.closed.fetch_add(1, Ordering::Relaxed);
-            worker.ended();
-            return;
-        }
-        Err((flags, why)) => {
-            let peer = connection.peer_id.as_deref().unwrap_or("unknown");
-            tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
-            flags
-        }
-    };
+    let config = worker.shared.config.load_full();
+    let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
+    let mut record = Exchange::new(worker.clone(), connection.clone(), config, listener, trace);
+    let opened = open(&mut record).await;
+    let failure = opened.as_ref().err().map(|(failure, _)| *failure);
+    let flags = failure.map_or("-", |failure| failure.facts().flag);
     let series = worker.metrics.borrow_mut().tcp(&labels(&worker, &connection, flags));
     series.opened.fetch_add(1, Ordering::Relaxed);
-    series.closed.fetch_add(1, Ordering::Relaxed);
-    worker.ended();
-}
-
-async fn open(
-    worker: &Rc<Worker>,
-    connection: &Connection,
-    listener: &Listener,
-) -> Result<crate::upstream::Stream, (&'static str, String)> {
-    let ListenerKind::Tcp(tcp) = &listener.kind else { return Err(("NR", "no TCP listener".into())) };
-    let config = worker.shared.config.load_full();
-    if tcp.authorize {
-        let engine = config.policy.as_ref().ok_or(("UAEX", "no policy bundle has been delivered yet".to_owned()))?;
-        let request = CallRequest {
-            principal: connection.peer.as_ref(),
-            method: "",
-            path: "",
-            host: &worker.shared.own_host,
-            protocol: "TCP",
-            source_ip: connection.remote_address.map(|address| address.ip()),
-        };
-        let decision = engine.decide(&request);
-        if !decision.allowed {
-            return Err(("UAEX", decision.reason.to_string()));
+    match opened {
+        Ok(mut app) => {
+            if let Ok((received, sent)) = copy_bidirectional(&mut client, &mut app).await {
+                series.sent.fetch_add(received, Ordering::Relaxed);
+                series.received.fetch_add(sent, Ordering::Relaxed);
+                record.received.set(received);
+                record.sent = sent;
+            }
+        }
+        Err((failure, why)) => {
+            let peer = connection.peer_id.as_deref().unwrap_or("unknown");
+            tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
+            record.failure = Some(failure);
+            record.transport_reason = Some(why);
         }
     }
-    let upstream = config.upstream(&tcp.cluster).ok_or(("NC", format!("{} is not configured", tcp.cluster.name)))?;
+    record.complete = true;
+    series.closed.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Decides, and connects to the app.
+async fn open(record: &mut Exchange) -> Result<crate::upstream::Stream, (Failure, String)> {
+    let (worker, listener, config) = (record.worker.clone(), record.listener.clone(), record.config.clone());
+    let ListenerKind::Tcp(tcp) = &listener.kind else { return Err((Failure::NoRoute, "no TCP listener".into())) };
+    record.cluster = Some(Arc::new(tcp.cluster.clone()));
+    if tcp.authorize {
+        let host = worker.shared.own_host.clone();
+        authorize(record, "", &host, "TCP").map_err(|stop| (stop.failure, stop.detail))?;
+    }
+    let missing = || (Failure::NoCluster, format!("{} is not configured", tcp.cluster.name));
+    let upstream = config.upstream(&tcp.cluster).ok_or_else(missing)?;
     let endpoint = worker
         .pick(&upstream.cluster, &upstream.endpoints, &[])
-        .ok_or_else(|| ("UH", format!("{} has no endpoint", tcp.cluster.name)))?;
+        .ok_or_else(|| (Failure::NoEndpoint, format!("{} has no endpoint", tcp.cluster.name)))?;
+    record.upstream = Some(endpoint);
+    record.attempts = 1;
     let pool = worker.pools.endpoint(&upstream.cluster, endpoint);
-    pool.dial().await.map_err(|error| (error.failure.facts().flag, error.reason))
+    let stream = pool.dial().await.map_err(|error| (error.failure, error.reason))?;
+    record.upstream_local = stream.local_address();
+    Ok(stream)
 }
 
 fn labels(worker: &Worker, connection: &Connection, flags: &'static str) -> TcpLabels {

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
@@ -159,14 +159,14 @@ fn accept(
 ) -> Response<ResponseBody> {
     let mut response = head;
     strip_hop_by_hop(response.headers_mut());
-    if exchange.protocol == Version::HTTP_2 || exchange.method == Method::CONNECT {
+    if exchange.is_http2() || exchange.method == Some(Method::CONNECT) {
         *response.status_mut() = StatusCode::OK;
     } else {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    *response.version_mut() = exchange.protocol;
+    *response.version_mut() = exchange.protocol.unwrap_or_default();
     exchange.status = Some(response.status());
     tokio::task::spawn_local(async move {
         let mut exchange = exchange; // the whole of it, so that it ends here

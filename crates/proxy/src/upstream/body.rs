@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use weft_telemetry::Failure;
 
 use crate::config::Listener;
-use crate::headers::strip_identity;
+use crate::headers::{strip_identity, strip_trailers};
 
 /// Any failure of a body; the reader sees it as a broken message.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -100,6 +100,7 @@ impl Body for RequestBody {
                 if let Some(data) = frame.data_ref() {
                     this.received.set(this.received.get() + data.len() as u64);
                 } else if let (Some(trailers), Some(listener)) = (frame.trailers_mut(), &this.listener) {
+                    strip_trailers(trailers);
                     strip_identity(trailers, listener);
                 }
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use weft_identity::LiveIdentity;
 use weft_proxy::{Proxy, ProxyConfig, ProxyHandle};
 
@@ -17,8 +17,13 @@ pub(crate) enum Plane {
 }
 
 impl Plane {
-    /// Starts it without configuration.
+    /// Starts it without configuration. Fails if another program has one of its addresses.
     pub(crate) async fn start(args: &Args, place: &Place, identity: &Arc<LiveIdentity>) -> Result<Self> {
+        for (option, address) in [("egress", args.egress), ("ingress", args.ingress)] {
+            weft_proxy::is_free(address).with_context(|| {
+                format!("cannot listen on {address}: stop the other program, or give another address with --{option}")
+            })?;
+        }
         let workers = args.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         Ok(match args.data_plane {
             DataPlane::Weft => {

@@ -33,12 +33,15 @@ pub struct Spec {
     pub data_plane: DataPlane,
     /// Threads that serve requests; `None` leaves it to the sidecar.
     pub workers: Option<u32>,
+    /// Where the egress listens; `None` is a free port.
+    pub egress: Option<SocketAddr>,
 }
 
 impl Spec {
     /// Our data plane, no labels.
     pub fn new(service: &str, app: SocketAddr) -> Self {
-        Self { service: service.to_owned(), app, labels: BTreeMap::new(), data_plane: DataPlane::Weft, workers: None }
+        let service = service.to_owned();
+        Self { service, app, labels: BTreeMap::new(), data_plane: DataPlane::Weft, workers: None, egress: None }
     }
 
     /// With a label.
@@ -59,6 +62,13 @@ impl Spec {
     #[must_use]
     pub fn workers(mut self, workers: u32) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// With the egress at this address.
+    #[must_use]
+    pub fn egress(mut self, address: SocketAddr) -> Self {
+        self.egress = Some(address);
         self
     }
 }
@@ -102,6 +112,7 @@ impl Sidecar {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder).expect("the sidecar's folder can be made");
         let [egress, ingress, admin, health, metrics] = std::array::from_fn(|_| ports::free());
+        let egress = spec.egress.unwrap_or(egress);
         let (state, access_log) = (folder.join("state"), folder.join("access.json"));
         let mut args = vec!["sidecar".to_owned()];
         let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);

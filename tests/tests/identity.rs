@@ -5,7 +5,7 @@ use std::time::Duration;
 use weft_tests::app::App;
 use weft_tests::mesh::Mesh;
 use weft_tests::process::tail;
-use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
 use weft_tests::wait;
 
 /// Starts a sidecar that must not get in, and gives what it says about it.
@@ -65,4 +65,23 @@ fn no_one_gets_configuration_without_a_certificate() {
     let mesh = Mesh::start();
     let answer = mesh.ads_without_certificate(&mesh.svid("prod/web", "web").bundle, "prod/web");
     assert!(answer.starts_with("UNAUTHENTICATED") || answer.starts_with("PERMISSION_DENIED"), "{answer}");
+}
+
+/// The kernel would let two sidecars of one user share a port, and half of the calls would leave under the other's identity.
+#[test]
+fn a_port_of_another_sidecar_is_not_shared() {
+    let mesh = Mesh::start();
+    let board = App::start("v1");
+    let callee = mesh.sidecar("board", Spec::new("prod/board", board.address()).label("version", "v1"));
+    let web = mesh.sidecar("web", Spec::new("prod/web", weft_tests::ports::free()));
+    for data_plane in [DataPlane::Weft, DataPlane::Envoy] {
+        let spec = Spec::new("staging/stranger", board.address()).egress(web.egress).on(data_plane);
+        let token = mesh.token("staging/stranger");
+        let mut second = Sidecar::launch(mesh.folder(), &format!("{data_plane:?}"), mesh.xds, Some(&token), spec);
+        let status = second.process().wait(Duration::from_secs(30));
+        assert!(!status.success(), "{data_plane:?} takes a port that is taken");
+        let output = second.process().output();
+        assert!(output.contains(&web.egress.to_string()) && output.contains("--egress"), "{output}");
+    }
+    drop((callee, web));
 }

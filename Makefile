@@ -36,7 +36,7 @@ fmt: ## format the code
 lint: ## what the tests check without running anything
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "skipped: cargo deny (cargo-deny is not installed)"; fi
+	@python3 scripts/test.py deny
 
 clean: ## remove everything that was built
 	cargo clean

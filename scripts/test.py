@@ -16,6 +16,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NEXTEST = shutil.which("cargo-nextest") is not None
+CARGO_DENY = "cargo-deny@0.20.2"
 steps = []  # (name, passed, failed, skipped, seconds, detail)
 
 
@@ -55,6 +56,7 @@ def tests(pattern):
             "end-to-end tests": [*nextest, f"package(weft-tests){chosen}"],
         }
     else:
+        os.environ["RUST_TEST_THREADS"] = "2"  # as many meshes at once as two cores carry; see .config/nextest.toml
         runs = {"tests": ["cargo", "test", "--workspace", "--all-targets", "--no-fail-fast", *([pattern] if pattern else [])]}
     for name, command in runs.items():
         start = time.monotonic()
@@ -65,6 +67,26 @@ def tests(pattern):
         if status != 0 and failed == 0:
             failed = 1  # it did not build, or died before it could count
         steps.append((name, passed, failed, skipped, time.monotonic() - start, ""))
+
+
+def deny():
+    """Licences, banned crates and sources of dependencies; advisories where their database can be reached."""
+    tool = shutil.which("cargo-deny")
+    if not tool:
+        root = os.environ.get("WEFT_VENV", os.path.join(ROOT, ".venv"))
+        tool = os.path.join(root, "bin", "cargo-deny")
+        # Unoptimised: it runs for seconds, and its build is what takes time.
+        install = ["cargo", "install", "--quiet", "--debug", "--locked", "--no-default-features", "--root", root, CARGO_DENY]
+        if not os.path.exists(tool) and not step("install cargo-deny", install):
+            return
+    check = [tool, "--log-level", "error", "check"]
+    step("deny", [*check, "bans", "licenses", "sources"])
+    start = time.monotonic()
+    status, output = run([*check, "advisories"])
+    if status != 0 and "failed to fetch advisory database" in output:
+        skip("advisories", "github.com/RustSec/advisory-db cannot be reached")
+    else:
+        steps.append(("advisories", int(status == 0), int(status != 0), 0, time.monotonic() - start, ""))
 
 
 def filters(pattern):
@@ -104,8 +126,8 @@ def main():
     begin = time.monotonic()
     if wanted("fmt"):
         step("fmt", ["cargo", "fmt", "--check"])
-    # One build of everything with one set of features; the test runs below find it done.
-    if step("build", ["cargo", "build", "--quiet", "--workspace", "--all-targets"]):
+    # One build of everything with one set of features, which the test runs find done. Steps that are asked for by their whole name need no build.
+    if pattern not in ("fmt", "lint", "deny") and step("build", ["cargo", "build", "--quiet", "--workspace", "--all-targets"]):
         tests(pattern)
         if wanted("tour"):
             target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
@@ -113,10 +135,7 @@ def main():
     if wanted("lint"):
         step("lint", ["cargo", "clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
     if wanted("deny"):
-        if shutil.which("cargo-deny"):
-            step("deny", ["cargo", "deny", "--log-level", "error", "check"])
-        else:
-            skip("deny", "cargo-deny is not installed")
+        deny()
 
     print("\nstep                       passed  failed skipped  seconds")
     for name, passed, failed, skipped, seconds, detail in steps:

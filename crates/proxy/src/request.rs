@@ -15,7 +15,7 @@ use crate::authorize::authorize;
 use crate::config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
 use crate::exchange::Exchange;
 use crate::forward::{Upstream, forward};
-use crate::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_REQUEST_ID};
+use crate::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
 use crate::response::ResponseBody;
 use crate::serve::Connection;
 use crate::stop::Stop;
@@ -236,6 +236,7 @@ fn set_mesh_headers(call: &mut Call, http: &HttpListener) {
     if let Some(id) = &call.exchange.request_id {
         call.headers.insert(X_REQUEST_ID, id.clone());
     }
+    call.headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     if http.tracing {
         let header = call.exchange.trace.header();
         call.headers.insert(TRACEPARENT, HeaderValue::from_bytes(&header).expect("hexadecimal and dashes"));

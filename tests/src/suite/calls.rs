@@ -44,6 +44,7 @@ pub(super) fn allowed(world: &World) {
     assert_eq!(seen["method"], "GET");
     assert_eq!(seen["target"], "/api/pins?x=1&y=%2F");
     assert_eq!(one(&reply, "x-own"), "kept");
+    assert_eq!(one(&reply, "x-forwarded-proto"), "http");
     let certificate = one(&reply, "x-forwarded-client-cert");
     assert!(certificate.contains(&format!("URI={WEB}")), "{certificate}");
     let trace = one(&reply, "traceparent");

@@ -23,7 +23,7 @@ pub(crate) struct Verdict {
     /// `None` lets the call pass.
     pub(crate) failure: Option<Failure>,
     /// Determining policies, `file:line, file:line`.
-    pub(crate) policy: String,
+    pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
     pub(crate) errors: Arc<[String]>,
 }
@@ -31,7 +31,7 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
-        Self { failure: Some(failure), policy: String::new(), reason: reason.into(), errors: Arc::new([]) }
+        Self { failure: Some(failure), policy: "".into(), reason: reason.into(), errors: Arc::new([]) }
     }
 }
 
@@ -39,7 +39,7 @@ impl From<Decision> for Verdict {
     fn from(decision: Decision) -> Self {
         Self {
             failure: (!decision.allowed).then_some(Failure::Denied),
-            policy: decision.places(),
+            policy: decision.places,
             reason: decision.reason,
             errors: decision.errors,
         }

@@ -1,7 +1,7 @@
 //! Envoy's external authorization (ext_authz v3) answered by the mesh's policies, so that a stock Envoy as sidecar decides as
 //! our own does.
 //!
-//! A check is read (`call`), decided by the callee's [`Engine`], answered (`answer`) and, when denied, logged. Without an engine,
+//! A check is read (`call`), decided by the callee's [`Engine`] or from the memory of what that decided, answered (`answer`) and, when denied, logged. Without an engine,
 //! or when a check cannot be read, the answer is a denial.
 
 mod answer;
@@ -9,13 +9,13 @@ mod call;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
 use weft_model::SpiffeId;
-use weft_policy::Engine;
+use weft_policy::{Decisions, Engine};
 use weft_telemetry::Failure;
 
 use crate::answer::Verdict;
@@ -37,12 +37,15 @@ impl<F: Fn(Option<&SpiffeId>) -> Option<Arc<Engine>> + Send + Sync + 'static> En
 /// The `envoy.service.auth.v3.Authorization` service.
 pub struct ExtAuthz<S> {
     engines: S,
+    /// Of all callees. One lock for all: it is held for a look-up, or for the microseconds of one evaluation, and each check costs
+    /// many times that in gRPC.
+    decisions: Mutex<Decisions>,
 }
 
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines }
+        Self { engines, decisions: Mutex::default() }
     }
 
     /// As a gRPC service, to be added to a server.
@@ -56,19 +59,22 @@ impl<S: EngineSource> ExtAuthz<S> {
         let id = std::str::from_utf8(&id).unwrap_or_default();
         let call = Call::read(check);
         let engine = self.engines.engine(call.callee.as_ref());
-        let verdict = decide(&call, engine.as_deref());
+        let verdict = self.decide(&call, engine.as_deref());
         log(&call, &verdict, id, engine.as_deref());
         answer::respond(&call, &verdict, id)
     }
-}
 
-fn decide(call: &Call<'_>, engine: Option<&Engine>) -> Verdict {
-    let Some(engine) = engine else {
-        return Verdict::failed(Failure::NoPolicy, "no policy has been delivered for the callee");
-    };
-    match call.request() {
-        Ok(request) => Verdict::from(engine.decide(&request)),
-        Err(error) => Verdict::failed(Failure::BadPath, &error.to_string()),
+    fn decide(&self, call: &Call<'_>, engine: Option<&Engine>) -> Verdict {
+        let Some(engine) = engine else {
+            return Verdict::failed(Failure::NoPolicy, "no policy has been delivered for the callee");
+        };
+        match call.request() {
+            Ok(request) => {
+                let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+                Verdict::from(decisions.decide(engine, &request))
+            }
+            Err(error) => Verdict::failed(Failure::BadPath, &error.to_string()),
+        }
     }
 }
 
@@ -86,7 +92,7 @@ fn log(call: &Call<'_>, verdict: &Verdict, id: &str, engine: Option<&Engine>) {
                 path = call.path_without_query(),
                 host = &*call.host,
                 request_id = call.request_id,
-                policy = verdict.policy,
+                policy = &*verdict.policy,
                 policy_version = engine.map_or("-", Engine::version),
                 reason = &*verdict.reason,
                 errors = ?verdict.errors,

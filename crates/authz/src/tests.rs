@@ -257,6 +257,25 @@ async fn the_callees_identity_chooses_the_engine_and_each_decision_has_its_own_i
 }
 
 #[test]
+fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
+    let in_force = Arc::new(Mutex::new(engine(API)));
+    let source = in_force.clone();
+    let authz = ExtAuthz::new(move |_: Option<&SpiffeId>| Some(source.lock().expect("not poisoned").clone()));
+    let decide = |path: &str| {
+        let check = check(WEB, get(path));
+        let engine = in_force.lock().expect("not poisoned").clone();
+        authz.decide(&Call::read(&check), Some(&engine))
+    };
+    // The sentence of a denial by default is made anew by each evaluation.
+    let first = decide("/other");
+    assert!(first.failure.is_some());
+    assert!(Arc::ptr_eq(&first.reason, &decide("/other?q=1").reason));
+    assert!(!Arc::ptr_eq(&first.reason, &decide("/else").reason));
+    *in_force.lock().expect("not poisoned") = engine("permit(principal, action, resource);");
+    assert!(decide("/other").failure.is_none());
+}
+
+#[test]
 fn a_denial_is_one_line_in_the_decision_log() {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

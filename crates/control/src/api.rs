@@ -96,10 +96,7 @@ impl Api {
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
             "/healthz" => page("ok\n", "text/plain; charset=utf-8"),
-            "/readyz" if self.hub.state().mesh.is_some() => page("ok\n", "text/plain; charset=utf-8"),
-            "/readyz" => {
-                error(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", "see /api/status")
-            }
+            "/readyz" => self.ready(),
             other => match other.strip_prefix("/api/status/") {
                 Some(commit) => self.change(commit),
                 None => error(
@@ -111,11 +108,25 @@ impl Api {
         }
     }
 
+    /// Ready is who can answer everything: a first commit alone makes no certificate authority.
+    fn ready(&self) -> Answer {
+        let state = self.hub.state();
+        match (&state.mesh, state.open) {
+            (_, true) => page("ok\n", "text/plain; charset=utf-8"),
+            (Some(_), false) => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "the control plane is still starting", "ask again in a moment")
+            }
+            (None, false) => {
+                error(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", "see /api/status")
+            }
+        }
+    }
+
     fn status(&self) -> MeshStatus {
         let state = self.hub.state();
         let history = state.tracker.history();
         let mut status = MeshStatus {
-            serving: history.iter().find(|change| change.state != ChangeState::Refused).cloned(),
+            serving: history.iter().find(|change| state.open && change.state != ChangeState::Refused).cloned(),
             refused: state.refused.clone(),
             git_error: state.git_error.clone(),
             proxies: state.tracker.counts(),
@@ -182,6 +193,9 @@ impl Api {
             let text = format!("`{}` is not a duration from 1s to 24h", wanted.ttl);
             return error(StatusCode::BAD_REQUEST, &text, "write it like 90s, 10m or 1h");
         };
+        if !self.hub.state().open {
+            return self.ready();
+        }
         let known = {
             let state = self.hub.state();
             state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(&service))

@@ -35,6 +35,8 @@ pub(crate) struct Hub {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) mesh: Option<Arc<CompiledMesh>>,
+    /// Whether everything that a client can ask is answered: tokens, identities, xDS, authorization.
+    pub(crate) open: bool,
     pub(crate) registry: Registry,
     pub(crate) endpoints: EndpointSet,
     pub(crate) tracker: Tracker,

@@ -134,7 +134,8 @@ impl ControlPlane {
         while self.hub.state().mesh.is_none() && progress.changed().await.is_ok() {}
     }
 
-    /// Opens the certificate authority and serves identity and xDS. Needs a commit: see [`ControlPlane::first_commit`].
+    /// Opens the certificate authority and serves identity and xDS. Needs a commit: see [`ControlPlane::first_commit`]. The API tells
+    /// nobody before [`ControlPlane::open`].
     pub async fn serve(&self) -> Result<Serving, ControlError> {
         let mesh = self.hub.state().mesh.clone().ok_or(ControlError::NoCommit)?;
         let domain = mesh.intent().mesh.trust_domain.clone();
@@ -159,6 +160,11 @@ impl ControlPlane {
             }
         });
         Ok(Serving { xds, identity })
+    }
+
+    /// From now on the API says that this control plane serves: to be called when everything listens that a client can ask.
+    pub fn open(&self) {
+        self.hub.state().open = true;
     }
 
     /// Policy engines of the serving commit, for an authorization server.

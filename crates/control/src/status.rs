@@ -14,7 +14,7 @@ pub struct MeshStatus {
     pub mesh: String,
     /// The trust domain, empty before the first good commit.
     pub trust_domain: String,
-    /// The commit that the mesh runs on.
+    /// The commit that the mesh runs on; `null` until everything is served that a client can ask, certificates included.
     pub serving: Option<ChangeStatus>,
     /// The newest commit when it was refused; then `serving` is the last good one.
     pub refused: Option<RefusedCommit>,

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cedar_policy::{
     Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
@@ -53,27 +54,22 @@ impl fmt::Display for PolicyRef {
     }
 }
 
-/// Allow or deny, and why.
+/// Allow or deny, and why. A clone shares all of it.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// False is a denial.
     pub allowed: bool,
     /// The policies that determined it, sorted by place; empty when nothing permitted the call.
     pub policies: Arc<[PolicyRef]>,
+    /// The same as `file:line, file:line`.
+    pub places: Arc<str>,
     /// One sentence, like `permit policies/x.cedar:3`.
     pub reason: Arc<str>,
     /// Policies that could not be evaluated, one sentence each.
     pub errors: Arc<[String]>,
 }
 
-impl Decision {
-    /// The determining policies as `file:line, file:line`; empty without any.
-    pub fn places(&self) -> String {
-        places(self.policies.iter())
-    }
-}
-
-fn places<'a>(policies: impl Iterator<Item = &'a PolicyRef>) -> String {
+fn places(policies: &[PolicyRef]) -> String {
     let mut out = String::new();
     let mut last = None;
     for policy in policies {
@@ -88,6 +84,7 @@ fn places<'a>(policies: impl Iterator<Item = &'a PolicyRef>) -> String {
 
 /// The policies of one service, ready to decide.
 pub struct Engine {
+    number: u64,
     trust_domain: TrustDomain,
     service: ServiceName,
     access: Arc<str>,
@@ -101,6 +98,7 @@ pub struct Engine {
     policies: HashMap<PolicyId, PolicyInfo>,
     reads: AttributeSet,
     no_policies: Arc<[PolicyRef]>,
+    no_places: Arc<str>,
     no_errors: Arc<[String]>,
 }
 
@@ -119,8 +117,8 @@ struct Slice {
 struct PolicyInfo {
     effect: Effect,
     place: PolicyRef,
-    /// The decision when this policy alone determines it, made once.
-    alone: (Arc<[PolicyRef]>, Arc<str>),
+    /// Policies, places and reason of a decision that this policy alone determines, made once.
+    alone: (Arc<[PolicyRef]>, Arc<str>, Arc<str>),
 }
 
 impl Engine {
@@ -129,6 +127,7 @@ impl Engine {
     /// # Errors
     /// A policy does not parse: the control plane validated it with another version of Cedar.
     pub fn new(bundle: &Bundle) -> Result<Self, PolicyError> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
         let parsed = bundle.policies.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
         let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
@@ -137,6 +136,7 @@ impl Engine {
         let callers = callers(bundle, &parsed)?;
         let reads = callers.values().map(|caller| caller.slice.reads).fold(Reads::NOTHING, Reads::union);
         Ok(Self {
+            number: MADE.fetch_add(1, Ordering::Relaxed),
             trust_domain: bundle.trust_domain.clone(),
             service: bundle.service.name.clone(),
             access: bundle.access.clone(),
@@ -154,6 +154,7 @@ impl Engine {
                 .collect(),
             reads: reads.attributes(),
             no_policies: Arc::new([]),
+            no_places: "".into(),
             no_errors: Arc::new([]),
         })
     }
@@ -166,6 +167,11 @@ impl Engine {
     /// The bundle's revision.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// No other engine of this process has it, not even one of the same bundle.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Every context attribute that some policy mentions. Two calls of one principal that agree in these get the same decision
@@ -210,36 +216,41 @@ impl Engine {
             if policy.effect == Effect::Forbid {
                 broken.push((policy, errors.len()));
             }
-            errors.push(format!("{} could not be evaluated: {}", policy.alone.1, error.inner()));
+            errors.push(format!("{} could not be evaluated: {}", policy.alone.2, error.inner()));
         }
         let errors: Arc<[String]> = if errors.is_empty() { self.no_errors.clone() } else { errors.into() };
         let allowed = response.decision() == cedar_policy::Decision::Allow;
         if !broken.is_empty() && (allowed || determining.is_empty()) {
             broken.sort_by(|a, b| a.0.place.cmp(&b.0.place));
             let reason = format!("{}, and a forbid that cannot be evaluated denies", errors[broken[0].1]).into();
-            let policies = broken.iter().map(|(policy, _)| policy.place.clone()).collect();
-            return Decision { allowed: false, policies, reason, errors };
+            let policies: Arc<[PolicyRef]> = broken.iter().map(|(policy, _)| policy.place.clone()).collect();
+            return Decision { allowed: false, places: places(&policies).into(), policies, reason, errors };
         }
         match &determining[..] {
             [] => Decision {
                 allowed: false,
                 policies: self.no_policies.clone(),
+                places: self.no_places.clone(),
                 reason: self.why_default(request, caller, &errors),
                 errors,
             },
-            [one] => Decision { allowed, policies: one.alone.0.clone(), reason: one.alone.1.clone(), errors },
+            [one] => {
+                let (policies, places, reason) = one.alone.clone();
+                Decision { allowed, policies, places, reason, errors }
+            }
             _ => {
                 determining.sort_by(|a, b| a.place.cmp(&b.place));
-                let effect = determining[0].effect;
-                let reason = format!("{effect} {}", places(determining.iter().map(|policy| &policy.place))).into();
-                let policies = determining.iter().map(|policy| policy.place.clone()).collect();
-                Decision { allowed, policies, reason, errors }
+                let policies: Arc<[PolicyRef]> = determining.iter().map(|policy| policy.place.clone()).collect();
+                let places: Arc<str> = places(&policies).into();
+                let reason = format!("{} {places}", determining[0].effect).into();
+                Decision { allowed, policies, places, reason, errors }
             }
         }
     }
 
     fn refuse(&self, reason: Arc<str>) -> Decision {
-        Decision { allowed: false, policies: self.no_policies.clone(), reason, errors: self.no_errors.clone() }
+        let (policies, places, errors) = (self.no_policies.clone(), self.no_places.clone(), self.no_errors.clone());
+        Decision { allowed: false, policies, places, reason, errors }
     }
 
     fn why_unknown(&self, principal: &SpiffeId) -> Arc<str> {
@@ -286,8 +297,9 @@ fn parse(text: &PolicyText) -> Result<Policy, PolicyError> {
 fn info(text: &PolicyText, policy: &Policy) -> PolicyInfo {
     let place = PolicyRef { file: text.file.clone(), line: text.line, id: text.id.clone() };
     let effect = policy.effect();
-    let reason = format!("{effect} {}:{}", text.file, text.line).into();
-    PolicyInfo { effect, alone: (Arc::new([place.clone()]), reason), place }
+    let places: Arc<str> = place.to_string().into();
+    let reason = format!("{effect} {places}").into();
+    PolicyInfo { effect, alone: (Arc::new([place.clone()]), places, reason), place }
 }
 
 /// Each caller with the policies whose scope fits it.

@@ -1,12 +1,13 @@
 //! Who may call what: intent becomes Cedar policies, policies become decisions.
 //!
 //! `check` and `compile` run in the control plane on every commit; a [`Bundle`] travels to each sidecar; [`Engine::decide`]
-//! runs on every request. Nothing here does I/O, reads a clock or keeps state between two decisions.
+//! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O or reads a clock.
 
 mod access;
 mod bundle;
 mod check;
 mod context;
+mod decisions;
 mod engine;
 mod entities;
 pub mod host;
@@ -23,5 +24,6 @@ mod testing;
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
 pub use context::AttributeSet;
+pub use decisions::Decisions;
 pub use engine::{CallRequest, Decision, Engine, PolicyRef};
 pub use model::{PolicyModel, compile};

@@ -15,10 +15,10 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use weft_identity::LiveIdentity;
+use weft_policy::Decisions;
 use weft_telemetry::access_log::{LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
-use crate::authorize::Decisions;
 use crate::balance;
 use crate::config::{Cluster, Config, Endpoints, LogFormat};
 use crate::upstream::Pools;

@@ -24,7 +24,7 @@ pub use relay::Relay;
 pub use resource::{Resource, Resources, Snapshot};
 pub use server::{AdsServer, client_endpoint, server_builder};
 pub use session::{DeltaSession, Event, SotwSession};
-pub use sink::{ClientStatus, Rejection, Sink, Update};
+pub use sink::{ClientStatus, Rejection, Sink, TakenBack, Update};
 
 /// `envoy.config.core.v3.Node`, how a client introduces itself.
 pub use envoy_types::pb::envoy::config::core::v3::Node;

@@ -181,11 +181,11 @@ fn run<P: Protocol>(
 ) -> impl Stream<Item = Result<P::Response, Status>> + Send {
     async_stream::try_stream! {
         let mut hold_until = None;
-        loop {
+        'requests: loop {
             for _ in 0..REQUESTS_IN_A_ROW {
                 match requests.next().now_or_never() {
                     Some(Some(request)) => stream.on_request(request.map_err(unreadable)?)?,
-                    Some(None) => return,
+                    Some(None) => break 'requests,
                     None => break,
                 }
             }
@@ -213,9 +213,14 @@ fn run<P: Protocol>(
             };
             match request {
                 Some(Some(request)) => stream.on_request(request.map_err(unreadable)?)?,
-                Some(None) => return,
+                Some(None) => break,
                 None => {}
             }
+        }
+        // A client may close its sending side right after it has asked, and still wait for what it asked for.
+        stream.session.no_more_requests();
+        while let Some(response) = stream.next_response() {
+            yield response;
         }
     }
 }
@@ -245,6 +250,7 @@ trait Protocol: Send + 'static {
     fn settled(&mut self) -> Option<Arc<Snapshot>>;
     fn holding(&self) -> bool;
     fn stop_holding(&mut self);
+    fn no_more_requests(&mut self);
 }
 
 macro_rules! protocol {
@@ -282,6 +288,9 @@ macro_rules! protocol {
             }
             fn stop_holding(&mut self) {
                 self.stop_holding();
+            }
+            fn no_more_requests(&mut self) {
+                self.no_more_requests();
             }
         }
     };

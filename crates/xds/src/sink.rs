@@ -27,6 +27,15 @@ pub struct Rejection {
     pub reason: String,
 }
 
+/// What a sink has accepted and does not keep after all.
+#[derive(Clone, Debug)]
+pub struct TakenBack {
+    /// What type.
+    pub type_url: &'static str,
+    /// Each name, with what is in force under it again, if anything is.
+    pub in_force: Vec<(Arc<str>, Option<Arc<Resource>>)>,
+}
+
 /// Where a client puts what it receives.
 #[tonic::async_trait]
 pub trait Sink: Send + 'static {
@@ -37,6 +46,12 @@ pub trait Sink: Send + 'static {
     /// The names to subscribe to after what has been applied so far: asked for EDS and RDS, after each update. LDS, CDS, policy
     /// bundle and revision are always followed as a whole.
     fn wanted(&self, type_url: &'static str) -> BTreeSet<Arc<str>>;
+
+    /// Waits until something that was accepted turns out to be bad. The client then asks for it again, and `apply` must refuse it.
+    /// Must lose nothing when it is dropped while it waits.
+    async fn late(&mut self) -> TakenBack {
+        std::future::pending().await
+    }
 }
 
 /// What a client is doing.

@@ -5,6 +5,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{Log, Running, Server, TestSink, World, log_until, node, snapshot, soon};
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use weft_xds::Snapshot;
 use weft_xds::type_url::{CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE};
 
@@ -198,4 +200,34 @@ async fn a_stream_ends_when_its_state_is_no_longer_kept() {
     drop((world, server));
     client.status(|status| status.last_error.is_some()).await;
     client.sink.has(&first()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_no_more_gets_what_it_asked_for_and_then_the_end() {
+    let (world, mut log) = World::new(first());
+    let server = Server::start(&world);
+    let channel = common::channel(server.address).await.expect("a connection");
+    let mut client = AggregatedDiscoveryServiceClient::new(channel);
+
+    let ask = |type_url: &str, names: &[&str]| pb::DeltaDiscoveryRequest {
+        node: Some(node("tool")),
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    };
+    // Routes wait for the answers to all the others; here none comes.
+    let asked = [ask(ROUTE, &["r"]), ask(LISTENER, &[]), ask(ENDPOINT, &["a", "none"]), ask(CLUSTER, &[])];
+    let stream = client.delta_aggregated_resources(tokio_stream::iter(asked)).await.expect("a stream").into_inner();
+    let told: Result<Vec<_>, _> = soon(tokio_stream::StreamExt::collect(stream)).await;
+    let told = told.expect("an orderly end");
+    let short = |type_url: &str| weft_xds::type_url::short(type_url).to_owned();
+    assert_eq!(told.iter().map(|one| short(&one.type_url)).collect::<Vec<_>>(), ["CDS", "EDS", "LDS", "RDS"]);
+    assert_eq!(told[1].removed_resources, ["none"]);
+    let lines = log_until(&mut log, "closed").await;
+    assert!(!lines.iter().any(|line| line.starts_with("settled")), "nobody said so: {lines:?}");
+
+    let asked = pb::DiscoveryRequest { node: Some(node("tool")), type_url: CLUSTER.to_owned(), ..Default::default() };
+    let stream = client.stream_aggregated_resources(tokio_stream::once(asked)).await.expect("a stream").into_inner();
+    let told: Result<Vec<_>, _> = soon(tokio_stream::StreamExt::collect(stream)).await;
+    assert_eq!(told.expect("an orderly end").iter().map(|one| one.resources.len()).collect::<Vec<_>>(), [1]);
 }

@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{Running, Server, World, log_until, node, snapshot, soon};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -15,7 +17,7 @@ use prost::{Message, Name};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use weft_xds::type_url::{CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE};
-use weft_xds::{AdsServer, Any, Client, ClientStatus, Relay, Resource, Snapshot};
+use weft_xds::{AdsServer, Any, Client, ClientStatus, Rejection, Relay, Resource, Sink, Snapshot, Update};
 
 fn cluster(name: &str, alt: &str) -> Arc<Resource> {
     let cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
@@ -133,4 +135,72 @@ async fn a_cluster_that_cannot_be_read_is_refused_by_the_relay_itself() {
         agent.relay.snapshot().get(CLUSTER).contains_key("a")
             && !agent.relay.snapshot().get(CLUSTER).contains_key("odd")
     );
+}
+
+/// An Envoy that refuses whatever contains `bad`, after having thought about it.
+struct Slow {
+    good: common::TestSink,
+    thinks: Duration,
+}
+
+#[tonic::async_trait]
+impl Sink for Slow {
+    async fn apply(&mut self, mut update: Update) -> Vec<Rejection> {
+        let all = std::mem::take(&mut update.changed).into_iter();
+        let (bad, good): (Vec<_>, Vec<_>) = all.partition(|one| one.any.value.windows(3).any(|part| part == b"bad"));
+        update.changed = good;
+        self.good.apply(update).await;
+        if !bad.is_empty() {
+            tokio::time::sleep(self.thinks).await;
+        }
+        bad.iter().map(|one| Rejection { name: one.name.clone(), reason: "no good".to_owned() }).collect()
+    }
+
+    fn wanted(&self, type_url: &'static str) -> BTreeSet<Arc<str>> {
+        self.good.wanted(type_url)
+    }
+}
+
+/// Starts it; it runs while what is returned lives.
+fn slow_envoy(local: std::net::SocketAddr, thinks: u64) -> tokio::sync::watch::Sender<weft_xds::Node> {
+    let node = tokio::sync::watch::Sender::new(node("envoy"));
+    let client = Client::new(node.subscribe(), None, move || common::channel(local));
+    let sink = Slow { good: common::TestSink::default(), thinks: Duration::from_secs(thinks) };
+    tokio::spawn(client.run(sink));
+    node
+}
+
+#[tokio::test]
+async fn a_refusal_that_comes_after_the_wait_goes_upstream_all_the_same() {
+    let mut agent = agent(state("1", "x", "to a")).await;
+    let _envoy = slow_envoy(agent.local, 6);
+    log_until(&mut agent.log, "settled 1").await;
+    let good = agent.relay.snapshot().get(CLUSTER)["a"].clone();
+
+    agent.world.snapshots.send_replace(Arc::new(state("2", "bad", "to a")));
+    let lines = log_until(&mut agent.log, "ack CDS 2").await;
+    assert!(!lines.iter().any(|line| line.starts_with("nack")), "{lines:?}");
+    let lines = log_until(&mut agent.log, "nack").await;
+    assert_eq!(lines.last().expect("a line"), r#"nack CDS 2 ["a"]: a: no good"#);
+    assert_eq!(agent.relay.snapshot().get(CLUSTER)["a"], good, "a new Envoy gets what the old one runs on");
+    let refused = |status: &ClientStatus| status.refused.get(CLUSTER).is_some_and(|list| &*list[0].name == "a");
+    soon(agent.status.wait_for(refused)).await.expect("alive");
+
+    agent.world.snapshots.send_replace(Arc::new(state("3", "y", "to a")));
+    log_until(&mut agent.log, "settled 3").await;
+    soon(agent.status.wait_for(|status| status.refused.is_empty() && &*status.revision == "3")).await.expect("alive");
+    assert_ne!(agent.relay.snapshot().get(CLUSTER)["a"], good);
+}
+
+#[tokio::test]
+async fn what_was_accepted_for_an_envoy_that_was_away_can_still_be_refused_by_it() {
+    let mut first = state("1", "x", "to a");
+    first.insert(Resource::from_bytes(ENDPOINT, "a", b"bad address".to_vec()));
+    let mut agent = agent(first).await;
+    let lines = log_until(&mut agent.log, "settled 1").await;
+    assert!(!lines.iter().any(|line| line.starts_with("nack")), "{lines:?}");
+    let _envoy = slow_envoy(agent.local, 0);
+    let lines = log_until(&mut agent.log, "nack").await;
+    assert_eq!(lines.last().expect("a line"), r#"nack EDS 1 ["a"]: a: no good"#);
+    assert!(!agent.relay.snapshot().get(ENDPOINT).contains_key("a"), "there is nothing older");
 }

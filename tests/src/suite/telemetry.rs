@@ -1,5 +1,7 @@
 //! What each hop writes down about a request.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
 
 use super::World;
@@ -118,12 +120,14 @@ pub(super) fn metrics(world: &World) {
         let reply = curl::curl(&[&format!("http://{}/stats/prometheus", sidecar.metrics)]);
         assert_eq!(reply.status, 200, "{reply:?}");
         let lines = || reply.body.lines().filter(|line| !line.starts_with('#'));
+        let expiry = lines().find_map(|line| line.strip_prefix("weft_certificate_expiry_seconds "));
+        let expiry: u64 = expiry.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{}", reply.body));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        assert!((now..now + 7 * 24 * 3600).contains(&expiry), "{expiry} is no near future of {now}");
         if plane == DataPlane::Envoy {
             assert!(lines().any(|line| line.starts_with("envoy_")), "{}", reply.body);
             continue;
         }
-        let expiry = lines().find(|line| line.starts_with("weft_") && line.contains("expir"));
-        assert!(expiry.is_some(), "no expiry of the certificate: {}", reply.body);
         let wanted = [
             format!("reporter=\"{reporter}\""),
             format!("source_principal=\"{WEB}\""),

@@ -58,7 +58,8 @@ const ENDPOINTS: Shape =
 const ENDPOINT: Shape =
     Shape { what: "a static endpoint", fields: &["address", "labels"], later: &["locality", "weight", "priority"] };
 
-/// The namespace of the mesh's own services (`secrets.weft`, `tokens.weft`).
+/// The namespace of the mesh's own services. `weft/server` is the control plane: a join token for a service of this name would make
+/// a sidecar its equal.
 const RESERVED_NAMESPACE: &str = "weft";
 
 type Labels = BTreeMap<Arc<str>, Arc<str>>;

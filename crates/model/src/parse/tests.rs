@@ -140,6 +140,15 @@ fn documents_without_a_known_kind() {
 }
 
 #[test]
+fn nobody_can_be_the_control_plane() {
+    let server = "kind: Service\nname: server\nnamespace: weft\nport: 80\nprotocol: http\n";
+    assert_eq!(
+        told(&[("mesh.yaml", MESH), ("x.yaml", server)]),
+        "x.yaml:3:12 WEFT0114 Error: the namespace `weft` is for the mesh's own services\n    choose another namespace\n"
+    );
+}
+
+#[test]
 fn duplicates_name_both_places() {
     insta::assert_snapshot!(told(&[
         ("a/mesh.yaml", MESH),

@@ -35,7 +35,7 @@ fn a_decision_names_the_policy_that_determined_it() {
     let allowed = decide(&intent, "prod/web", "GET", "/api/x");
     assert!(allowed.allowed);
     assert_eq!(&*allowed.reason, "permit services/prod-board.yaml:11");
-    assert_eq!(allowed.places(), "services/prod-board.yaml:11");
+    assert_eq!(&*allowed.places, "services/prod-board.yaml:11");
     let forbidden = decide(&intent, "prod/web", "GET", "/api/secret");
     assert!(!forbidden.allowed);
     assert_eq!(&*forbidden.reason, "forbid policies/x.cedar:3");
@@ -79,7 +79,7 @@ fn a_forbid_that_cannot_be_evaluated_denies() {
     testing::policies(&mut intent, &format!("forbid(principal, action, resource)\nwhen {{ {overflow} }};"));
     let decision = decide(&intent, "prod/web", "GET", "/api/x");
     assert!(!decision.allowed);
-    assert_eq!(decision.places(), "policies/x.cedar:1");
+    assert_eq!(&*decision.places, "policies/x.cedar:1");
     assert!(decision.reason.starts_with("forbid policies/x.cedar:1 could not be evaluated: "), "{}", decision.reason);
     assert!(decision.reason.ends_with(", and a forbid that cannot be evaluated denies"), "{}", decision.reason);
     assert_eq!(decision.errors.len(), 1);
@@ -109,7 +109,7 @@ fn several_determining_policies_are_named_in_the_order_of_their_places() {
     let decision = decide(&intent, "prod/web", "GET", "/api/x");
     assert_eq!(&*decision.reason, "permit services/prod-board.yaml:11, services/prod-board.yaml:20");
     assert_eq!(decision.policies.len(), 3);
-    assert_eq!(decision.places(), "services/prod-board.yaml:11, services/prod-board.yaml:20");
+    assert_eq!(&*decision.places, "services/prod-board.yaml:11, services/prod-board.yaml:20");
     assert!(decide(&intent, "prod/board", "PUT", "/x").allowed, "a service may be given access to itself");
 }
 

@@ -74,6 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     tracing::info!(address = %serving.xds, "xDS and identity");
     authorize(args.authz, &control, &serving).await?;
     tracing::info!(address = %args.authz, "ext_authz");
+    control.open();
     stop.wait().await;
     tracing::info!("stopping; sidecars go on with what they have");
     Ok(())

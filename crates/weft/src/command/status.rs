@@ -87,7 +87,8 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
             println!("mesh {} ({}), up {}", status.mesh, status.trust_domain, span(status.uptime_seconds));
             print!("{}", describe(change));
         }
-        None => println!("no commit has passed the check yet"),
+        None if status.mesh.is_empty() => println!("no commit has passed the check yet"),
+        None => println!("the control plane of mesh {} is still starting", status.mesh),
     }
     if let Some(error) = &status.git_error {
         println!("the repository cannot be read: {error}");

@@ -36,6 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Envoy {
     pub(crate) admin: SocketAddr,
+    pub(crate) identity: Arc<LiveIdentity>,
     relay: Relay,
     policy: Policy,
     /// Ends the supervision; the answer comes when Envoy has ended.
@@ -69,7 +70,7 @@ impl Envoy {
         std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
 
         let (stop, stopped) = mpsc::channel(1);
-        let envoy = Arc::new(Self { admin: args.admin, relay, policy, stop });
+        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, stop });
         health::serve(args.health, envoy.clone()).await?;
         health::serve(args.prometheus, envoy.clone()).await?;
         tokio::spawn(supervise(binary, config, workers, stopped));

@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use weft_control::status::unix_seconds;
 
 use super::envoy::Envoy;
 use crate::http::{get, once};
@@ -49,12 +50,22 @@ async fn answer(path: &str, envoy: &Envoy) -> Response<Full<Bytes>> {
         "/stats/prometheus" | "/metrics" => {
             let scrape = async { once(&envoy.admin.to_string(), get("envoy", "/stats/prometheus")?).await };
             match scrape.await {
+                Ok(reply) if reply.status.is_success() => {
+                    text(reply.status, [&reply.body[..], certificate_expiry(envoy).as_bytes()].concat())
+                }
                 Ok(reply) => text(reply.status, reply.body),
                 Err(error) => text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
             }
         }
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
     }
+}
+
+/// What Envoy cannot tell, as our own data plane tells it: Envoy's certificates come from here.
+fn certificate_expiry(envoy: &Envoy) -> String {
+    let expires = envoy.identity.load().svid().map_or(0, |svid| unix_seconds(svid.not_after()));
+    let name = "weft_certificate_expiry_seconds";
+    format!("# HELP {name} Unix time at which the certificate expires.\n# TYPE {name} gauge\n{name} {expires}\n")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use weft_model::SpiffeId;
 use weft_policy::{Bundle, Engine};
-use weft_xds::{Directory, Node, Rejection, Relay, Sink, Snapshot, Subscription, Update, type_url};
+use weft_xds::{Directory, Node, Rejection, Relay, Sink, Snapshot, Subscription, TakenBack, Update, type_url};
 
 /// SDS: whoever may open the socket is this sidecar's own Envoy.
 pub(crate) struct Secrets(pub(crate) watch::Receiver<Arc<Snapshot>>);
@@ -56,6 +56,10 @@ impl Sink for EnvoySink {
 
     fn wanted(&self, type_url: &'static str) -> BTreeSet<Arc<str>> {
         self.relay.wanted(type_url)
+    }
+
+    async fn late(&mut self) -> TakenBack {
+        self.relay.late().await
     }
 }
 

@@ -155,7 +155,7 @@ impl LocalMesh {
             let egress = if n == 0 { 15001 } else { 0 };
             let mut member = Member::plan(name, app.clone(), folder, xds, egress)?;
             let wanted = JoinTokenRequest { service: app.service.to_string(), ttl: "10m".to_owned() };
-            let token = mesh.token(&wanted).await?;
+            let token: JoinTokenAnswer = mesh.api.post("/api/join-tokens", &wanted).await?;
             member.start(Some(&token.token))?;
             mesh.members.push(member);
         }
@@ -166,7 +166,7 @@ impl LocalMesh {
         Ok(mesh)
     }
 
-    /// Waits until the control plane has a commit.
+    /// Waits until the control plane has a commit and answers everything.
     async fn serving(&mut self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + START_BOUND;
         loop {
@@ -176,19 +176,6 @@ impl LocalMesh {
             }
             anyhow::ensure!(tokio::time::Instant::now() < deadline, "the control plane did not come up in time");
             tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// A join token; the authority may still be opening.
-    async fn token(&mut self, wanted: &JoinTokenRequest) -> Result<JoinTokenAnswer> {
-        let deadline = tokio::time::Instant::now() + START_BOUND;
-        loop {
-            self.server.check()?;
-            match self.api.post("/api/join-tokens", wanted).await {
-                Ok(token) => return Ok(token),
-                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
         }
     }
 

@@ -147,6 +147,13 @@ impl Client {
                     }
                     send(&outbox, answer.into_request(nonce)).await?;
                 }
+                taken = sink.late() => {
+                    cache.changed();
+                    let again = state.take_back(taken);
+                    for request in again.into_iter().chain(state.resubscribe(sink).await) {
+                        send(&outbox, request).await?;
+                    }
+                }
                 changed = self.node.changed() => {
                     if changed.is_err() {
                         return Ok(());

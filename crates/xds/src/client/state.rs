@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::google::rpc;
 
 use crate::resource::cut;
-use crate::sink::{ClientStatus, Rejection, Sink, Update};
+use crate::sink::{ClientStatus, Rejection, Sink, TakenBack, Update};
 use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, POLICY_BUNDLE, REVISION, ROUTE};
 use crate::{Node, Resource, Resources};
 
@@ -99,6 +99,29 @@ impl State {
         let unwanted: Vec<_> = held.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
         unwanted.iter().for_each(|name| drop(held.remove(name)));
         unwanted
+    }
+
+    /// Notes what the sink has back in force, and asks for the refused again: only a new response can be refused. `None` for what is no
+    /// longer followed.
+    pub(super) fn take_back(&mut self, taken: TakenBack) -> Option<pb::DeltaDiscoveryRequest> {
+        let TakenBack { type_url, in_force } = taken;
+        let held = self.held.entry(type_url).or_default();
+        let followed = self.followed.get(type_url).filter(|_| NAMED.contains(&type_url));
+        let mut again = Vec::new();
+        for (name, resource) in in_force {
+            if followed.is_none_or(|followed| followed.contains(&name)) {
+                again.push(name.to_string());
+            }
+            match resource {
+                Some(resource) => drop(held.insert(name, resource)),
+                None => drop(held.remove(&name)),
+            }
+        }
+        (!again.is_empty()).then(|| pb::DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            resource_names_subscribe: again,
+            ..Default::default()
+        })
     }
 
     /// Gives a response to the sink and remembers what the sink accepted.

@@ -104,4 +104,10 @@ impl DeltaSession {
     pub fn stop_holding(&mut self) {
         self.0.stop_holding();
     }
+
+    /// The client has closed its sending side. What `next_response` still gives is all that it asked for; after that the stream is over,
+    /// and nothing settles any more.
+    pub fn no_more_requests(&mut self) {
+        self.0.no_more_requests();
+    }
 }

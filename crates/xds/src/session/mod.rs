@@ -66,6 +66,8 @@ struct Session {
     last_nonce: u64,
     /// The client may not have sent all its first requests yet. See [`Session::holding`].
     opening: bool,
+    /// The client will send nothing any more, so no answer is waited for.
+    last_words: bool,
     /// Clusters that were sent and whose endpoints the client is about to ask for.
     expected: BTreeSet<Arc<str>>,
     /// Whether the current snapshot has been reported as settled.
@@ -75,7 +77,7 @@ struct Session {
 impl Session {
     fn new(variant: Variant, snapshot: Arc<Snapshot>) -> Self {
         let (tracks, expected) = Default::default();
-        Self { variant, snapshot, tracks, last_nonce: 0, opening: true, expected, reported: false }
+        Self { variant, snapshot, tracks, last_nonce: 0, opening: true, last_words: false, expected, reported: false }
     }
 
     fn on_snapshot(&mut self, snapshot: Arc<Snapshot>) {
@@ -128,7 +130,7 @@ impl Session {
     fn clean(&self, type_url: &str) -> bool {
         self.tracks.get(type_url).is_none_or(|track| {
             let pending = track.has_changes() || (track.has_removals() && self.may_remove(type_url));
-            track.outstanding.is_none() && !pending
+            !self.is_awaited(track) && !pending
         })
     }
 
@@ -161,7 +163,7 @@ impl Session {
         let names = batch.changes.iter().map(|resource| &resource.name).chain(&batch.removed).cloned().collect();
         track.outstanding = Some(Outstanding { nonce: nonce.clone(), revision: self.snapshot.revision.clone(), names });
         self.reported = false;
-        if type_url == CLUSTER {
+        if type_url == CLUSTER && !self.last_words {
             self.endpoints_follow(&batch);
         }
         Some((type_url, nonce, batch))
@@ -170,8 +172,13 @@ impl Session {
     fn is_ready(&self, type_url: &str) -> bool {
         self.tracks.get(type_url).is_some_and(|track| {
             let pending = track.has_changes() || (track.has_removals() && self.may_remove(type_url));
-            pending && track.outstanding.is_none() && self.may_change(type_url)
+            pending && !self.is_awaited(track) && self.may_change(type_url)
         })
+    }
+
+    /// Whether a response of this type is unanswered, and the answer can still come.
+    fn is_awaited(&self, track: &Track) -> bool {
+        track.outstanding.is_some() && !self.last_words
     }
 
     /// A client that rebuilds a cluster waits for its endpoints again, even if they are the same (xDS protocol, "Resource warming"). A
@@ -190,7 +197,11 @@ impl Session {
 
     /// The current snapshot, once, when everything that the client follows has been answered for it.
     fn settled(&mut self) -> Option<Arc<Snapshot>> {
-        if self.reported || self.tracks.is_empty() || (self.opening && !self.tracks.contains_key(LISTENER)) {
+        if self.last_words
+            || self.reported
+            || self.tracks.is_empty()
+            || (self.opening && !self.tracks.contains_key(LISTENER))
+        {
             return None;
         }
         self.replan();
@@ -210,6 +221,12 @@ impl Session {
     fn stop_holding(&mut self) {
         self.opening = false;
         self.expected.clear();
+    }
+
+    /// What was asked for is still answered, in order; whether the client accepts it will not be known.
+    fn no_more_requests(&mut self) {
+        self.last_words = true;
+        self.stop_holding();
     }
 }
 

@@ -108,6 +108,11 @@ impl SotwSession {
     pub fn stop_holding(&mut self) {
         self.0.stop_holding();
     }
+
+    /// See [`DeltaSession::no_more_requests`](super::DeltaSession::no_more_requests).
+    pub fn no_more_requests(&mut self) {
+        self.0.no_more_requests();
+    }
 }
 
 /// Equal for equal sets of names and versions, whatever the order.

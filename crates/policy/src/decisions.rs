@@ -1,0 +1,159 @@
+//! A bounded memory of decisions: a repeated call costs a look-up instead of an evaluation.
+//!
+//! A key holds the engine's number, the principal, and exactly those attributes that the engine's policies can read. What was
+//! decided under one bundle is therefore never found under another, and calls that differ in nothing that matters share an entry.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::engine::{CallRequest, Decision, Engine};
+
+/// Decisions that are remembered, at most; one more forgets them all.
+const REMEMBERED_MAX: usize = 4096;
+/// Calls with longer keys, in bytes, are decided each time.
+const KEY_MAX: usize = 1024;
+
+/// Remembers what engines decided. Not shared: each worker of a proxy has its own, a server puts one behind a lock.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    known: HashMap<Box<[u8]>, Decision>,
+    /// Reused from call to call.
+    key: Vec<u8>,
+}
+
+impl Decisions {
+    /// What `engine` decides on `request`, remembered or fresh: the two cannot be told apart.
+    pub fn decide(&mut self, engine: &Engine, request: &CallRequest<'_>) -> Decision {
+        write_key(&mut self.key, engine, request);
+        if let Some(decision) = self.known.get(&self.key[..]) {
+            return decision.clone();
+        }
+        let decision = engine.decide(request);
+        if self.key.len() <= KEY_MAX {
+            if self.known.len() >= REMEMBERED_MAX {
+                self.known.clear();
+            }
+            self.known.insert(self.key.as_slice().into(), decision.clone());
+        }
+        decision
+    }
+}
+
+/// Each text ends with a byte that no UTF-8 holds; the number and the address have their lengths.
+fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
+    let reads = engine.reads();
+    key.clear();
+    key.extend_from_slice(&engine.number().to_ne_bytes());
+    let mut part = |text: &str| {
+        key.extend_from_slice(text.as_bytes());
+        key.push(0xff);
+    };
+    part(request.principal.map_or("", |id| id.as_str()));
+    if reads.method {
+        part(request.method);
+    }
+    if reads.path {
+        part(request.path);
+    }
+    if reads.host {
+        part(request.host);
+    }
+    if reads.protocol {
+        part(request.protocol);
+    }
+    match request.source_ip.filter(|_| reads.source_ip) {
+        Some(IpAddr::V4(ip)) => key.extend_from_slice(&ip.octets()),
+        Some(IpAddr::V6(ip)) => key.extend_from_slice(&ip.octets()),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weft_model::intent::{Allow, Caller};
+
+    use super::*;
+    use crate::testing;
+
+    fn board(policies: &str) -> Engine {
+        let mut intent = testing::intent(&["prod/web", "prod/board"]);
+        let get = Allow { method: Some("GET".into()), path: "/api/**".into() };
+        testing::allow(&mut intent, "prod/board", Caller::Service(testing::name("prod/web")), vec![get]);
+        testing::policies(&mut intent, policies);
+        testing::engine(&intent, "prod/board")
+    }
+
+    /// The sentence of a denial by default is made anew by each evaluation.
+    fn same(a: &Decision, b: &Decision) -> bool {
+        Arc::ptr_eq(&a.reason, &b.reason)
+    }
+
+    #[test]
+    fn a_call_that_differs_in_nothing_that_is_read_is_not_evaluated_again() {
+        let (engine, id) = (board(""), testing::id("prod/web"));
+        let mut decisions = Decisions::default();
+        let request = CallRequest { method: "PUT", path: "/api/x", ..testing::request(&id) };
+        let first = decisions.decide(&engine, &request);
+        assert!(!first.allowed);
+        let elsewhere =
+            CallRequest { host: "other", protocol: "HTTP/1.1", source_ip: "10.1.2.3".parse().ok(), ..request };
+        assert!(same(&first, &decisions.decide(&engine, &elsewhere)), "no policy reads these");
+        for other in [
+            CallRequest { path: "/api/y", ..request },
+            CallRequest { method: "POST", ..request },
+            CallRequest { principal: None, ..request },
+        ] {
+            assert!(!same(&first, &decisions.decide(&engine, &other)), "{other:?}");
+        }
+        assert!(decisions.decide(&engine, &CallRequest { method: "GET", ..request }).allowed);
+        assert!(same(&first, &decisions.decide(&engine, &request)));
+    }
+
+    #[test]
+    fn all_that_a_policy_reads_tells_calls_apart() {
+        let reads_all =
+            "forbid(principal, action, resource) when { context.host == \"evil\" || context.protocol == \"TCP\"
+            || (context has sourceIp && context.sourceIp == ip(\"10.1.2.3\")) };";
+        let (engine, id) = (board(reads_all), testing::id("prod/web"));
+        let mut decisions = Decisions::default();
+        let request = CallRequest { path: "/api/x", ..testing::request(&id) };
+        assert!(decisions.decide(&engine, &request).allowed);
+        for other in [
+            CallRequest { host: "evil", ..request },
+            CallRequest { protocol: "TCP", ..request },
+            CallRequest { source_ip: "10.1.2.3".parse().ok(), ..request },
+        ] {
+            assert!(!decisions.decide(&engine, &other).allowed, "{other:?}");
+        }
+        assert!(decisions.decide(&engine, &CallRequest { source_ip: "::a01:203".parse().ok(), ..request }).allowed);
+        assert_eq!(decisions.known.len(), 5);
+    }
+
+    #[test]
+    fn nothing_is_known_of_another_bundle() {
+        let id = testing::id("prod/web");
+        let mut decisions = Decisions::default();
+        let request = CallRequest { path: "/api/x", ..testing::request(&id) };
+        let (old, new) = (board(""), board("forbid(principal, action, resource);"));
+        assert!(decisions.decide(&old, &request).allowed);
+        assert!(!decisions.decide(&new, &request).allowed);
+        assert!(decisions.decide(&old, &request).allowed, "a request ends on the configuration that it began with");
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let (engine, id) = (board(""), testing::id("prod/web"));
+        let mut decisions = Decisions::default();
+        for n in 0..=REMEMBERED_MAX {
+            let path = format!("/api/{n}");
+            decisions.decide(&engine, &CallRequest { path: &path, ..testing::request(&id) });
+            assert!(decisions.known.len() <= REMEMBERED_MAX);
+        }
+        assert_eq!(decisions.known.len(), 1);
+        let long = format!("/api/{}", "x".repeat(KEY_MAX));
+        assert!(decisions.decide(&engine, &CallRequest { path: &long, ..testing::request(&id) }).allowed);
+        assert_eq!(decisions.known.len(), 1);
+    }
+}

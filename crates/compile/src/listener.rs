@@ -22,7 +22,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode, tcp_proxy};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
-use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent, StatusCode};
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weft_model::TrustDomain;
@@ -38,8 +38,12 @@ pub const EGRESS: &str = "egress";
 /// Name of the listener that other sidecars call.
 pub const INGRESS: &str = "ingress";
 
-/// Envoy's question to its agent next door, which answers from memory.
+/// Envoy's question to its agent next door, which answers from memory within a millisecond. Envoy's own 200 ms are less than a busy
+/// machine may take to run the agent at all, and each such pause would fail calls; after a second the agent is rather stuck than slow.
+/// It is far below the 15 s that a route allows, so that the caller is told the cause and not that its time ran out.
 const AUTHZ_TIMEOUT: Duration = Duration::from_secs(1);
+/// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
+pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 /// What a TCP caller may send while the app is being connected to.
 const EARLY_DATA_BYTES: u32 = 64 * 1024;
@@ -101,6 +105,7 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
     let authz = http_authz::ExtAuthz {
         services: Some(Services::GrpcService(agent_service(Some(AUTHZ_TIMEOUT)))),
         transport_api_version: ApiVersion::V3.into(),
+        status_on_error: Some(HttpStatus { code: NO_DECISION.into() }),
         ..Default::default()
     };
     let routes = RouteConfiguration {

@@ -2,14 +2,18 @@
 //! and the cause, as our own proxy answers.
 
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLogFilter, HeaderFilter, ResponseFlagFilter};
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLogFilter, AndFilter, ComparisonFilter, HeaderFilter, ResponseFlagFilter, StatusCodeFilter,
+};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeUInt32, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::v3::StatusCode;
 
 use crate::access_log::Hop;
 use crate::pb::text;
-use crate::wire;
+use crate::{listener, wire};
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -44,11 +48,16 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
         Hop::Egress => &EGRESS,
         Hop::Ingress => &INGRESS,
     };
+    // Only the ingress asks.
+    let undecided = (hop == Hop::Ingress).then(|| {
+        let body = problem("no_decision", "policy", "Nobody could be asked whether the call is allowed");
+        mapper(both(flag("UAEX"), status(listener::NO_DECISION)), body)
+    });
     let denied = mapper(flag("UAEX"), as_given(PROBLEM));
     let grpc = mapper(grpc_call(), as_given(""));
     let by_flag = meanings.iter().map(|&(name, cause, layer, title)| mapper(flag(name), problem(cause, layer, title)));
     wire::LocalReplyConfig {
-        mappers: [grpc, denied].into_iter().chain(by_flag).collect(),
+        mappers: std::iter::once(grpc).chain(undecided).chain([denied]).chain(by_flag).collect(),
         body_format: Some(problem("bad_request", "client", "The request cannot be served")),
     }
 }
@@ -60,6 +69,18 @@ fn mapper(filter: FilterSpecifier, body: wire::SubstitutionFormat) -> wire::Resp
 
 fn flag(name: &str) -> FilterSpecifier {
     FilterSpecifier::ResponseFlagFilter(ResponseFlagFilter { flags: vec![name.to_owned()] })
+}
+
+fn both(one: FilterSpecifier, other: FilterSpecifier) -> FilterSpecifier {
+    let filters = [one, other].map(|filter| AccessLogFilter { filter_specifier: Some(filter) }).into();
+    FilterSpecifier::AndFilter(AndFilter { filters })
+}
+
+fn status(code: StatusCode) -> FilterSpecifier {
+    // A value of Envoy's runtime, which nobody sets, would come before the default.
+    let value = RuntimeUInt32 { default_value: code as u32, runtime_key: "weft.local_reply".to_owned() };
+    let comparison = Some(ComparisonFilter { op: Op::Eq.into(), value: Some(value) });
+    FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison })
 }
 
 fn grpc_call() -> FilterSpecifier {

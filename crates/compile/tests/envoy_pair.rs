@@ -131,6 +131,7 @@ async fn envoys_carry_calls_as_our_own_proxies_must() {
     grpc_passes_and_a_dead_endpoint_is_avoided(&mesh).await;
     both_hops_log_every_key(&mesh).await;
     mesh.assert_nothing_refused();
+    no_decision_is_no_denial(&mesh).await;
 }
 
 async fn a_call_by_each_name(mesh: &Mesh) {
@@ -306,6 +307,27 @@ async fn denials_come_from_the_agent(mesh: &Mesh) {
     // The query is part of the path; the path is the normalised one.
     assert_eq!((&*request.path, &*request.query), ("/denied/x?secret=1", ""));
     assert_eq!((&*request.method, &*request.host, &*request.protocol), ("GET", "board.prod", "HTTP/2"));
+}
+
+/// Also where the agent does not answer in time, or is gone, nothing passes.
+async fn no_decision_is_no_denial(mesh: &Mesh) {
+    let undecided = async |path: &str| {
+        let answer = mesh.get(path).await;
+        let problem = answer.json();
+        let told = ["status", "flag", "layer", "cause", "detail"].map(|key| problem[key].clone());
+        let expected = [json!(503), json!("UAEX"), json!("policy"), json!("no_decision"), json!("ext_authz_error")];
+        assert_eq!((answer.status, told), (503, expected), "{path}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        let line = mesh.board_line(path).await;
+        let told = ["response_code", "response_flags", "response_code_details", "decision", "upstream_host"];
+        let expected = [json!(503), json!("UAEX"), json!("ext_authz_error"), Value::Null, Value::Null];
+        assert_eq!(told.map(|key| line[key].clone()), expected, "{line:#}");
+    };
+    undecided("/broken").await;
+    undecided("/silent").await;
+    mesh.v1.kill_agent();
+    mesh.v2.kill_agent();
+    undecided("/api/dead").await;
 }
 
 fn http(check: &AttributeContext) -> &HttpRequest {

@@ -1,5 +1,5 @@
 //! The agent's Unix socket as an Envoy sees it: ADS (delta), SDS and ext_authz. Serves one snapshot and allows every call but
-//! those under `/denied`, and TCP from `prod/board`.
+//! those under `/denied`, and TCP from `prod/board`. It fails at `/broken` and says nothing to `/silent`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use envoy_types::util::pack_any;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -54,19 +55,21 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn start(folder: &Path, snapshot: Snapshot, svid: Svid) -> Self {
+    /// Serves on the runtime: when that ends, the socket is dead.
+    pub fn start(folder: &Path, snapshot: Snapshot, svid: Svid, runtime: &Runtime) -> Self {
         let agent = Self {
             snapshot: Arc::new(snapshot),
             svid: Arc::new(svid),
             seen: Arc::default(),
             socket: folder.join("agent.sock"),
         };
+        let _inside = runtime.enter();
         let incoming = UnixListenerStream::new(UnixListener::bind(&agent.socket).unwrap());
         let server = tonic::transport::Server::builder()
             .add_service(AggregatedDiscoveryServiceServer::new(agent.clone()))
             .add_service(SecretDiscoveryServiceServer::new(agent.clone()))
             .add_service(AuthorizationServer::new(agent.clone()));
-        tokio::spawn(server.serve_with_incoming(incoming));
+        runtime.spawn(server.serve_with_incoming(incoming));
         agent
     }
 
@@ -216,6 +219,11 @@ impl Authorization for Agent {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let request = request.into_inner();
         let about = request.attributes.clone().unwrap_or_default();
+        match about.request.as_ref().and_then(|request| request.http.as_ref()).map(|http| &*http.path) {
+            Some("/broken") => return Err(Status::internal("broken")),
+            Some("/silent") => std::future::pending().await,
+            _ => {}
+        }
         let denied = match about.request.and_then(|request| request.http) {
             Some(http) => http.path.starts_with("/denied"),
             None => about.source.is_some_and(|source| source.principal.ends_with("/sa/board")),

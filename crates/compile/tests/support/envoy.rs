@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -16,6 +17,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use envoy_types::util::pack_any;
 use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
 use weft_compile::bootstrap::{Bootstrap, envoy};
 use weft_compile::{AGENT_CLUSTER, CompiledMesh, EndpointSet, Proxy, compile};
 use weft_model::SpiffeId;
@@ -48,6 +50,7 @@ pub struct Sidecar {
     pub access_log: PathBuf,
     pub log: PathBuf,
     process: Child,
+    runtime: Mutex<Option<Runtime>>,
     _folder: tempfile::TempDir,
 }
 
@@ -58,7 +61,8 @@ impl Sidecar {
         let access_log = folder.path().join("access.log");
         let proxy = Proxy { access_log: access_log.to_str().unwrap().to_owned(), ..proxy };
         let svid = ca.issue(SpiffeId::for_service(&mesh.intent().mesh.trust_domain, &proxy.service).as_str());
-        let agent = Agent::start(folder.path(), compile(mesh, endpoints, &proxy), svid);
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let agent = Agent::start(folder.path(), compile(mesh, endpoints, &proxy), svid, &runtime);
         let admin = super::free();
         let config = envoy(&Bootstrap {
             node_id: format!("{}~test", proxy.service),
@@ -77,9 +81,17 @@ impl Sidecar {
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let sidecar = Self { proxy, agent, admin, access_log, log, process, _folder: folder };
+        let sidecar =
+            Self { proxy, agent, admin, access_log, log, process, runtime: Mutex::new(Some(runtime)), _folder: folder };
         sidecar.wait_until_ready().await;
         sidecar
+    }
+
+    /// Nobody answers on the agent's socket any more.
+    pub fn kill_agent(&self) {
+        if let Some(runtime) = self.runtime.lock().unwrap().take() {
+            runtime.shutdown_background();
+        }
     }
 
     async fn wait_until_ready(&self) {
@@ -120,6 +132,7 @@ impl Drop for Sidecar {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        self.kill_agent();
     }
 }
 

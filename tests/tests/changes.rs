@@ -1,6 +1,6 @@
 //! Configuration changes under load, and streams that outlive them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_tests::app::App;
 use weft_tests::grpc::{Server, Talk};
@@ -54,6 +54,28 @@ fn ten_commits_under_load_fail_no_request() {
 #[test]
 fn ten_commits_under_load_fail_no_request_on_envoy() {
     ten_commits(DataPlane::Envoy);
+}
+
+/// Envoy answers for new clusters only when their endpoints are there, so these must not wait for its answer.
+#[test]
+fn a_new_service_reaches_envoy_at_once() {
+    let mesh = Mesh::start();
+    let app = App::start("app");
+    let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(DataPlane::Envoy));
+    let extra = |name: &str| {
+        format!(
+            "kind: Service\nname: {name}\nnamespace: prod\nport: 8080\nprotocol: http\naccess:\n  - {{from: [prod/web]}}\n"
+        )
+    };
+    for name in ["extra", "another"] {
+        mesh.repo.write(&format!("services/{name}.yaml"), &extra(name));
+        let start = Instant::now();
+        mesh.commit(&format!("Add prod/{name}"));
+        assert!(start.elapsed() < Duration::from_secs(4), "the commit took {:?}", start.elapsed());
+    }
+    let callee = mesh.sidecar("extra", Spec::new("prod/extra", app.address()));
+    Target { address: web.egress, host: "extra.prod".to_owned(), path: "/x".to_owned() }.wait_reachable();
+    drop((web, callee));
 }
 
 fn streams_outlive(data_plane: DataPlane) {

@@ -144,6 +144,7 @@ fn filters(given: Vec<HttpFilter>, at: &Path<'_>) -> Result<bool, Refused> {
 
 fn ext_authz(mut given: ExtAuthz, at: &Path<'_>) -> Result<(), Refused> {
     given.stat_prefix.clear(); // the listener's is used
+    given.status_on_error = None; // the policy engine of this process always answers
     given.include_peer_certificate = false; // the policy engine of this process sees it
     v3(&mut given.transport_api_version, &at.field("transport_api_version"))?;
     match given.services.take() {

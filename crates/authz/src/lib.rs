@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use weft_model::SpiffeId;
 use weft_policy::{Decisions, Engine};
 use weft_telemetry::Failure;
+use weft_xds::ConnectPeer;
 
 use crate::answer::Verdict;
 use crate::call::Call;
@@ -53,15 +54,23 @@ impl<S: EngineSource> ExtAuthz<S> {
         AuthorizationServer::new(self)
     }
 
-    /// The answer to one check.
-    fn answer(&self, check: &CheckRequest) -> CheckResponse {
+    /// The answer to one check, which `peer` asks.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` for a peer that asks about calls to another service than its own: who may call whom, and by which line
+    /// of which file, is nobody else's business.
+    fn answer(&self, peer: Option<&SpiffeId>, check: &CheckRequest) -> Result<CheckResponse, Status> {
         let id = weft_telemetry::trace::decision_id(&mut rand::rng());
         let id = std::str::from_utf8(&id).unwrap_or_default();
         let call = Call::read(check);
+        if let Some(peer) = peer.filter(|peer| call.callee.as_ref() != Some(*peer)) {
+            let callee = call.callee.as_ref().map_or("nobody", SpiffeId::as_str);
+            return Err(Status::permission_denied(format!("{peer} may ask about calls to itself, not to {callee}")));
+        }
         let engine = self.engines.engine(call.callee.as_ref());
         let verdict = self.decide(&call, engine.as_deref());
         log(&call, &verdict, id, engine.as_deref());
-        answer::respond(&call, &verdict, id)
+        Ok(answer::respond(&call, &verdict, id))
     }
 
     fn decide(&self, call: &Call<'_>, engine: Option<&Engine>) -> Verdict {
@@ -108,6 +117,8 @@ fn log(call: &Call<'_>, verdict: &Verdict, id: &str, engine: Option<&Engine>) {
 #[tonic::async_trait]
 impl<S: EngineSource> Authorization for ExtAuthz<S> {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        Ok(Response::new(self.answer(request.get_ref())))
+        // On the agent's own socket nobody shows a certificate.
+        let peer = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.as_ref());
+        self.answer(peer, request.get_ref()).map(Response::new)
     }
 }

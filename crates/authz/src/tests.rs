@@ -295,8 +295,8 @@ fn a_denial_is_one_line_in_the_decision_log() {
     let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
     tracing::subscriber::with_default(subscriber, || {
         let authz = ExtAuthz::new(board(API));
-        authz.answer(&check(WEB, get("/api/x")));
-        authz.answer(&check(WEB, get("/api/secret?token=x")));
+        authz.answer(None, &check(WEB, get("/api/x"))).expect("an answer");
+        authz.answer(None, &check(WEB, get("/api/secret?token=x"))).expect("an answer");
     });
     let lines = lines.0.lock().expect("not poisoned").clone();
     let line: serde_json::Value = serde_json::from_slice(&lines).expect("exactly one line");
@@ -309,4 +309,19 @@ fn a_denial_is_one_line_in_the_decision_log() {
     assert_eq!(line["policy"], "policies/x.cedar:4");
     assert_eq!(line["request_id"], "r-1");
     assert!(!line.to_string().contains("token"), "the query may hold secrets");
+}
+
+#[test]
+fn a_sidecar_asks_about_itself_only() {
+    let board = engine("permit (principal, action, resource);");
+    let service = ExtAuthz::new(move |_: Option<&SpiffeId>| Some(board.clone()));
+    let id = |service: &str| format!("spiffe://acme.internal/ns/prod/sa/{service}").parse::<SpiffeId>().expect("legal");
+    let destination = Peer { principal: id("board").to_string(), ..Default::default() };
+    let attributes = AttributeContext { destination: Some(destination), ..Default::default() };
+    let check = CheckRequest { attributes: Some(attributes) };
+    assert!(service.answer(Some(&id("board")), &check).is_ok());
+    assert!(service.answer(None, &check).is_ok(), "the agent's socket shows no certificate");
+    let refused = service.answer(Some(&id("web")), &check).expect_err("web is not board");
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    assert!(refused.message().contains("sa/web") && refused.message().contains("sa/board"), "{}", refused.message());
 }

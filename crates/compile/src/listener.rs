@@ -69,6 +69,9 @@ pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
     Resource::new(type_url::LISTENER, EGRESS, &listener)
 }
 
+/// From accept to the end of the TLS handshake, so that silent connections do not pile up.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// Mutual TLS from other sidecars; each request (or TCP connection) is decided on, then goes to the app.
 pub(crate) fn ingress(proxy: &Proxy, service: &Service, trust_domain: &TrustDomain) -> Arc<Resource> {
     let (filters, alpn): (_, &[&str]) = match service.protocol {
@@ -222,5 +225,6 @@ fn network_filter(name: &str, config: Any) -> Filter {
 }
 
 fn chain(filters: Vec<Filter>, transport_socket: Option<TransportSocket>) -> FilterChain {
-    FilterChain { filters, transport_socket, ..Default::default() }
+    let handshake = transport_socket.as_ref().and_then(|_| duration(HANDSHAKE));
+    FilterChain { filters, transport_socket, transport_socket_connect_timeout: handshake, ..Default::default() }
 }

@@ -22,22 +22,24 @@ type Meaning = (&'static str, &'static str, &'static str, &'static str);
 
 /// The same words as our proxy's. A flag does not tell an unknown host from an unknown path, nor a refused connection from a
 /// refused certificate; `detail` does.
-const EGRESS: [Meaning; 8] = [
+const EGRESS: [Meaning; 9] = [
     ("NR", "unknown_host", "routing", "No such service for this caller"),
     ("NC", "no_cluster", "config", "The route's cluster is not configured"),
     ("UH", "no_endpoint", "discovery", "The service has no endpoint"),
     ("UF", "connect_failed", "network", "The endpoint could not be reached"),
     ("UC", "upstream_closed", "network", "The connection to the endpoint broke"),
     ("UR", "upstream_reset", "network", "The endpoint reset the request"),
+    ("UPE", "upstream_protocol", "network", "The endpoint broke the HTTP protocol"),
     ("UT", "request_timeout", "timeout", "The request took longer than the route allows"),
     ("UO", "overflow", "overload", "Too many requests are under way"),
 ];
 
 /// Behind an ingress there is only the app.
-const INGRESS: [Meaning; 4] = [
+const INGRESS: [Meaning; 5] = [
     ("UF", "app_unreachable", "app", "The app does not listen"),
     ("UC", "app_closed", "app", "The app closed the connection before it answered"),
     ("UR", "app_closed", "app", "The app closed the connection before it answered"),
+    ("UPE", "upstream_protocol", "app", "The app broke the HTTP protocol"),
     ("UO", "overflow", "overload", "Too many requests are under way"),
 ];
 

@@ -30,8 +30,6 @@ use crate::tcp;
 use crate::upstream::TLS_READ_AHEAD;
 use crate::worker::Worker;
 
-/// From accept to the end of the TLS handshake.
-const HANDSHAKE_BOUND: Duration = Duration::from_secs(10);
 /// For the head of a request, once its first byte came.
 const HEAD_BOUND: Duration = Duration::from_secs(30);
 /// Heads larger than this are answered with 431.
@@ -110,13 +108,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
         };
     };
     let tcp = BufReader::with_capacity(TLS_READ_AHEAD, tcp);
-    let accepted = tokio::time::timeout(HANDSHAKE_BOUND, TlsAcceptor::from(config).accept(tcp)).await;
+    let handshake = TlsAcceptor::from(config).accept(tcp);
+    let accepted = match listener.handshake_timeout {
+        Some(bound) => tokio::time::timeout(bound, handshake).await,
+        None => Ok(handshake.await),
+    };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            return refuse(&worker, remote, &weft_identity::tls::explain(&error));
-        }
-        Err(_) => return refuse(&worker, remote, "the TLS handshake took longer than 10 s"),
+        Ok(Err(error)) => return refuse(&worker, remote, &weft_identity::tls::explain(&error)),
+        Err(_) => return refuse(&worker, remote, "the TLS handshake took too long"),
     };
     let session = stream.get_ref().1;
     let is_h2 = session.alpn_protocol() == Some(b"h2");

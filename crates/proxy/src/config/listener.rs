@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderName;
 use weft_model::{SpiffeId, TrustDomain};
@@ -21,6 +22,8 @@ pub struct Listener {
     pub direction: Direction,
     /// `None` is clear text.
     pub tls: Option<DownstreamTls>,
+    /// From accept to the end of the TLS handshake (`FilterChain.transport_socket_connect_timeout`); `None` is for ever. Default 10 s.
+    pub handshake_timeout: Option<Duration>,
     /// What happens with a connection.
     pub kind: ListenerKind,
     /// How a line of the access log is written; `None` writes none.

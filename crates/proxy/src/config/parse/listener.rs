@@ -1,6 +1,7 @@
 //! LDS: `Listener`, and TCP.
 
 use std::mem::take;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{self as pb, filter::ConfigType};
@@ -11,10 +12,13 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, holds, named, required, unbounded};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, required, unbounded};
 use super::{Names, access_log, http, socket_address, tls, to_agent, v3};
 use crate::config::listener::{Direction, Listener, ListenerKind, TcpListener};
 use crate::config::log_format::LogFormat;
+
+/// As long as our own compile gives.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a chain of network filters says.
 pub(crate) type Chain = (ListenerKind, Option<std::sync::Arc<LogFormat>>);
@@ -43,6 +47,8 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
         chain.filter_chain_match = None;
     }
     let tls = tls::downstream(chain.transport_socket.take(), &at_chain.field("transport_socket"))?;
+    let at_handshake = at_chain.field("transport_socket_connect_timeout");
+    let handshake_timeout = bound(chain.transport_socket_connect_timeout.take(), HANDSHAKE_TIMEOUT, &at_handshake)?;
     let (kind, access_log) = filters(take(&mut chain.filters), &at_chain.field("filters"), names)?;
     at_chain.rest(&chain)?;
     let direction = match direction {
@@ -52,7 +58,7 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
         Ok(TrafficDirection::Unspecified) => Direction::Outbound,
         Err(_) => return Err(at.field("traffic_direction").refuse(NOT_SUPPORTED)),
     };
-    Ok(Listener { name, address, direction, tls, kind, access_log })
+    Ok(Listener { name, address, direction, tls, handshake_timeout, kind, access_log })
 }
 
 /// Optionally the authorization of connections, then what serves them.

@@ -3,6 +3,24 @@
 /// What the mesh says about a caller. Taken off every request as it comes in, at both ends, before anything reads it.
 pub const IDENTITY: [&str; 3] = ["x-weft-principal", "x-weft-decision-id", "x-weft-source"];
 
+/// Who calls, as the ingress tells the app. Envoy itself takes it off in this spelling.
+pub const CERTIFICATE: &str = "x-forwarded-client-cert";
+
+/// The spellings of a name that applications behind CGI or WSGI cannot tell from it: any of its dashes as an underscore.
+pub(crate) fn look_alikes(name: &str) -> impl Iterator<Item = String> {
+    let dashes = name.matches('-').count() as u32;
+    (1..1u32 << dashes).map(move |underscores| {
+        let mut dash = 0;
+        let spell = |c: char| {
+            let is_dash = c == '-';
+            let underscore = is_dash && underscores >> dash & 1 == 1;
+            dash += u32::from(is_dash);
+            if underscore { '_' } else { c }
+        };
+        name.chars().map(spell).collect()
+    })
+}
+
 /// What steers Envoy per request. Whoever may set these could retry what must not be retried, lift the route's timeout or forge
 /// the path in the log, so they are taken off as well.
 pub const STEERING: [&str; 14] = [

@@ -187,9 +187,11 @@ fn trace_context() -> hcm::Tracing {
 }
 
 fn without_reserved_headers() -> TypedExtensionConfig {
-    let remove = |name: &&str| HeaderMutation { action: Some(header_mutation::Action::Remove((*name).to_owned())) };
-    let mutation =
-        EarlyHeaderMutation { mutations: headers::IDENTITY.iter().chain(&headers::STEERING).map(remove).collect() };
+    let names = headers::IDENTITY.iter().chain(&headers::STEERING).map(|name| (*name).to_owned());
+    let of_callers = headers::IDENTITY.iter().chain([&headers::CERTIFICATE]);
+    let remove = |name| HeaderMutation { action: Some(header_mutation::Action::Remove(name)) };
+    let mutations = names.chain(of_callers.flat_map(|name| headers::look_alikes(name))).map(remove).collect();
+    let mutation = EarlyHeaderMutation { mutations };
     TypedExtensionConfig {
         name: "envoy.http.early_header_mutation.header_mutation".to_owned(),
         typed_config: Some(any(&mutation)),

@@ -1,5 +1,6 @@
 //! Header names of the mesh, and the headers that belong to one connection only.
 
+use foldhash::HashSet;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Listener, ListenerKind};
@@ -12,15 +13,29 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// Names that only the mesh may set on a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reserved(HashSet<Box<str>>);
+
+impl Reserved {
+    /// These, and `x-forwarded-client-cert`.
+    pub fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
+        Self(names.into_iter().chain([X_FORWARDED_CLIENT_CERT]).map(|name| name.as_str().into()).collect())
+    }
+
+    /// Whether a client may not set the header. Underscores count as dashes: an app behind CGI or WSGI cannot tell them apart.
+    pub fn holds(&self, name: &str) -> bool {
+        if name.contains('_') { self.0.contains(&*name.replace('_', "-")) } else { self.0.contains(name) }
+    }
+}
+
 /// Removes what only the mesh may say, from a head before anything reads it and from trailers (an app may merge them into its
 /// headers, RFC 9110 s.6.5.1).
 pub(crate) fn strip_identity(headers: &mut HeaderMap, listener: &Listener) {
-    if let ListenerKind::Http(http) = &listener.kind {
-        for name in &http.remove_headers {
-            headers.remove(name);
-        }
+    let ListenerKind::Http(http) = &listener.kind else { return };
+    while let Some(name) = headers.keys().find(|name| http.reserved.holds(name.as_str())).cloned() {
+        headers.remove(name);
     }
-    headers.remove(X_FORWARDED_CLIENT_CERT);
 }
 
 /// Removes from trailers what may only stand in a head (RFC 9110 s.6.5.1): framing and routing, which some peers answer by
@@ -48,6 +63,19 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
 /// Removes what RFC 9110 s.7.6.1 says is for one connection: `connection`, what it names, and the old hop-by-hop headers.
 /// `te: trailers` stays, since gRPC demands it end to end.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const OF_CONNECTION: [HeaderName; 7] = [
+        header::CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HTTP2_SETTINGS,
+        header::TE,
+    ];
+    // Mostly there is nothing to do, and one look at each header tells.
+    if !headers.keys().any(|name| OF_CONNECTION.contains(name)) {
+        return;
+    }
     if let Some(named) = headers.remove(header::CONNECTION)
         && let Ok(named) = named.to_str()
     {

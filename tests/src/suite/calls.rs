@@ -136,7 +136,9 @@ pub(super) fn unknown_host(world: &World) {
 pub(super) fn spoofed_headers(world: &World) {
     let lie = "spiffe://test.internal/ns/prod/sa/admin";
     let mut args = vec!["-H".to_owned(), format!("x-forwarded-client-cert: By=x;URI={lie}")];
-    for name in ["x-weft-principal", "x-weft-decision-id", "x-weft-source"] {
+    // An app behind CGI or WSGI cannot tell an underscore from a dash.
+    let look_alikes = ["x_forwarded_client_cert", "x-forwarded_client-cert", "x_weft_principal", "x-weft_principal"];
+    for name in ["x-weft-principal", "x-weft-decision-id", "x-weft-source"].into_iter().chain(look_alikes) {
         args.extend(["-H".to_owned(), format!("{name}: {lie}")]);
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
 use weft_model::{SpiffeId, TrustDomain};
+
+use crate::headers::Reserved;
 
 use super::cluster::ClusterRef;
 use super::log_format::LogFormat;
@@ -93,7 +94,7 @@ pub struct HttpListener {
     /// What becomes of `x-forwarded-client-cert`.
     pub xfcc: ForwardClientCert,
     /// Identity headers of the mesh, taken off every request before anything reads them.
-    pub remove_headers: Vec<HeaderName>,
+    pub reserved: Reserved,
     /// `preserve_external_request_id`: the client's `x-request-id` is kept.
     pub preserve_request_id: bool,
     /// Upgrades to `websocket` are passed on.

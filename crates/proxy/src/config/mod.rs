@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use crate::headers::Reserved;
 pub use builder::Builder;
 pub use cluster::{
     Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream, UpstreamProtocol,

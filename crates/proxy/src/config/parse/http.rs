@@ -20,6 +20,7 @@ use http::HeaderName;
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, named, required, uint32, unbounded};
 use super::{Names, access_log, from_ads, local_reply, route, to_agent, v3};
+use crate::config::Reserved;
 use crate::config::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, RouteSource};
 use crate::config::log_format::LogFormat;
 
@@ -43,7 +44,7 @@ pub(crate) fn manager(
         stat_prefix: named(&mut given.stat_prefix, &at.field("stat_prefix"))?,
         strip_port: strip_port(&mut given),
         xfcc: client_cert(&mut given, at)?,
-        remove_headers: removed_headers(take(&mut given.early_header_mutation_extensions), &at_removed)?,
+        reserved: Reserved::new(removed_headers(take(&mut given.early_header_mutation_extensions), &at_removed)?),
         preserve_request_id: take(&mut given.preserve_external_request_id),
         websocket: upgrades.websocket,
         connect: upgrades.connect,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_telemetry::Failure;
@@ -131,31 +131,30 @@ async fn attempt(
         Leased::H2(connection, count) => {
             call.exchange.upstream_local = connection.local_address;
             let response = connection.send(call.h2_head(headers), body).await.map_err(|error| (error, None))?;
-            Ok((response.map(UpstreamBody::H2), Held { pool, lease: Leased::H2(connection, count), _active: active }))
+            let held = Held { pool, _stream: Some((connection, count)), _active: active };
+            Ok((response.map(UpstreamBody::H2), held))
         }
-        Leased::H1(mut connection) => {
+        Leased::H1(connection) => {
             call.exchange.upstream_local = connection.local_address;
-            let idempotent = body.is_empty() && is_idempotent(&call.method);
-            let spare = (connection.used && idempotent).then(|| headers.clone());
             let was_used = connection.used;
-            let sent = connection.send(call.h1_head(headers).map(|()| body)).await;
-            let response = match sent {
+            let response = match connection.send(call.h1_head(headers), body).await {
                 Ok(response) => response,
                 // The app closed an idle connection just then: the request goes once more over a new one, if it never
                 // left or may be repeated (RFC 9110 s.9.2.2).
-                Err((error, unsent)) if was_used => {
-                    let request: Request<RequestBody> = match (unsent, spare) {
-                        (Some(request), _) => request,
-                        (None, Some(headers)) => call.h1_head(headers).map(|()| RequestBody::empty()),
-                        (None, None) => return Err((error, None)),
-                    };
-                    connection = pool.h1_connect().await.map_err(|error| (error, None))?;
+                Err((error, Some(head)))
+                    if was_used && (error.sent == Sent::NotProcessed || is_idempotent(&call.method)) =>
+                {
+                    let connection = pool.h1_connect().await.map_err(|error| (error, None))?;
                     call.exchange.upstream_local = connection.local_address;
-                    connection.send(request).await.map_err(|(error, _)| (error, None))?
+                    connection.send(head, RequestBody::empty()).await.map_err(|(error, _)| (error, None))?
                 }
                 Err((error, _)) => return Err((error, None)),
             };
-            Ok((response.map(UpstreamBody::H1), Held { pool, lease: Leased::H1(connection), _active: active }))
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let reason = "the app switches protocols, and was not asked to";
+                return Err((AttemptError::new(Failure::UpstreamProtocol, Sent::Perhaps, reason), None));
+            }
+            Ok((response.map(UpstreamBody::H1), Held { pool, _stream: None, _active: active }))
         }
     }
 }

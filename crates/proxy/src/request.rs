@@ -160,6 +160,9 @@ fn breaks_http(method: &Method, headers: &HeaderMap) -> Option<String> {
     if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
         return Some("no transfer coding but chunked is understood (RFC 9112 s.6.1)".to_owned());
     }
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Some("send a content-length or a transfer-encoding, not both (RFC 9112 s.6.1)".to_owned());
+    }
     None
 }
 

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -12,13 +13,13 @@ use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
 use crate::headers::strip_trailers;
-use crate::upstream::{ActiveCount, EndpointPool};
-use crate::upstream::{BodyError, Leased, UpstreamBody};
+use crate::upstream::{ActiveCount, BodyError, EndpointPool, H2Connection, StreamCount, UpstreamBody};
 
 /// What a response holds until its end.
 pub(crate) struct Held {
-    pub(crate) pool: std::rc::Rc<EndpointPool>,
-    pub(crate) lease: Leased,
+    pub(crate) pool: Rc<EndpointPool>,
+    /// An HTTP/2 stream counts on its connection; an HTTP/1.1 connection is in the body.
+    pub(crate) _stream: Option<(Rc<H2Connection>, StreamCount)>,
     pub(crate) _active: ActiveCount,
 }
 
@@ -67,8 +68,9 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         self.deadline = None;
-        if let Some(Held { pool, lease: Leased::H1(connection), .. }) = self.held.take() {
-            pool.give_back(connection);
+        let released = if let UpstreamBody::H1(body) = &mut self.inner { body.release() } else { None };
+        if let (Some(held), Some(connection)) = (self.held.take(), released) {
+            held.pool.give_back(connection);
         }
         if let Some(mut exchange) = self.exchange.take() {
             exchange.complete = true;

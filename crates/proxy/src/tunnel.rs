@@ -103,13 +103,13 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
             let (response, send) = connection.open_tunnel(head).await?;
             let (head, receive) = response.into_parts();
             if head.status != StatusCode::OK {
-                let held = Held { pool, lease: Leased::H2(connection, count), _active: active };
+                let held = Held { pool, _stream: Some((connection, count)), _active: active };
                 return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(receive)), held));
             }
             let way = H2Duplex { send, receive, unread: Bytes::new(), _held: (connection, count) };
             Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
         }
-        Leased::H1(mut connection) => {
+        Leased::H1(connection) => {
             call.exchange.upstream_local = connection.local_address;
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -120,16 +120,16 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
             }
             let mut head = call.h1_head(headers);
             *head.method_mut() = Method::GET;
-            let sent = connection.send(head.map(|()| RequestBody::empty())).await;
-            let mut response = sent.map_err(|(error, _)| error)?;
+            let response = connection.send(head, RequestBody::empty()).await.map_err(|(error, _)| error)?;
             if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let held = Held { pool, lease: Leased::H1(connection), _active: active };
+                let held = Held { pool, _stream: None, _active: active };
                 return Ok(Opened::Refused(response.map(UpstreamBody::H1), held));
             }
-            let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| {
-                AttemptError::new(Failure::AppClosed, Sent::Perhaps, format!("the app's upgrade failed: {error}"))
-            })?;
-            Ok(Opened::Way(response.map(|_| ()), Box::new(TokioIo::new(upgraded))))
+            let (head, body) = response.into_parts();
+            let way = body
+                .into_way()
+                .ok_or_else(|| AttemptError::new(Failure::AppClosed, Sent::Perhaps, "the app's connection is gone"))?;
+            Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
         }
     }
 }

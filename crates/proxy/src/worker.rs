@@ -25,6 +25,8 @@ use crate::upstream::Pools;
 
 /// Log lines are handed to the writing thread at least this often.
 const TICK: Duration = Duration::from_millis(100);
+/// Idle connections are looked at once in so many ticks.
+const SWEEP_TICKS: u32 = 10;
 
 /// Shared by the workers of a proxy.
 pub(crate) struct Shared {
@@ -172,13 +174,18 @@ impl Worker {
         self.logs.borrow_mut().values_mut().flatten().for_each(LogBuffer::hand_over);
     }
 
-    /// Hands log lines over on a regular tick, for ever.
+    /// Hands log lines over on a regular tick, and looks after idle connections, for ever.
     pub(crate) async fn tick(self: Rc<Self>) {
+        let mut ticks = 0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             self.hand_over_logs();
+            ticks = (ticks + 1) % SWEEP_TICKS;
+            if ticks == 0 {
+                self.pools.sweep();
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use weft_telemetry::Failure;
 
+use super::h1::H1Body;
 use crate::config::Listener;
 use crate::headers::{strip_identity, strip_trailers};
 
@@ -134,7 +135,7 @@ fn is_malformed(error: &hyper::Error) -> bool {
 /// A response's body on its way to the client.
 pub(crate) enum UpstreamBody {
     /// From an HTTP/1.1 endpoint.
-    H1(Incoming),
+    H1(H1Body),
     /// From an HTTP/2 endpoint.
     H2(h2::RecvStream),
     /// Made here.
@@ -147,7 +148,7 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::H1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::H1(body) => body.poll_frame(cx),
             Self::H2(stream) => poll_h2(stream, cx),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
@@ -155,7 +156,7 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::H1(incoming) => incoming.is_end_stream(),
+            Self::H1(body) => body.is_end_stream(),
             Self::H2(stream) => stream.is_end_stream(),
             Self::Whole(bytes) => bytes.is_none(),
         }
@@ -163,7 +164,7 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::H1(incoming) => incoming.size_hint(),
+            Self::H1(body) => body.size_hint(),
             Self::H2(_) => SizeHint::default(),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }

@@ -11,7 +11,7 @@ mod pool;
 
 pub(crate) use body::{BodyError, RequestBody, UpstreamBody};
 pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
-pub(crate) use h2::{H2Connection, H2Duplex};
+pub(crate) use h2::{H2Connection, H2Duplex, StreamCount};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};
 
 use weft_telemetry::Failure;

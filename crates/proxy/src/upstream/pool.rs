@@ -77,6 +77,11 @@ impl Pools {
         })
     }
 
+    /// Drops idle connections that were closed at the other end; to be called now and then.
+    pub(crate) fn sweep(&self) {
+        self.endpoints.borrow().values().for_each(|pool| pool.sweep());
+    }
+
     /// Drops the pools of endpoints that are gone; what is under way on their connections goes on.
     pub(crate) fn retain(&self, config: &Config) {
         self.endpoints.borrow_mut().retain(|(id, address), _| {
@@ -138,15 +143,20 @@ impl EndpointPool {
 
     /// A new connection to the app, past the idle ones.
     pub(crate) async fn h1_connect(&self) -> Result<H1Connection, AttemptError> {
-        H1Connection::start(self.dial().await?).await
+        Ok(H1Connection::new(self.dial().await?))
     }
 
     /// Gives back a connection whose response has ended.
     pub(crate) fn give_back(&self, connection: H1Connection) {
         let mut idle = self.idle.borrow_mut();
-        if connection.is_open() && idle.len() < IDLE_MAX {
+        if idle.len() < IDLE_MAX {
             idle.push(connection);
         }
+    }
+
+    /// Drops idle connections that the app has closed.
+    fn sweep(&self) {
+        self.idle.borrow_mut().retain(H1Connection::is_open);
     }
 
     fn idle_ready(&self) -> Option<H1Connection> {

@@ -1,0 +1,361 @@
+//! Requests over HTTP/1.1 to the app. One request at a time on a connection, which is kept for the next.
+//!
+//! A connection has no task. The request that has it writes and reads it itself, and so does the body of the response; an idle
+//! one is looked at when it is wanted and on the worker's tick. Only a request body that is not there as a whole is sent by a
+//! task, since the app may answer before it has read it, and a caller may read only after it has sent everything.
+
+mod codec;
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::AbortHandle;
+use weft_telemetry::Failure;
+
+use self::codec::{Decoder, Malformed, Sending};
+use super::body::RequestBody;
+use super::connect::Stream;
+use super::{AttemptError, Sent};
+
+/// What one read asks for, at least.
+const READ_MIN: usize = 8 * 1024;
+/// And at most, while the reads come back full.
+const READ_MAX: usize = 64 * 1024;
+
+/// One connection, free for a request.
+pub(crate) struct H1Connection {
+    stream: Rc<RefCell<Stream>>,
+    read: BytesMut,
+    read_size: usize,
+    upload: Option<Upload>,
+    pub(crate) local_address: Option<SocketAddr>,
+    /// Whether it has carried a request before: only then can the app close it just as the next one is sent.
+    pub(crate) used: bool,
+    /// Whether it can carry another one after this.
+    reusable: bool,
+}
+
+/// A request's body on its way, beside the response. Ends with this value.
+struct Upload {
+    state: Rc<UploadState>,
+    task: AbortHandle,
+}
+
+#[derive(Default)]
+struct UploadState {
+    outcome: Cell<Option<Outcome>>,
+    /// Who waits for the response, to be told when there will be none.
+    reader: Cell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Whole,
+    Broken,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A request that failed and had no body: whether it may be sent again is for the caller to say.
+pub(crate) type Again = Option<Request<()>>;
+
+impl H1Connection {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self {
+            local_address: stream.local_address(),
+            stream: Rc::new(RefCell::new(stream)),
+            read: BytesMut::new(),
+            read_size: READ_MIN,
+            upload: None,
+            used: false,
+            reusable: false,
+        }
+    }
+
+    /// Whether an idle connection can be used: the app has neither closed it nor said anything.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut byte = [0];
+        let mut stream = self.stream.borrow_mut();
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut *stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Sends a request and waits for the head of its response. A request without a body comes back with the error.
+    pub(crate) async fn send(
+        mut self,
+        head: Request<()>,
+        mut body: RequestBody,
+    ) -> Result<Response<H1Body>, (AttemptError, Again)> {
+        let had_body = !body.is_empty();
+        match self.exchange(&head, &mut body).await {
+            Ok(codec::Head { response, body, reusable }) => {
+                self.used = true;
+                self.reusable = reusable;
+                Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
+            }
+            Err(error) => Err((error, (!had_body).then_some(head))),
+        }
+    }
+
+    async fn exchange(&mut self, head: &Request<()>, body: &mut RequestBody) -> Result<codec::Head, AttemptError> {
+        let mut bytes = BytesMut::new();
+        let sending = codec::put_head(&mut bytes, head, !body.is_empty());
+        let mut out = Outgoing { bytes, sending, ended: sending == Sending::Nothing };
+        if !out.ended {
+            // One look: a small body mostly came with its head, and leaves with it.
+            let looked = poll_fn(|cx| Poll::Ready(out.poll_fill(body, cx))).await;
+            if looked == Poll::Ready(Err(Broken)) {
+                return Err(AttemptError::new(Failure::ClientGone, Sent::NotProcessed, "the request's body broke off"));
+            }
+        }
+        match self.write(&mut out.bytes).await {
+            Err((error, 0)) => return Err(closed(Sent::NotProcessed, &error)),
+            // The app may have answered, and closed, before it read all of it: then the answer counts.
+            Ok(()) | Err(_) => {}
+        }
+        if !out.ended {
+            self.upload = Some(Upload::start(self.stream.clone(), out, std::mem::replace(body, RequestBody::empty())));
+        }
+        poll_fn(|cx| self.poll_head(cx, head.method())).await
+    }
+
+    /// Writes all of it. An error says how many bytes had left.
+    async fn write(&self, bytes: &mut BytesMut) -> Result<(), (io::Error, usize)> {
+        let mut written = 0;
+        while written < bytes.len() {
+            let write =
+                |cx: &mut Context<'_>| Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, &bytes[written..]);
+            match poll_fn(write).await {
+                Ok(0) => return Err((io::ErrorKind::WriteZero.into(), written)),
+                Ok(more) => written += more,
+                Err(error) => return Err((error, written)),
+            }
+        }
+        bytes.clear();
+        let flush = |cx: &mut Context<'_>| Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx);
+        poll_fn(flush).await.map_err(|error| (error, written))
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<codec::Head, AttemptError>> {
+        loop {
+            if !self.read.is_empty() {
+                let malformed = |error| AttemptError::new(Failure::UpstreamProtocol, Sent::Perhaps, error);
+                if let Some(head) = codec::take_head(&mut self.read, method).map_err(malformed)? {
+                    return Poll::Ready(Ok(head));
+                }
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(Err(closed(Sent::Perhaps, &io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(closed(Sent::Perhaps, &error))),
+            }
+        }
+    }
+
+    /// Reads once. `Ok(0)` is the end of the connection.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(upload) = &self.upload {
+            match upload.state.outcome.get() {
+                Some(Outcome::Broken) => return Poll::Ready(Err(io::Error::other("the request's body broke off"))),
+                Some(Outcome::Whole) => self.upload = None,
+                None => upload.state.reader.set(Some(cx.waker().clone())),
+            }
+        }
+        self.read.reserve(self.read_size);
+        let mut stream = self.stream.borrow_mut();
+        let count = ready!(pin!(stream.read_buf(&mut self.read)).poll(cx))?;
+        if count >= self.read_size {
+            self.read_size = (self.read_size * 2).min(READ_MAX);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Whether the request's body has left as a whole.
+    fn has_sent_all(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.state.outcome.get() == Some(Outcome::Whole))
+    }
+}
+
+fn closed(sent: Sent, error: &io::Error) -> AttemptError {
+    AttemptError::new(Failure::AppClosed, sent, error)
+}
+
+/// The client broke off, or sent another length than it had said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Broken;
+
+/// The bytes of a request that are to be written next.
+struct Outgoing {
+    bytes: BytesMut,
+    sending: Sending,
+    /// Whether the body has ended: after `bytes` there is nothing.
+    ended: bool,
+}
+
+impl Outgoing {
+    /// Appends the next frame of the body.
+    fn poll_fill(&mut self, body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(_)) => return Poll::Ready(Err(Broken)),
+            None => None,
+        };
+        Poll::Ready(self.put(frame, body.is_end_stream()))
+    }
+
+    fn put(&mut self, frame: Option<Frame<Bytes>>, last: bool) -> Result<(), Broken> {
+        let is_trailers = frame.as_ref().is_some_and(Frame::is_trailers);
+        self.ended = frame.is_none() || is_trailers || last;
+        match &mut self.sending {
+            Sending::Nothing => {}
+            Sending::Length(left) => {
+                let data = frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
+                *left = left.checked_sub(data.len() as u64).ok_or(Broken)?;
+                self.bytes.extend_from_slice(&data);
+                if self.ended && *left > 0 {
+                    return Err(Broken);
+                }
+            }
+            Sending::Chunked => {
+                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                    codec::put_chunk(&mut self.bytes, data);
+                }
+                if self.ended {
+                    codec::put_last_chunk(&mut self.bytes, frame.as_ref().and_then(Frame::trailers_ref));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Upload {
+    fn start(stream: Rc<RefCell<Stream>>, mut out: Outgoing, mut body: RequestBody) -> Self {
+        let state = Rc::<UploadState>::default();
+        let told = state.clone();
+        let task = tokio::task::spawn_local(async move {
+            let whole = send_rest(&stream, &mut out, &mut body).await.is_ok();
+            told.outcome.set(Some(if whole { Outcome::Whole } else { Outcome::Broken }));
+            if let Some(reader) = told.reader.take() {
+                reader.wake();
+            }
+        });
+        Self { state, task: task.abort_handle() }
+    }
+}
+
+/// Sends a body as fast as the app reads; the client is read no faster than that.
+async fn send_rest(stream: &Rc<RefCell<Stream>>, out: &mut Outgoing, body: &mut RequestBody) -> Result<(), Broken> {
+    loop {
+        let mut way = Way { stream: stream.clone(), unread: Bytes::new() };
+        // An app that reads no more may have answered: what it says is read by the request, so this is no error of the response.
+        if way.write_all(&out.bytes).await.is_err() || way.flush().await.is_err() {
+            return std::future::pending().await;
+        }
+        out.bytes.clear();
+        if out.ended {
+            return Ok(());
+        }
+        poll_fn(|cx| out.poll_fill(body, cx)).await?;
+    }
+}
+
+/// A response's body as it comes. Has the connection, until it is given back.
+pub(crate) struct H1Body {
+    connection: Option<H1Connection>,
+    decoder: Decoder,
+}
+
+impl H1Body {
+    /// The connection, if the response has been read to its end and another request can follow.
+    pub(crate) fn release(&mut self) -> Option<H1Connection> {
+        let mut connection = self.connection.take_if(|connection| {
+            self.decoder.has_ended() && connection.reusable && connection.read.is_empty() && connection.has_sent_all()
+        })?;
+        connection.upload = None;
+        connection.read = BytesMut::new(); // an idle connection holds no memory
+        connection.read_size = READ_MIN;
+        Some(connection)
+    }
+
+    /// What can be read and written after a response with status 101.
+    pub(crate) fn into_way(self) -> Option<impl AsyncRead + AsyncWrite + Unpin> {
+        self.connection.map(|connection| Way { stream: connection.stream, unread: connection.read.freeze() })
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.decoder.has_ended()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.decoder {
+            Decoder::Length(left) => SizeHint::with_exact(left),
+            Decoder::Ended => SizeHint::with_exact(0),
+            _ => SizeHint::default(),
+        }
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, super::BodyError>>> {
+        loop {
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match self.decoder.next(&mut connection.read) {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) if self.decoder.has_ended() => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+            match ready!(connection.poll_fill(cx)) {
+                Ok(0) => {
+                    let ended: Result<(), Malformed> = self.decoder.close();
+                    return Poll::Ready(ended.err().map(|error| Err(error.into())));
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+}
+
+/// A connection as a stream of bytes, with what was read of it already in front.
+struct Way {
+    stream: Rc<RefCell<Stream>>,
+    unread: Bytes,
+}
+
+impl AsyncRead for Way {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
+        }
+        let size = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread.split_to(size));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Way {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}

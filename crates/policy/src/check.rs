@@ -9,6 +9,7 @@ use serde_json::Value;
 use weft_model::intent::{Intent, Mesh};
 use weft_model::{Finding, Severity};
 
+use crate::bound;
 use crate::schema;
 use crate::source::{self, Source};
 
@@ -19,6 +20,10 @@ pub fn check(intent: &Intent) -> Vec<Finding> {
 
 /// The policies and the findings.
 pub(crate) fn read_and_check(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
+    bound::with_stack(|| read_and_check_here(intent))
+}
+
+fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
     let mut findings = Vec::new();
     let sources = source::read(intent, &mut findings);
     // A policy made from an `access` entry is valid by construction (a property test says so).

@@ -4,6 +4,7 @@
 //! runs on every request. Nothing here does I/O, reads a clock or keeps state between two decisions.
 
 mod access;
+mod bound;
 mod bundle;
 mod check;
 mod context;

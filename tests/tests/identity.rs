@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use weft_tests::app::App;
-use weft_tests::mesh::Mesh;
+use weft_tests::curl::curl;
+use weft_tests::mesh::{Mesh, text};
 use weft_tests::process::tail;
 use weft_tests::sidecar::{Sidecar, Spec};
 use weft_tests::wait;
@@ -65,4 +66,30 @@ fn no_one_gets_configuration_without_a_certificate() {
     let mesh = Mesh::start();
     let answer = mesh.ads_without_certificate(&mesh.svid("prod/web", "web").bundle, "prod/web");
     assert!(answer.starts_with("UNAUTHENTICATED") || answer.starts_with("PERMISSION_DENIED"), "{answer}");
+}
+
+#[test]
+fn a_join_token_is_made_for_whoever_has_the_admin_token() {
+    let mesh = Mesh::start();
+    let url = format!("http://{}/api/join-tokens", mesh.api);
+    let ask = |header: &str| {
+        let body = r#"{"service": "prod/web", "ttl": "10m"}"#;
+        curl(&["-H", "content-type: application/json", "-H", header, "-d", body, &url])
+    };
+    for header in ["x-nothing: here", "authorization: Bearer 00", "authorization: Bearer"] {
+        let refused = ask(header);
+        assert_eq!(refused.status, 401, "{header}: {}", refused.body);
+        assert!(refused.body.contains("admin.token") && !refused.body.contains("weft."), "{}", refused.body);
+    }
+    let file = mesh.state().join("admin.token");
+    let admin = std::fs::read_to_string(&file).expect("the server has made it");
+    let given = ask(&format!("authorization: Bearer {}", admin.trim()));
+    assert_eq!(given.status, 201, "{}", given.body);
+
+    let elsewhere = mesh.weft(&["identity", "join-token", "--service", "prod/web", "--state-dir", "nowhere"]);
+    let told = text(&elsewhere);
+    assert!(
+        !elsewhere.status.success() && told.contains("nowhere/admin.token") && told.contains("--state-dir"),
+        "{told}"
+    );
 }

@@ -20,6 +20,7 @@ use weft_control::git::read_dir;
 use weft_control::status::{JoinTokenAnswer, JoinTokenRequest, MeshStatus};
 use weft_model::Intent;
 
+use crate::command::identity::admin_token;
 use crate::http::Api;
 use crate::output::hinted;
 use crate::signal::Stop;
@@ -56,6 +57,8 @@ pub(crate) struct LocalMesh {
     pub(crate) http: SocketAddr,
     pub(crate) members: Vec<Member>,
     server: Child,
+    /// The control plane's state folder.
+    state: PathBuf,
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
@@ -147,7 +150,8 @@ impl LocalMesh {
             .chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
             .collect();
         let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
-        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server };
+        let state = folder.join("server");
+        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server, state };
         mesh.serving().await?;
 
         for (n, app) in intent.local.iter().enumerate() {
@@ -182,9 +186,10 @@ impl LocalMesh {
     /// A join token; the authority may still be opening.
     async fn token(&mut self, wanted: &JoinTokenRequest) -> Result<JoinTokenAnswer> {
         let deadline = tokio::time::Instant::now() + START_BOUND;
+        let admin = admin_token(&self.state)?; // made before the API listens
         loop {
             self.server.check()?;
-            match self.api.post("/api/join-tokens", wanted).await {
+            match self.api.post("/api/join-tokens", &admin, wanted).await {
                 Ok(token) => return Ok(token),
                 Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -1,13 +1,15 @@
 //! Who may join as what.
 
+use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use weft_tests::app::App;
 use weft_tests::curl::curl;
 use weft_tests::mesh::{Mesh, text};
 use weft_tests::process::tail;
-use weft_tests::sidecar::{Sidecar, Spec};
-use weft_tests::wait;
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
+use weft_tests::{peers, wait};
 
 /// Starts a sidecar that must not get in, and gives what it says about it.
 #[track_caller]
@@ -92,4 +94,26 @@ fn a_join_token_is_made_for_whoever_has_the_admin_token() {
         !elsewhere.status.success() && told.contains("nowhere/admin.token") && told.contains("--state-dir"),
         "{told}"
     );
+}
+
+#[test]
+fn a_state_folder_is_for_one_sidecar_at_a_time() {
+    let mesh = Mesh::start();
+    for (name, data_plane) in [("weft", DataPlane::Weft), ("envoy", DataPlane::Envoy)] {
+        let app = App::start("x");
+        let mut first = mesh.sidecar(name, Spec::new("prod/web", app.address()).on(data_plane));
+        let state = first.state.display().to_string();
+        let second = Command::new(peers::weft())
+            .args(["sidecar", "--service", "prod/web", "--state-dir", &state, "--server", &mesh.xds.to_string()])
+            .output()
+            .expect("the weft binary runs");
+        let told = text(&second);
+        assert!(!second.status.success() && told.contains(&state) && told.contains("--state-dir"), "{told}");
+        // Neither an orderly end nor a sudden one leaves the folder locked.
+        assert!(first.stop().success());
+        first.restart();
+        first.process().signal(Signal::SIGKILL);
+        first.process().wait(Duration::from_secs(10));
+        first.restart();
+    }
 }

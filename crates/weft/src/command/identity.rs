@@ -11,7 +11,7 @@ use weft_identity::JoinToken;
 use weft_model::ServiceName;
 
 use crate::http::Api;
-use crate::output::{Format, hinted, span, unix_now};
+use crate::output::{Format, hinted, say, span, unix_now};
 
 /// Join tokens and certificates
 #[derive(Debug, clap::Subcommand)]
@@ -75,9 +75,9 @@ async fn join_token(args: JoinTokenArgs) -> Result<()> {
     let wanted = JoinTokenRequest { service: args.service.to_string(), ttl: args.ttl };
     let answer: JoinTokenAnswer = Api::new(args.server).post("/api/join-tokens", &admin, &wanted).await?;
     match args.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
+        Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(&answer)?)),
         Format::Text => {
-            println!("{}", answer.token);
+            say(format_args!("{}\n", answer.token));
             let left = span(answer.expires_at.saturating_sub(unix_now()));
             eprintln!("one sidecar can become {} with it within {left}", answer.service);
         }
@@ -109,6 +109,12 @@ fn owner(folder: &Path) -> Option<String> {
 }
 
 async fn fetch(args: FetchArgs) -> Result<()> {
+    if args.join_token.trim().is_empty() {
+        return Err(hinted(
+            "there is no join token",
+            "make one with `weft identity join-token` and give it with --join-token",
+        ));
+    }
     let token: JoinToken = parse_token(&args.join_token)?;
     let (files, obtained) =
         weft_identity::files::fetch_to_files(&args.server, &args.service, &token, &args.out).await?;
@@ -119,12 +125,12 @@ async fn fetch(args: FetchArgs) -> Result<()> {
                 "id": obtained.svid.id(), "serial": obtained.svid.serial(), "expires_at": expires,
                 "cert": files.cert, "key": files.key, "bundle": files.bundle,
             });
-            println!("{answer:#}");
+            say(format_args!("{answer:#}\n"));
         }
         Format::Text => {
-            println!("{} for {}", obtained.svid.id(), span(expires.saturating_sub(unix_now())));
-            println!("  {}\n  {}\n  {}", files.cert.display(), files.key.display(), files.bundle.display());
-            println!("nothing renews these files: they are for one life of the certificate");
+            say(format_args!("{} for {}\n", obtained.svid.id(), span(expires.saturating_sub(unix_now()))));
+            say(format_args!("  {}\n  {}\n  {}\n", files.cert.display(), files.key.display(), files.bundle.display()));
+            say(format_args!("nothing renews these files: they are for one life of the certificate\n"));
         }
     }
     Ok(())

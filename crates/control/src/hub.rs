@@ -231,7 +231,7 @@ impl Hub {
             self.metrics.commit_convergence.observe(took.as_secs_f64());
             tracing::info!(
                 commit = short(&commit),
-                took_ms = took.as_secs_f64() * 1e3,
+                took_ms = crate::change::millis(took),
                 "every connected proxy runs the commit"
             );
         }

@@ -215,7 +215,8 @@ async fn the_trust_domain_cannot_change() {
     let files = [("mesh.yaml", MESH.replace("t.internal", "u.internal")), ("services.yaml", SERVICES.to_owned())];
     let files = files.map(|(path, text)| SourceFile::new(path, text.into_bytes()));
     assert!(!crate::change::apply(&hub, "c2", "c2", files.to_vec()).await);
-    assert_eq!(hub.state().findings[0].code, "WEFT0301");
+    let finding = hub.state().findings[0].clone();
+    assert_eq!((finding.code.as_str(), finding.place.as_deref()), ("WEFT0301", Some("mesh.yaml:3:1")));
 }
 
 #[tokio::test]

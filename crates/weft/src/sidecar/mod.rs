@@ -232,7 +232,11 @@ async fn withdraw(args: &Args, place: &place::Place, identity: &Identity) {
         anyhow::Ok(answer)
     };
     match tokio::time::timeout(WITHDRAW_BOUND, withdrawal).await {
-        Ok(Ok(answer)) => tracing::info!(acknowledged = answer.acknowledged, waiting = answer.waiting, "withdrawn"),
+        Ok(Ok(answer)) => tracing::info!(
+            callers_told = answer.acknowledged,
+            callers_silent = answer.waiting,
+            "the endpoint is withdrawn"
+        ),
         Ok(Err(error)) => {
             tracing::warn!(error = format!("{error:#}"), "not withdrawn; callers will notice by themselves")
         }

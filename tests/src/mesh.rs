@@ -136,7 +136,8 @@ impl Mesh {
     /// A fresh one-time join token for a service.
     #[track_caller]
     pub fn token(&self, service: &str) -> String {
-        let output = self.weft(&["identity", "join-token", "--service", service]);
+        let state = self.state().display().to_string();
+        let output = self.weft(&["identity", "join-token", "--service", service, "--state-dir", &state]);
         assert!(output.status.success(), "no token for {service}: {}", text(&output));
         String::from_utf8_lossy(&output.stdout)
             .split_whitespace()

@@ -35,13 +35,22 @@ pub struct Spec {
     pub workers: Option<u32>,
     /// Where the egress listens; `None` is a free port.
     pub egress: Option<SocketAddr>,
+    /// The app that the sidecar runs itself, program and arguments; empty for none.
+    pub command: Vec<String>,
 }
 
 impl Spec {
     /// Our data plane, no labels.
     pub fn new(service: &str, app: SocketAddr) -> Self {
-        let service = service.to_owned();
-        Self { service, app, labels: BTreeMap::new(), data_plane: DataPlane::Weft, workers: None, egress: None }
+        Self {
+            service: service.to_owned(),
+            app,
+            labels: BTreeMap::new(),
+            data_plane: DataPlane::Weft,
+            workers: None,
+            egress: None,
+            command: Vec::new(),
+        }
     }
 
     /// With a label.
@@ -55,6 +64,13 @@ impl Spec {
     #[must_use]
     pub fn on(mut self, data_plane: DataPlane) -> Self {
         self.data_plane = data_plane;
+        self
+    }
+
+    /// With an app that the sidecar runs, and a second to drain.
+    #[must_use]
+    pub fn running(mut self, command: &[&str]) -> Self {
+        self.command = command.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -135,10 +151,16 @@ impl Sidecar {
         if spec.data_plane == DataPlane::Envoy {
             flag("data-plane", "envoy".to_owned());
         }
-        let first = match token {
-            Some(token) => [args.clone(), vec!["--join-token".to_owned(), token.to_owned()]].concat(),
-            None => args.clone(),
-        };
+        let mut first = args.clone();
+        if let Some(token) = token {
+            first.extend(["--join-token".to_owned(), token.to_owned()]);
+        }
+        if !spec.command.is_empty() {
+            for args in [&mut args, &mut first] {
+                args.extend(["--drain".to_owned(), "1".to_owned(), "--".to_owned()]);
+                args.extend(spec.command.iter().cloned());
+            }
+        }
         let process = spawn(&folder, name, &spec, &first);
         Self {
             spec,

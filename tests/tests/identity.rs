@@ -1,12 +1,15 @@
 //! Who may join as what.
 
+use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use weft_tests::app::App;
-use weft_tests::mesh::Mesh;
+use weft_tests::curl::curl;
+use weft_tests::mesh::{Mesh, text};
 use weft_tests::process::tail;
 use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
-use weft_tests::wait;
+use weft_tests::{peers, wait};
 
 /// Starts a sidecar that must not get in, and gives what it says about it.
 #[track_caller]
@@ -84,4 +87,52 @@ fn a_port_of_another_sidecar_is_not_shared() {
         assert!(output.contains(&web.egress.to_string()) && output.contains("--egress"), "{output}");
     }
     drop((callee, web));
+}
+
+#[test]
+fn a_join_token_is_made_for_whoever_has_the_admin_token() {
+    let mesh = Mesh::start();
+    let url = format!("http://{}/api/join-tokens", mesh.api);
+    let ask = |header: &str| {
+        let body = r#"{"service": "prod/web", "ttl": "10m"}"#;
+        curl(&["-H", "content-type: application/json", "-H", header, "-d", body, &url])
+    };
+    for header in ["x-nothing: here", "authorization: Bearer 00", "authorization: Bearer"] {
+        let refused = ask(header);
+        assert_eq!(refused.status, 401, "{header}: {}", refused.body);
+        assert!(refused.body.contains("admin.token") && !refused.body.contains("weft."), "{}", refused.body);
+    }
+    let file = mesh.state().join("admin.token");
+    let admin = std::fs::read_to_string(&file).expect("the server has made it");
+    let given = ask(&format!("authorization: Bearer {}", admin.trim()));
+    assert_eq!(given.status, 201, "{}", given.body);
+
+    let elsewhere = mesh.weft(&["identity", "join-token", "--service", "prod/web", "--state-dir", "nowhere"]);
+    let told = text(&elsewhere);
+    assert!(
+        !elsewhere.status.success() && told.contains("nowhere/admin.token") && told.contains("--state-dir"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_state_folder_is_for_one_sidecar_at_a_time() {
+    let mesh = Mesh::start();
+    for (name, data_plane) in [("weft", DataPlane::Weft), ("envoy", DataPlane::Envoy)] {
+        let app = App::start("x");
+        let mut first = mesh.sidecar(name, Spec::new("prod/web", app.address()).on(data_plane));
+        let state = first.state.display().to_string();
+        let second = Command::new(peers::weft())
+            .args(["sidecar", "--service", "prod/web", "--state-dir", &state, "--server", &mesh.xds.to_string()])
+            .output()
+            .expect("the weft binary runs");
+        let told = text(&second);
+        assert!(!second.status.success() && told.contains(&state) && told.contains("--state-dir"), "{told}");
+        // Neither an orderly end nor a sudden one leaves the folder locked.
+        assert!(first.stop().success());
+        first.restart();
+        first.process().signal(Signal::SIGKILL);
+        first.process().wait(Duration::from_secs(10));
+        first.restart();
+    }
 }

@@ -1,4 +1,5 @@
-//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens for this machine only.
+//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens for whoever
+//! on this machine has the admin token.
 //!
 //! One handler a route, no framework. Nothing here changes the mesh.
 
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use weft_model::ServiceName;
 use weft_model::intent::Protocol;
 
+use crate::admin::AdminToken;
 use crate::hub::Hub;
 use crate::metrics::Gauges;
 use crate::status::{
@@ -44,6 +46,7 @@ pub(crate) trait JoinTokens: Send + Sync + 'static {
 pub(crate) struct Api {
     pub(crate) hub: Arc<Hub>,
     pub(crate) tokens: Arc<dyn JoinTokens>,
+    pub(crate) admin: AdminToken,
     pub(crate) started: Instant,
 }
 
@@ -174,6 +177,13 @@ impl Api {
         if !is_json(&request) || !names_this_machine(&request) {
             let hint = "send Content-Type: application/json, and the address or localhost as Host";
             return error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint);
+        }
+        if !self.admin.allows(request.headers()) {
+            let hint = "send `Authorization: Bearer` with the line in admin.token in the server's state folder; `weft identity join-token --state-dir FOLDER` does";
+            let mut answer =
+                error(StatusCode::UNAUTHORIZED, "join tokens are made for whoever has the admin token", hint);
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+            return answer;
         }
         let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
             return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", "");

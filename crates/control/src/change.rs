@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use weft_compile::CompiledMesh;
 use weft_model::source::SourceFile;
-use weft_model::{Finding, Severity};
+use weft_model::{Finding, Severity, Span};
 
 use crate::check::{Look, check, render};
 use crate::git::Observed;
@@ -101,7 +101,7 @@ fn judge(revision: &str, files: &[SourceFile], serving: Option<&CompiledMesh>) -
             hint: format!(
                 "every issued identity is in {before}: put it back, or start a new mesh with its own state folder"
             ),
-            span: Some(intent.mesh.span.clone()),
+            span: Some(place_of(files, &intent.mesh.span, "trustDomain")),
         });
         return Judged { mesh: None, findings };
     }
@@ -114,6 +114,18 @@ fn judge(revision: &str, files: &[SourceFile], serving: Option<&CompiledMesh>) -
     }
 }
 
-fn millis(took: Duration) -> f64 {
+/// Where a document that starts at `start` has the field; its start if that cannot be told.
+fn place_of(files: &[SourceFile], start: &Span, field: &str) -> Span {
+    let text = files.iter().find(|file| file.path == start.file).and_then(SourceFile::text).unwrap_or_default();
+    let lines = text.lines().enumerate().skip(start.line.saturating_sub(1) as usize);
+    let mut found = lines.filter(|(_, line)| !line.trim_start().starts_with('#')).filter_map(|(number, line)| {
+        let column = line[..line.find(field)?].chars().count() + 1;
+        Some(Span { file: start.file.clone(), line: number as u32 + 1, column: column as u32 })
+    });
+    found.next().unwrap_or_else(|| start.clone())
+}
+
+/// Milliseconds with one decimal, for a log line.
+pub(crate) fn millis(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e4).round() / 10.0
 }

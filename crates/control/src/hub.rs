@@ -53,8 +53,8 @@ pub(crate) struct State {
 }
 
 struct Stream {
-    node: Arc<str>,
-    peer: Option<SpiffeId>,
+    /// As it was last said.
+    introduction: Introduction,
     proxy: Proxy,
     snapshots: Arc<watch::Sender<Arc<Snapshot>>>,
 }
@@ -151,7 +151,7 @@ impl Hub {
         let Some(mesh) = state.mesh.clone() else {
             return Err(Status::unavailable("no commit has passed the check yet: see `weft status`"));
         };
-        let introduction = introduce(peer.clone(), node, &mesh.intent().mesh.trust_domain)?;
+        let introduction = introduce(peer, node, &mesh.intent().mesh.trust_domain)?;
         if !mesh.intent().services.contains_key(&introduction.service) {
             return Err(Status::failed_precondition(format!(
                 "commit {} has no service {}; add a Service document for it",
@@ -171,7 +171,7 @@ impl Hub {
         state.tracker.published(&introduction.node, stream, generation);
         let (sender, receiver) = watch::channel(Arc::new(first));
         let node = introduction.node.clone();
-        state.streams.insert(stream, Stream { node: node.clone(), peer, proxy, snapshots: Arc::new(sender) });
+        state.streams.insert(stream, Stream { introduction, proxy, snapshots: Arc::new(sender) });
         self.touch(state, touched);
         self.metrics.connections.add(1);
         Ok(Opened { stream, node, snapshots: receiver })
@@ -184,8 +184,8 @@ impl Hub {
             return Ok(());
         };
         let Some(known) = state.streams.get(&stream) else { return Ok(()) };
-        let introduction = introduce(known.peer.clone(), node, &trust_domain)?;
-        if introduction.node != known.node {
+        let introduction = introduce(Some(known.introduction.identity.clone()), node, &trust_domain)?;
+        if introduction.node != known.introduction.node {
             return Err(Status::invalid_argument("Node.id must not change within a stream"));
         }
         let proxy = proxy_of(&introduction);
@@ -194,21 +194,30 @@ impl Hub {
         let touched = state.register(&introduction);
         if moved {
             state.dirty.streams.insert(stream);
-            if let Some(known) = state.streams.get_mut(&stream) {
-                known.proxy = proxy;
-            }
+        }
+        if let Some(known) = state.streams.get_mut(&stream) {
+            (known.introduction, known.proxy) = (introduction, proxy);
         }
         self.touch(state, touched);
         Ok(())
     }
 
-    /// The stream ended; its endpoint stays for the grace period.
+    /// The stream ended; its endpoint stays for the grace period. If the node has another stream, that one speaks for it from now on.
     pub(crate) fn closed(&self, stream: u64) {
         let mut state = self.state();
-        let Some(Stream { node, .. }) = state.streams.remove(&stream) else { return };
-        let now = Now::read();
+        let Some(closed) = state.streams.remove(&stream) else { return };
+        let (node, now) = (closed.introduction.node, Now::read());
         if state.tracker.closed(&node, stream, now) {
-            state.registry.lost(&node, now.instant);
+            let of_node = state.streams.iter().rev().find(|(_, other)| other.introduction.node == node);
+            match of_node.map(|(id, other)| (*id, other.introduction.clone())) {
+                Some((heir, introduction)) => {
+                    state.tracker.opened(&node, heir, introduction.facts(), now);
+                    let touched = state.register(&introduction);
+                    state.dirty.streams.insert(heir); // what it has settled is told again
+                    return self.touch(state, touched);
+                }
+                None => state.registry.lost(&node, now.instant),
+            }
         }
         drop(state);
         self.work.notify_one(); // the publisher looks at its next expiry
@@ -224,7 +233,7 @@ impl Hub {
             self.metrics.commit_convergence.observe(took.as_secs_f64());
             tracing::info!(
                 commit = short(&commit),
-                took_ms = took.as_secs_f64() * 1e3,
+                took_ms = crate::change::millis(took),
                 "every connected proxy runs the commit"
             );
         }
@@ -361,7 +370,7 @@ impl Hub {
                 || dirty.streams.contains(id)
                 || dirty.callers_of.iter().any(|callee| mesh.policy().may_call(&stream.proxy.service, callee));
             if concerned {
-                state.tracker.published(&stream.node, *id, state.generation);
+                state.tracker.published(&stream.introduction.node, *id, state.generation);
                 streams.push((stream.proxy.clone(), stream.snapshots.clone()));
             }
         }

@@ -5,6 +5,7 @@
 //! A change walks through [`git`], [`check`], `change` and `hub`; a proxy comes in through `directory`, is judged by [`node`] and
 //! followed by [`tracker`] and [`registry`]; `api` tells people about all of it.
 
+pub mod admin;
 mod api;
 mod change;
 pub mod check;

@@ -15,6 +15,9 @@ use weft_xds::Node;
 
 use crate::tracker::ProxyFacts;
 
+/// Longest `Node.id`, in bytes.
+const MAX_NODE_ID: usize = 256;
+
 /// What an agent says of its proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentNode {
@@ -96,9 +99,6 @@ impl AgentNode {
         else {
             return Err(format!("Node.id is `{}`; it must be `{service}~` and a name of the instance", node.id));
         };
-        if node.id.len() > 200 {
-            return Err("Node.id is longer than 200 bytes".to_owned());
-        }
         let labels = weft.fields.get("labels").and_then(as_object).into_iter().flat_map(|labels| &labels.fields);
         let labels = labels.filter_map(|(key, value)| Some((Arc::from(key.as_str()), Arc::from(as_text(value)?))));
         Ok(Some(Self {
@@ -170,6 +170,11 @@ pub(crate) fn introduce(
             "this certificate is {identity}; it names no service of the mesh"
         )));
     };
+    if node.id.len() > MAX_NODE_ID || node.id.contains(char::is_control) {
+        return Err(Status::invalid_argument(format!(
+            "Node.id has control characters or is longer than {MAX_NODE_ID} bytes"
+        )));
+    }
     if let Some(agent) = AgentNode::read(node).map_err(Status::invalid_argument)? {
         if agent.service != service {
             return Err(Status::permission_denied(format!(
@@ -313,6 +318,19 @@ mod tests {
         let node = Node { id: "prod/web~a".into(), user_agent_name: "gRPC C-core linux".into(), ..Node::default() };
         let known = introduce(board, &node, &domain()).expect("a client");
         assert_eq!(&*known.node, "prod/board~grpc:prod/web~a");
+    }
+
+    #[test]
+    fn a_node_id_cannot_forge_lines_or_fill_the_table() {
+        let board = id("spiffe://acme.internal/ns/prod/sa/board");
+        for bad in ["x\u{1b}[31m".to_owned(), "x\nforged".to_owned(), "x".repeat(257)] {
+            let agent = Node { id: format!("prod/board~{bad}"), ..agent().to_node() };
+            let grpc = Node { id: bad, user_agent_name: "gRPC C-core linux".into(), ..Node::default() };
+            for node in [agent, grpc] {
+                let status = introduce(board.clone(), &node, &domain()).expect_err("not a name");
+                assert_eq!(status.code(), tonic::Code::InvalidArgument);
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,12 @@ impl Registrar for MeshRegistrar {
             )));
         }
         let withdrawn = self.0.withdraw(node_id, WITHDRAW_BOUND).await;
-        tracing::info!(node = node_id, acknowledged = withdrawn.acknowledged, waiting = withdrawn.waiting, "withdrawn");
+        tracing::info!(
+            node = node_id,
+            callers_told = withdrawn.acknowledged,
+            callers_silent = withdrawn.waiting,
+            "the endpoint is withdrawn"
+        );
         Ok(Withdrawal { acknowledged: withdrawn.acknowledged as u32, waiting: withdrawn.waiting as u32 })
     }
 }

@@ -18,6 +18,7 @@ use weft_store::{Store, StoreError};
 use weft_xds::{AdsServer, server_builder};
 
 use crate::MeshDirectory;
+use crate::admin::{self, AdminToken};
 use crate::api::{self, Api};
 use crate::change;
 use crate::engines::Engines;
@@ -56,6 +57,14 @@ pub enum ControlError {
     /// The state folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The admin token can be neither read nor made.
+    #[error("cannot use the admin token {}: {source}", file.display())]
+    AdminToken {
+        /// Where it is.
+        file: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The repository cannot be read, and there is nothing saved to go on with.
     #[error(transparent)]
     Git(#[from] GitError),
@@ -99,13 +108,15 @@ impl ControlPlane {
     pub async fn start(config: ServerConfig) -> Result<Self, ControlError> {
         let started = Instant::now();
         let store = Store::open(&config.state)?;
+        let admin = AdminToken::open(&config.state)
+            .map_err(|source| ControlError::AdminToken { file: admin::path(&config.state), source })?;
         let http = listen(config.http, "the API and the dashboard").await?;
         let saved = Saved::new(&config.state);
         let hub = Hub::new(Registry::restore(saved.endpoints(), started), config.grace);
         let tokens = Arc::new(Tokens::default());
 
         let http_address = local_address(&http, config.http);
-        let api = Arc::new(Api { hub: hub.clone(), tokens: tokens.clone(), started });
+        let api = Arc::new(Api { hub: hub.clone(), tokens: tokens.clone(), admin, started });
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
         tokio::spawn(saved.clone().follow_endpoints(hub.clone()));

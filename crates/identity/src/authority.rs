@@ -209,7 +209,7 @@ impl Authority {
             let root = read(&self.store, ROOT).await?.ok_or_else(|| CaError::Stored("the root is gone".into()))?;
             let issuing = root.issuing(&self.domain, now, self.lives.issuing)?;
             self.store.put_sealed(ISSUING, &issuing.to_bytes()).await?;
-            tracing::info!(not_after = ?issuing.not_after, "replaced the issuing CA");
+            tracing::info!(not_after = ca::rfc3339(issuing.not_after), "replaced the issuing CA");
             self.issuing.store(Arc::new(issuing));
         }
         lease.release().await?;

@@ -13,6 +13,7 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use weft_model::{SpiffeId, TrustDomain};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256};
@@ -230,6 +231,11 @@ fn serial() -> SerialNumber {
 
 fn uri(text: &str) -> Result<SanType, CaError> {
     Ok(SanType::URI(text.try_into()?))
+}
+
+/// A time for a log line, like `2026-01-31T12:00:00Z` (RFC 3339).
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    whole_seconds(time).format(&Rfc3339).unwrap_or_default() // a year beyond 9999 has no such form
 }
 
 fn whole_seconds(time: SystemTime) -> OffsetDateTime {

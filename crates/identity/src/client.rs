@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use tonic::{Code, Status};
 use weft_model::{ServiceName, SpiffeId};
 
-use crate::ca::{CaError, KeyRequest};
+use crate::ca::{CaError, KeyRequest, rfc3339};
 use crate::connect::{ConnectError, connect, connect_pinned, is_pinned};
 use crate::live::{IdentityState, LiveIdentity, Svid, SvidError, TrustBundle};
 use crate::peer::{self, PeerError, Role};
@@ -149,7 +149,7 @@ impl Identity {
         let live = LiveIdentity::empty();
         let issued_at = match saved(&config) {
             Some(saved) => {
-                tracing::info!(id = %saved.svid.id(), not_after = ?saved.svid.not_after(), "using the saved identity");
+                tracing::info!(id = %saved.svid.id(), not_after = rfc3339(saved.svid.not_after()), "using the saved identity");
                 live.set(saved.svid, saved.bundle);
                 saved.issued_at
             }

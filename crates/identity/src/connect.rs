@@ -79,7 +79,11 @@ async fn connect_with(server: &str, config: Arc<ClientConfig>) -> Result<Channel
     let connector = TlsConnector::from(config);
     let channel =
         endpoint.connect_with_connector(tower::service_fn(move |uri: Uri| dial(connector.clone(), uri))).await;
-    channel.map_err(|error| refuse(root_cause(&error)))
+    channel.map_err(|error| {
+        let why = root_cause(&error);
+        let hint = if why == tls::NOT_TLS { "; is it the control plane's port for sidecars, 15010?" } else { "" };
+        refuse(why + hint)
+    })
 }
 
 async fn dial(connector: TlsConnector, uri: Uri) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
@@ -118,11 +122,7 @@ struct PinnedVerifier {
 
 impl PinnedVerifier {
     fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or_else(|| {
-            PeerError::Malformed(
-                "the server is not of the mesh that this join token is for (no certificate has the token's pin)".into(),
-            )
-        })?;
+        let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
         let domain = peer::signing_domain(&peer::parse(root)?)?;
         let bundle = bundle_of(domain, root)?;
         let expected = PeerMatch::Exact(own_id(bundle.trust_domain()));

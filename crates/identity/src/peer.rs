@@ -29,6 +29,9 @@ pub enum PeerError {
     /// The peer sent no certificate.
     #[error("the peer sent no certificate")]
     NoCertificate,
+    /// No certificate of the peer is the root that a join token names.
+    #[error("the server is not of the mesh that this join token is for (no certificate has the token's pin)")]
+    NotPinned,
     /// Not a certificate, or one with an extension that cannot be read.
     #[error("the peer's certificate is malformed: {0}")]
     Malformed(String),

@@ -97,6 +97,9 @@ pub fn peer_spiffe_id(certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, P
     peer::check_leaf(&peer::parse(certificates.first().ok_or(PeerError::NoCertificate)?)?)
 }
 
+/// What [`explain`] says of a peer that answers in another protocol.
+pub(crate) const NOT_TLS: &str = "the peer does not speak TLS";
+
 /// What went wrong in a handshake, in a sentence for a log line; other I/O errors print as they are.
 pub fn explain(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -110,6 +113,7 @@ pub fn explain(error: &io::Error) -> String {
         Some(rustls::Error::PeerIncompatible(PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon)) => {
             "the peer accepts no signature scheme of this process's key".to_owned()
         }
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => NOT_TLS.to_owned(),
         Some(other) => other.to_string(),
         None => error.to_string(),
     }

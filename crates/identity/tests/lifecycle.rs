@@ -121,6 +121,7 @@ async fn who_is_refused_is_told_why() {
     let other = Server::start(other_folder.path(), &intent(&[("prod/board", HOUR)])).await;
     let error = refused("prod/board", other.token("prod/board").await).await;
     assert!(error.contains("not of the mesh that this join token is for"), "{error}");
+    assert!(!error.contains("malformed"), "{error}");
 
     let no_token = Identity::start(config(&server, "prod/web", None)).await.unwrap_err();
     assert!(matches!(no_token, IdentityError::NoJoinToken { .. }), "{no_token}");
@@ -427,4 +428,20 @@ async fn without_an_identity_both_ends_fail_and_say_so() {
     nobody.ready().await;
     say(&mut dial(address, &server.identity("prod/web")).await.unwrap(), "hello\n").await.unwrap();
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_no_tls_is_told_as_such() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    // A join token of zeros: 80 bytes are 107 digits of base64.
+    let token = format!("weft.{}", "A".repeat(107)).parse().unwrap();
+    let error = attest(&address, &service("prod/web"), &token).await.unwrap_err().to_string();
+    assert!(error.contains("does not speak TLS; is it the control plane's port for sidecars"), "{error}");
 }

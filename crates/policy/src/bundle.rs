@@ -35,7 +35,7 @@ pub enum PolicyError {
         /// What it is.
         found: String,
     },
-    /// A policy does not parse; the control plane has validated it, so versions differ.
+    /// A policy does not parse or goes too deep; the control plane has validated it, so versions differ.
     #[error("policy {id} cannot be used: {why}")]
     Policy {
         /// The policy, like `policies/x.cedar:3`.

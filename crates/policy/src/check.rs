@@ -9,8 +9,13 @@ use serde_json::Value;
 use weft_model::intent::{Intent, Mesh};
 use weft_model::{Finding, Severity};
 
+use crate::bound;
 use crate::schema;
 use crate::source::{self, Source};
+
+/// What Cedar says to whoever compares a number with a text, and what helps.
+const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
+const OUR_WORDS: &str = "docs/reference/policy.md lists what has which type";
 
 /// Everything that a check finds in the policies: `.cedar` files and `access` entries.
 pub fn check(intent: &Intent) -> Vec<Finding> {
@@ -19,6 +24,10 @@ pub fn check(intent: &Intent) -> Vec<Finding> {
 
 /// The policies and the findings.
 pub(crate) fn read_and_check(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
+    bound::with_stack(|| read_and_check_here(intent))
+}
+
+fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
     let mut findings = Vec::new();
     let sources = source::read(intent, &mut findings);
     // A policy made from an `access` entry is valid by construction (a property test says so).
@@ -56,7 +65,7 @@ fn validate(mesh: &Mesh, written: &[&Source], findings: &mut Vec<Finding>) {
     let report = |code, severity, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic| {
         let source = by_id.get(AsRef::<str>::as_ref(id))?;
         let plain = |text: String| text.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&text).to_owned();
-        let hint = diagnostic.help().map(|help| plain(help.to_string()));
+        let hint = diagnostic.help().map(|help| plain(help.to_string()).replace(CEDAR_ON_TYPES, OUR_WORDS));
         Some(Finding {
             code,
             severity,

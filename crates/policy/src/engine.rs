@@ -15,6 +15,7 @@ use cedar_policy::{
 };
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
+use crate::bound;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
 use crate::context::{self, AttributeSet, Reads};
 use crate::entities;
@@ -112,6 +113,8 @@ struct Caller {
 struct Slice {
     policies: PolicySet,
     reads: Reads,
+    /// Some policy needs more stack than a worker thread may have.
+    deep: bool,
 }
 
 struct PolicyInfo {
@@ -125,8 +128,13 @@ impl Engine {
     /// Parses the policies and makes the entities.
     ///
     /// # Errors
-    /// A policy does not parse: the control plane validated it with another version of Cedar.
+    /// A policy does not parse: the control plane validated it with another version of Cedar. Or it goes deeper than any that a
+    /// control plane lets through.
     pub fn new(bundle: &Bundle) -> Result<Self, PolicyError> {
+        bound::with_stack(|| Self::new_here(bundle))
+    }
+
+    fn new_here(bundle: &Bundle) -> Result<Self, PolicyError> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let parsed = bundle.policies.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
@@ -197,7 +205,8 @@ impl Engine {
         let cedar = Request::new(caller.uid.clone(), self.action.clone(), self.resource.clone(), context, None);
         match cedar {
             Ok(cedar) => {
-                let response = self.authorizer.is_authorized(&cedar, &caller.slice.policies, &self.entities);
+                let authorize = || self.authorizer.is_authorized(&cedar, &caller.slice.policies, &self.entities);
+                let response = if caller.slice.deep { bound::with_stack(authorize) } else { authorize() };
                 self.explain(request, caller, &response)
             }
             Err(error) => self.refuse(format!("the request cannot be described to the policies: {error}").into()),
@@ -290,8 +299,9 @@ fn shorten(text: &str) -> &str {
 }
 
 fn parse(text: &PolicyText) -> Result<Policy, PolicyError> {
-    Policy::parse(Some(PolicyId::new(&text.id)), &text.text)
-        .map_err(|error| PolicyError::Policy { id: text.id.clone(), why: error.to_string() })
+    let refuse = |why| PolicyError::Policy { id: text.id.clone(), why };
+    bound::check(&text.text).map_err(|too_deep| refuse(too_deep.message()))?;
+    Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(error.to_string()))
 }
 
 fn info(text: &PolicyText, policy: &Policy) -> PolicyInfo {
@@ -313,7 +323,8 @@ fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Calle
         let slice = match slices.get(&fitting) {
             Some(slice) => slice.clone(),
             None => {
-                let slice = Arc::new(slice(fitting.iter().map(|at| &parsed[*at]))?);
+                let deep = fitting.iter().any(|at| bound::is_deep(&bundle.policies[*at].text));
+                let slice = Arc::new(slice(fitting.iter().map(|at| &parsed[*at]), deep)?);
                 slices.insert(fitting, slice.clone());
                 slice
             }
@@ -327,13 +338,13 @@ fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Calle
     Ok(callers)
 }
 
-fn slice<'a>(policies: impl Iterator<Item = &'a Policy> + Clone) -> Result<Slice, PolicyError> {
+fn slice<'a>(policies: impl Iterator<Item = &'a Policy> + Clone, deep: bool) -> Result<Slice, PolicyError> {
     let reads =
         policies.clone().map(|policy| policy.to_json().map_or(Reads::ALL, |form| context::reads(&form["conditions"])));
     let reads = reads.fold(Reads::NOTHING, Reads::union);
     let policies =
         PolicySet::from_policies(policies.cloned()).map_err(|error| PolicyError::Format(error.to_string()))?;
-    Ok(Slice { policies, reads })
+    Ok(Slice { policies, reads, deep })
 }
 
 /// The request's context, with the attributes that are read and no others.

@@ -4,6 +4,7 @@
 //! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O or reads a clock.
 
 mod access;
+mod bound;
 mod bundle;
 mod check;
 mod context;

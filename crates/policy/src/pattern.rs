@@ -23,6 +23,9 @@ enum Segment {
     One,
 }
 
+/// Most segments `*` in a pattern: each is a level of the condition (see [`crate::bound`]).
+const MAX_ONES: usize = 16;
+
 /// Why a pattern was refused: the problem and the hint.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refused(pub(crate) String, pub(crate) &'static str);
@@ -64,6 +67,12 @@ impl Pattern {
                 }
                 _ => Segment::Literal(word.to_owned()),
             });
+        }
+        if segments.iter().filter(|segment| **segment == Segment::One).count() > MAX_ONES {
+            return refuse(
+                "has more than 16 segments that are *",
+                "use ** for the rest of the path, or a .cedar policy",
+            );
         }
         if open && segments.len() > MAX_FIRST && segments.contains(&Segment::One) {
             return refuse("has a * and more than 8 segments before **", "use a shorter pattern, or a .cedar policy");

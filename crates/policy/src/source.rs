@@ -8,7 +8,7 @@ use miette::Diagnostic;
 use weft_model::intent::{Intent, PolicyFile};
 use weft_model::{Finding, Severity, Span};
 
-use crate::{access, split};
+use crate::{access, bound, split};
 
 /// One policy.
 #[derive(Clone, Debug)]
@@ -55,6 +55,16 @@ fn read_file(file: &PolicyFile, sources: &mut Vec<Source>, findings: &mut Vec<Fi
     for chunk in split::policies(&file.text) {
         let (line, _) = split::position(&file.text, chunk.offset);
         let id: Arc<str> = format!("{}:{line}", file.path).into();
+        if let Err(too_deep) = bound::check(chunk.text) {
+            findings.push(Finding {
+                code: "WEFT0209",
+                severity: Severity::Error,
+                message: too_deep.message(),
+                hint: too_deep.hint().to_owned(),
+                span: Some(span(&file.path, &file.text, chunk.offset + too_deep.offset)),
+            });
+            continue;
+        }
         match Policy::parse(Some(PolicyId::new(&id)), chunk.text) {
             Ok(policy) => sources.push(Source {
                 id,

@@ -46,7 +46,7 @@ pub(crate) fn policies(file: &str) -> Vec<Chunk<'_>> {
 }
 
 /// One past the closing quote of the string that starts at `at`, or the end of the file.
-fn end_of_string(bytes: &[u8], at: usize) -> usize {
+pub(crate) fn end_of_string(bytes: &[u8], at: usize) -> usize {
     let mut at = at + 1;
     while at < bytes.len() {
         match bytes[at] {

@@ -1,9 +1,10 @@
 //! The store in one file on this machine, by redb: copy on write, each commit on disk before it returns.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 use crate::watch::{Change, Event, Watchers};
 use crate::{Entry, StoreError, Swap};
@@ -32,6 +33,10 @@ impl Embedded {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+            DatabaseError::Storage(StorageError::Corrupted(why)) => StoreError::Corrupt { path: path.to_owned(), why },
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                StoreError::Corrupt { path: path.to_owned(), why: error.to_string() }
+            }
             other => StoreError::database(other),
         })?;
         let transaction = database.begin_write().map_err(StoreError::database)?;

@@ -18,6 +18,16 @@ pub enum StoreError {
     /// Another process has the database open.
     #[error("{} is in use by another process; stop the other `weft server` or give this one its own state folder", .0.display())]
     InUse(PathBuf),
+    /// The file is no database of ours, or is damaged.
+    #[error(
+        "{} is damaged or no store of weft ({why}); put a copy of the whole state folder back, or move the folder away to begin a new mesh, which every sidecar has to join again", .path.display()
+    )]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// The engine's words.
+        why: String,
+    },
     /// The database itself failed.
     #[error("the store failed: {0}")]
     Database(#[from] Box<redb::Error>),
@@ -35,6 +45,9 @@ pub enum StoreError {
     /// The root key is not the one that sealed this store.
     #[error("the root key in {} is not the one that sealed this store; put the original file back", .0.display())]
     WrongRootKey(PathBuf),
+    /// The root key is gone.
+    #[error("{} is missing, and this store cannot be opened without it; put a copy of it back", .0.display())]
+    NoRootKey(PathBuf),
     /// Sealed bytes do not open under their key path: corrupted, moved or forged.
     #[error(
         "the sealed value `{0}` does not open: it was changed, moved from another key or sealed with another root key"

@@ -76,7 +76,7 @@ impl Store {
         let engine = Embedded::open(&database)?;
         let root_key: PathBuf = folder.join("root.key");
         if !root_key.exists() && engine.get(CANARY)?.is_some() {
-            return Err(StoreError::WrongRootKey(root_key)); // a new key would not open what the lost one sealed
+            return Err(StoreError::NoRootKey(root_key)); // a new key would not open what the lost one sealed
         }
         let sealer = Sealer::open(&root_key)?;
         let watchers = Watchers::new();
@@ -259,6 +259,15 @@ mod tests {
         assert!(matches!(store.get_sealed("ca/root").await, Err(StoreError::Tampered(_))));
     }
 
+    #[test]
+    fn a_damaged_database_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Store::open(folder.path()).unwrap());
+        fs::write(folder.path().join("weft.redb"), "not a database".repeat(1_000)).unwrap();
+        let told = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(told.contains("weft.redb is damaged or no store of weft") && told.contains("copy"), "{told}");
+    }
+
     #[tokio::test]
     async fn a_lost_or_foreign_root_key_is_an_error_at_open_and_nothing_is_made_in_its_place() {
         let (folder, store) = fresh();
@@ -266,7 +275,7 @@ mod tests {
         let key = folder.path().join("root.key");
         let original = fs::read(&key).unwrap();
         fs::remove_file(&key).unwrap();
-        assert!(matches!(Store::open(folder.path()), Err(StoreError::WrongRootKey(_))));
+        assert!(matches!(Store::open(folder.path()), Err(StoreError::NoRootKey(_))));
         assert!(!key.exists());
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key).unwrap();
         fs::write(&key, "ab".repeat(32)).unwrap();

@@ -99,13 +99,14 @@ impl Api {
         self.call(get(&self.address, path)?).await
     }
 
-    /// POST of a value to a path.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, value: &impl Serialize) -> Result<T> {
+    /// POST of a value to a path, by the holder of the admin token.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, admin: &str, value: &impl Serialize) -> Result<T> {
         let request = Request::builder()
             .method(Method::POST)
             .uri(path)
             .header(header::HOST, &self.address)
             .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, format!("Bearer {admin}"))
             .body(Full::new(serde_json::to_vec(value)?.into()))?;
         self.call(request).await
     }

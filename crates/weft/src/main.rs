@@ -2,6 +2,7 @@
 
 mod command;
 mod demo;
+mod exec;
 mod http;
 mod output;
 mod sidecar;
@@ -39,6 +40,8 @@ enum Role {
     #[command(subcommand)]
     Identity(command::identity::Identity),
     Demo(demo::Args),
+    #[command(hide = true)]
+    Exec(exec::Args),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
         Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),
+        Role::Exec(args) => Ok(exec::run(args)),
     };
     result.unwrap_or_else(|error| {
         output::print_error(&error);

@@ -1,7 +1,8 @@
 //! How the command line speaks: aligned tables, errors with a hint, colour only on a terminal.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal, Write};
 
 /// An error whose reader is told what to do.
 #[derive(Debug)]
@@ -37,6 +38,31 @@ pub(crate) fn print_error(error: &anyhow::Error) {
     }
 }
 
+/// Prints the answer of a command. A reader that has read enough (`weft status | head`) ends the command without a word, with the
+/// exit code of a program that was stopped by SIGPIPE.
+pub(crate) fn say(text: impl fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    match write!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(128 + 13),
+        Err(error) => {
+            eprintln!("cannot write to standard output: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// What a stranger wrote, for a terminal: control characters, and those that turn the direction of writing, become escapes.
+pub(crate) fn shown(text: &str) -> Cow<'_, str> {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_foul = |c: char| c.is_control() || turns(c);
+    if !text.contains(is_foul) {
+        return Cow::Borrowed(text);
+    }
+    let escape = |c: char| if is_foul(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
 /// Human table or JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -47,10 +73,11 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Columns as wide as their widest cell, two spaces apart; no cell of the last column is padded.
+/// Columns as wide as their widest cell, two spaces apart; no cell of the last column is padded. Cells are [`shown`].
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -66,10 +93,15 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     };
     line(&mut header.iter().copied());
-    for row in rows {
-        line(&mut row.iter().map(String::as_str));
+    for row in &rows {
+        line(&mut row.iter().map(AsRef::as_ref));
     }
     text
+}
+
+/// `1 role`, `2 roles`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// `12 s`, `34 min`, `5 h`, `2 d`.
@@ -95,5 +127,12 @@ mod tests {
     fn tables_align_and_do_not_trail() {
         let rows = [vec!["prod/board".to_owned(), "8080".to_owned()], vec!["a".to_owned(), String::new()]];
         assert_eq!(table(&["SERVICE", "PORT"], &rows), "SERVICE     PORT\nprod/board  8080\na\n");
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_moves_no_cursor() {
+        assert_eq!(shown("prod/web~k3x9 é"), "prod/web~k3x9 é");
+        assert_eq!(shown("x\u{1b}[31m\nforged\u{202e}"), r"x\u{1b}[31m\nforged\u{202e}");
+        assert!(!table(&["A"], &[vec!["a\nb\u{9b}".to_owned()]]).trim_end_matches('\n').contains(['\u{9b}', '\u{1b}']));
     }
 }

@@ -48,6 +48,7 @@ fn read(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) -> 
                 }
                 Err(e) => unreadable(e.to_string()),
             },
+            Ok(_) if is_intent_file(&name) => unreadable("it is a pipe, a socket or a device".to_owned()),
             Ok(_) => continue,
             Err(e) => unreadable(e.to_string()),
         };

@@ -127,6 +127,14 @@ fn links_submodules_and_giants_are_not_read() {
 }
 
 #[test]
+fn a_pipe_or_socket_with_the_name_of_an_intent_file_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("s.yaml")).expect("a socket");
+    let files = read_dir(folder.path()).expect("a folder");
+    assert!(matches!(&files[..], [SourceFile { content: Content::Unreadable(_), .. }]), "{files:?}");
+}
+
+#[test]
 fn a_folder_of_a_repository_can_be_the_intent() {
     let repo = Repo::new();
     repo.write("examples/city/mesh.yaml", "kind: Mesh\n");

@@ -119,6 +119,29 @@ async fn a_broken_stream_keeps_its_endpoint_until_the_grace_is_over() {
     assert_eq!(web.board_endpoints(), 0);
 }
 
+/// Two sidecars on copies of one state folder are one node with two streams.
+#[tokio::test]
+async fn a_stream_that_closes_does_not_end_another_of_its_node() {
+    let hub = hub().await;
+    let web = Stream::open(&hub, &agent("prod/web", "a", 10, true));
+    let board = agent("prod/board", "a", 20, true);
+    let (first, second) = (Stream::open(&hub, &board), Stream::open(&hub, &agent("prod/board", "a", 21, false)));
+    hub.publish().await;
+    assert_eq!(web.board_endpoints(), 0);
+    hub.closed(second.id);
+    hub.publish().await;
+    for stream in [&web, &first] {
+        stream.answer();
+    }
+    hub.expire(Instant::now() + Duration::from_secs(31));
+    hub.publish().await;
+    web.answer();
+    assert_eq!(web.board_endpoints(), 1);
+    let state = hub.state();
+    assert_eq!((state.tracker.counts().lost, state.tracker.counts().connected), (0, 2));
+    assert_eq!(state.tracker.history()[0].acknowledged, ["prod/board~a", "prod/web~a"]);
+}
+
 #[tokio::test]
 async fn a_change_of_endpoints_reaches_only_those_who_may_call() {
     let hub = hub().await;
@@ -192,7 +215,8 @@ async fn the_trust_domain_cannot_change() {
     let files = [("mesh.yaml", MESH.replace("t.internal", "u.internal")), ("services.yaml", SERVICES.to_owned())];
     let files = files.map(|(path, text)| SourceFile::new(path, text.into_bytes()));
     assert!(!crate::change::apply(&hub, "c2", "c2", files.to_vec()).await);
-    assert_eq!(hub.state().findings[0].code, "WEFT0301");
+    let finding = hub.state().findings[0].clone();
+    assert_eq!((finding.code.as_str(), finding.place.as_deref()), ("WEFT0301", Some("mesh.yaml:3:1")));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use weft_control::check::{Look, check, render, to_json};
 use weft_control::git::read_dir;
 use weft_model::Severity;
 
-use crate::output::{Format, hinted};
+use crate::output::{Format, count, hinted, say};
 
 /// Check the intent in a folder, as the control plane will check the commit
 ///
@@ -29,20 +29,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .map_err(|error| hinted(error.to_string(), "name a folder with the mesh's YAML and Cedar files"))?;
     let checked = check(&files);
     match args.output {
-        Format::Json => println!("{:#}", to_json(&checked.findings)),
+        Format::Json => say(format_args!("{:#}\n", to_json(&checked.findings))),
         Format::Text => {
             let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            print!("{}", render(&checked.findings, &files, Look { color, ..Look::default() }));
+            say(render(&checked.findings, &files, Look { color, ..Look::default() }));
             if let Some(intent) = &checked.intent {
-                println!(
-                    "{} is good: mesh {} ({}), {} services, {} roles, {} policy files",
+                say(format_args!(
+                    "{} is good: mesh {} ({}), {}, {}, {}\n",
                     args.dir.display(),
                     intent.mesh.name,
                     intent.mesh.trust_domain,
-                    intent.services.len(),
-                    intent.roles.len(),
-                    intent.policies.len()
-                );
+                    count(intent.services.len(), "service"),
+                    count(intent.roles.len(), "role"),
+                    count(intent.policies.len(), "policy file")
+                ));
             }
         }
     }

@@ -1,19 +1,22 @@
 //! `weft identity`: join tokens, and certificates for programs that are no sidecars.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use weft_control::admin;
 use weft_control::status::{JoinTokenAnswer, JoinTokenRequest};
 use weft_identity::JoinToken;
 use weft_model::ServiceName;
 
 use crate::http::Api;
-use crate::output::{Format, hinted, span, unix_now};
+use crate::output::{Format, hinted, say, span, unix_now};
 
 /// Join tokens and certificates
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Identity {
-    /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine
+    /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine, as its user
     #[command(alias = "token")]
     JoinToken(JoinTokenArgs),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
@@ -32,6 +35,9 @@ pub(crate) struct JoinTokenArgs {
     /// The control plane's API
     #[arg(long, value_name = "HOST:PORT", env = "WEFT_API", default_value = "127.0.0.1:7000")]
     server: String,
+    /// The control plane's state folder, which has the admin token
+    #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
+    state_dir: PathBuf,
     /// How it is printed: as text, the token alone on standard output
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
@@ -65,12 +71,13 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
 }
 
 async fn join_token(args: JoinTokenArgs) -> Result<()> {
+    let admin = admin_token(&args.state_dir)?;
     let wanted = JoinTokenRequest { service: args.service.to_string(), ttl: args.ttl };
-    let answer: JoinTokenAnswer = Api::new(args.server).post("/api/join-tokens", &wanted).await?;
+    let answer: JoinTokenAnswer = Api::new(args.server).post("/api/join-tokens", &admin, &wanted).await?;
     match args.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
+        Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(&answer)?)),
         Format::Text => {
-            println!("{}", answer.token);
+            say(format_args!("{}\n", answer.token));
             let left = span(answer.expires_at.saturating_sub(unix_now()));
             eprintln!("one sidecar can become {} with it within {left}", answer.service);
         }
@@ -78,7 +85,36 @@ async fn join_token(args: JoinTokenArgs) -> Result<()> {
     Ok(())
 }
 
+/// The admin token of the control plane with this state folder.
+pub(crate) fn admin_token(state: &Path) -> Result<String> {
+    admin::read(state).map_err(|error| {
+        let file = admin::path(state);
+        let hint = match (error.kind(), owner(state)) {
+            (ErrorKind::PermissionDenied, Some(owner)) => format!("run this as the user of `weft server`: {owner}"),
+            (ErrorKind::NotFound, _) => "name the state folder of `weft server` on this machine with --state-dir or \
+                 WEFT_SERVER_STATE; the server makes the token when it starts"
+                .to_owned(),
+            (ErrorKind::InvalidData, _) => "start `weft server` again, which makes a new one".to_owned(),
+            _ => "run this as the user of `weft server`, and name its state folder with --state-dir".to_owned(),
+        };
+        hinted(format!("cannot read the admin token {}: {error}", file.display()), hint)
+    })
+}
+
+/// Name or number of the user whose folder it is.
+fn owner(folder: &Path) -> Option<String> {
+    let uid = std::fs::metadata(folder).ok()?.uid();
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    Some(user.map_or_else(|| uid.to_string(), |user| user.name))
+}
+
 async fn fetch(args: FetchArgs) -> Result<()> {
+    if args.join_token.trim().is_empty() {
+        return Err(hinted(
+            "there is no join token",
+            "make one with `weft identity join-token` and give it with --join-token",
+        ));
+    }
     let token: JoinToken = parse_token(&args.join_token)?;
     let (files, obtained) =
         weft_identity::files::fetch_to_files(&args.server, &args.service, &token, &args.out).await?;
@@ -89,12 +125,12 @@ async fn fetch(args: FetchArgs) -> Result<()> {
                 "id": obtained.svid.id(), "serial": obtained.svid.serial(), "expires_at": expires,
                 "cert": files.cert, "key": files.key, "bundle": files.bundle,
             });
-            println!("{answer:#}");
+            say(format_args!("{answer:#}\n"));
         }
         Format::Text => {
-            println!("{} for {}", obtained.svid.id(), span(expires.saturating_sub(unix_now())));
-            println!("  {}\n  {}\n  {}", files.cert.display(), files.key.display(), files.bundle.display());
-            println!("nothing renews these files: they are for one life of the certificate");
+            say(format_args!("{} for {}\n", obtained.svid.id(), span(expires.saturating_sub(unix_now()))));
+            say(format_args!("  {}\n  {}\n  {}\n", files.cert.display(), files.key.display(), files.bundle.display()));
+            say(format_args!("nothing renews these files: they are for one life of the certificate\n"));
         }
     }
     Ok(())

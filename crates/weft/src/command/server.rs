@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Where Envoys that are not fed by an agent ask for authorization (ext_authz v3 over mutual TLS)
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15011")]
     authz: SocketAddr,
-    /// Where API, dashboard and metrics are. Join tokens are made for callers on this machine only, wherever this listens
+    /// Where API, dashboard and metrics are. Join tokens are made only for callers on this machine that have the admin token in the state folder
     #[arg(long, alias = "api", value_name = "ADDRESS", default_value = "127.0.0.1:7000")]
     http: SocketAddr,
     /// Further names or addresses in the control plane's certificate, for clients that check names

@@ -8,7 +8,7 @@ use weft_control::status::{ChangeState, ChangeStatus, FindingStatus, MeshStatus,
 
 use super::server::seconds;
 use crate::http::Api;
-use crate::output::{Format, hinted, span, table, unix_now};
+use crate::output::{Format, hinted, say, shown, span, table, unix_now};
 
 /// Between two questions while waiting.
 const POLL: Duration = Duration::from_millis(50);
@@ -41,8 +41,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Some(commit) => {
             let change = if args.wait { wait(&api, commit, args.timeout).await? } else { change(&api, commit).await? };
             match args.output {
-                Format::Json => println!("{}", serde_json::to_string_pretty(&change)?),
-                Format::Text => print!("{}", describe(&change)),
+                Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(&change)?)),
+                Format::Text => say(describe(&change)),
             }
             Ok(if change.state == ChangeState::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -67,7 +67,7 @@ pub(crate) async fn wait(api: &Api, commit: &str, bound: Duration) -> Result<Cha
         Ok(change) => Ok(change),
         Err(_) => {
             let change = change(api, commit).await?; // not seen, or not reachable: that is the error
-            let hint = format!("still waiting for {}", change.pending.join(", "));
+            let hint = format!("still waiting for {}", shown(&change.pending.join(", ")));
             Err(hinted(format!("commit {commit} was not settled within {} s", bound.as_secs()), hint))
         }
     }
@@ -79,35 +79,45 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
     if format == Format::Json {
         let mut value = serde_json::to_value(&status)?;
         value["proxy_list"] = serde_json::to_value(&proxies)?;
-        println!("{value:#}");
+        say(format_args!("{value:#}\n"));
         return Ok(ExitCode::SUCCESS);
     }
     match &status.serving {
         Some(change) => {
-            println!("mesh {} ({}), up {}", status.mesh, status.trust_domain, span(status.uptime_seconds));
-            print!("{}", describe(change));
+            say(format_args!("mesh {} ({}), up {}\n", status.mesh, status.trust_domain, span(status.uptime_seconds)));
+            say(describe(change));
         }
-        None if status.mesh.is_empty() => println!("no commit has passed the check yet"),
-        None => println!("the control plane of mesh {} is still starting", status.mesh),
+        None if status.mesh.is_empty() => say(format_args!("no commit has passed the check yet\n")),
+        None => say(format_args!("the control plane of mesh {} is still starting\n", status.mesh)),
     }
     if let Some(error) = &status.git_error {
-        println!("the repository cannot be read: {error}");
+        say(format_args!("the repository cannot be read: {error}\n"));
     }
     if let Some(refused) = &status.refused {
-        println!("\nthe newest commit {} \"{}\" is refused:", short(&refused.commit), refused.subject);
-        print!("{}", findings(&refused.findings));
+        say(format_args!(
+            "\nthe newest commit {} \"{}\" is refused:\n",
+            short(&refused.commit),
+            shown(&refused.subject)
+        ));
+        say(findings(&refused.findings));
     }
     if !status.services.is_empty() {
         let rows: Vec<_> = status.services.iter().map(service_row).collect();
-        print!("\n{}", table(&["SERVICE", "PROTOCOL", "PORT", "ENDPOINTS"], &rows));
+        say(format_args!("\n{}", table(&["SERVICE", "PROTOCOL", "PORT", "ENDPOINTS"], &rows)));
     }
     if !proxies.is_empty() {
         let rows: Vec<_> = proxies.iter().map(proxy_row).collect();
-        print!("\n{}", table(&["PROXY", "STATE", "COMMIT", "DATA PLANE", "CERTIFICATE", "INGRESS"], &rows));
+        say(format_args!("\n{}", table(&["PROXY", "STATE", "COMMIT", "DATA PLANE", "CERTIFICATE", "INGRESS"], &rows)));
     }
     for proxy in &proxies {
         for refusal in &proxy.refusals {
-            println!("{} refuses {} [{}]: {}", proxy.node, refusal.kind, refusal.resources.join(", "), refusal.reason);
+            say(format_args!(
+                "{} refuses {} [{}]: {}\n",
+                shown(&proxy.node),
+                refusal.kind,
+                shown(&refusal.resources.join(", ")),
+                shown(&refusal.reason)
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -146,20 +156,28 @@ pub(crate) fn describe(change: &ChangeStatus) -> String {
     let answered = change.acknowledged.len();
     let asked = answered + change.refused.len() + change.pending.len();
     let state = match change.state {
-        ChangeState::Done => format!("runs on all {asked} proxies"),
-        ChangeState::Rolling => format!("runs on {answered} of {asked} proxies"),
-        ChangeState::Degraded => format!("runs on {answered} of {asked} proxies; some refuse a part of it"),
+        ChangeState::Done => format!("runs on {}", all(asked)),
+        ChangeState::Rolling => format!("runs on {answered} of {}", proxies(asked)),
+        ChangeState::Degraded => format!("runs on {answered} of {}; some refuse a part of it", proxies(asked)),
         ChangeState::Refused => "was refused; nothing of it is applied".to_owned(),
         ChangeState::Superseded => "was overtaken by a later commit".to_owned(),
     };
     let converged = change.converged_ms.map(|ms| format!(", converged in {ms:.1} ms")).unwrap_or_default();
-    let mut text = format!("commit {} \"{}\" {state}{converged}\n", short(&change.commit), change.subject);
+    let mut text = format!("commit {} \"{}\" {state}{converged}\n", short(&change.commit), shown(&change.subject));
     for (what, nodes) in [("pending", &change.pending), ("refused by", &change.refused)] {
         if !nodes.is_empty() {
-            text += &format!("  {what}: {}\n", nodes.join(", "));
+            text += &format!("  {what}: {}\n", shown(&nodes.join(", ")));
         }
     }
     text + &findings(&change.findings)
+}
+
+fn all(count: usize) -> String {
+    if count == 1 { proxies(1) } else { format!("all {}", proxies(count)) }
+}
+
+fn proxies(count: usize) -> String {
+    if count == 1 { "1 proxy".to_owned() } else { format!("{count} proxies") }
 }
 
 fn findings(list: &[FindingStatus]) -> String {

@@ -1,7 +1,9 @@
 //! The app beside the sidecar: started after it, stopped before it ends.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -51,14 +53,17 @@ impl App {
         }
     }
 
-    /// SIGTERM, and SIGKILL when that has not helped within `bound`.
-    pub(crate) async fn stop(&mut self, bound: Duration) {
-        let Some(child) = &mut self.0 else { return };
+    /// SIGTERM, and SIGKILL when that has not helped within `bound`. Success if the app has ended as it was asked to, else what a
+    /// killed program gives.
+    pub(crate) async fn stop(&mut self, bound: Duration) -> ExitCode {
+        let Some(child) = &mut self.0 else { return ExitCode::SUCCESS };
         terminate(child);
-        if tokio::time::timeout(bound, child.wait()).await.is_err() {
-            tracing::warn!("the app did not end within {} s and is killed", bound.as_secs());
-            let _ = child.kill().await; // it has just ended by itself
+        if tokio::time::timeout(bound, child.wait()).await.is_ok() {
+            return ExitCode::SUCCESS;
         }
+        tracing::warn!("the app did not end within {} s and is killed", bound.as_secs());
+        let _ = child.start_kill(); // it may just have ended by itself
+        child.wait().await.map_or(ExitCode::FAILURE, exit_code)
     }
 }
 
@@ -69,17 +74,33 @@ pub(crate) fn terminate(child: &Child) {
     }
 }
 
-/// The program, killed by the kernel should this process die without a word. `setpriv` (util-linux) can ask for that; without it
-/// the child is only stopped by an orderly end.
-pub(crate) fn dies_with_us(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    const SETPRIV: &str = "/usr/bin/setpriv";
-    let mut command = if std::path::Path::new(SETPRIV).exists() {
-        let mut command = Command::new(SETPRIV);
-        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
-        command
+/// Whether there is a program to run, before anything is started for it.
+///
+/// # Errors
+/// Nothing of that name in `PATH`, or no executable file at that path.
+pub(crate) fn find(command: &[String]) -> Result<()> {
+    let Some(program) = command.first() else { return Ok(()) };
+    let is_program =
+        |path: &Path| path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    let (found, where_) = if program.contains('/') {
+        (is_program(Path::new(program)), "at that path")
     } else {
-        Command::new(program)
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        (std::env::split_paths(&path).any(|folder| is_program(&folder.join(program))), "in PATH")
     };
+    if found {
+        return Ok(());
+    }
+    let hint = "give the path of the app's program after `--`, then its arguments";
+    Err(hinted(format!("cannot start the app `{program}`: there is no program of that name {where_}"), hint))
+}
+
+/// The program, killed by the kernel should this process die without a word. This binary asks for that and becomes the program:
+/// see [`crate::exec`].
+pub(crate) fn dies_with_us(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    // Not `current_exe`, whose file may have been replaced since the start.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("weft").args(["exec", "--parent", &std::process::id().to_string(), "--"]).arg(program);
     // Neither is for the child: the token is a secret, and its parent is this process.
     command.env_remove("WEFT_JOIN_TOKEN").env_remove(crate::up::child::PARENT);
     command

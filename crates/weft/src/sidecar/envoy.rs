@@ -34,6 +34,9 @@ const STOP_BOUND: Duration = Duration::from_secs(5);
 /// Restarts come ever later, up to this; an Envoy that has lived as long starts afresh.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Linux has 108 bytes for the path of a Unix socket and its end (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
 pub(crate) struct Envoy {
     pub(crate) admin: SocketAddr,
     pub(crate) identity: Arc<LiveIdentity>,
@@ -149,6 +152,11 @@ fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<Li
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("removing the old socket {}", socket.display())),
+    }
+    if socket.as_os_str().len() > MAX_SOCKET_PATH {
+        let what =
+            format!("the path of the agent's socket is longer than {MAX_SOCKET_PATH} bytes: {}", socket.display());
+        return Err(hinted(what, "choose a shorter folder with --state-dir"));
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let secrets = AdsServer::new(Arc::new(Secrets(sds::snapshots(identity.clone()))));

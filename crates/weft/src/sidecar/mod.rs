@@ -39,7 +39,7 @@ const WITHDRAW_BOUND: Duration = Duration::from_secs(6);
 /// Run a sidecar beside an app
 ///
 /// Takes the app's calls on --egress and calls for the app on --ingress. With `-- PROGRAM ARGS` it runs the app too: ready before
-/// the app starts, gone after the app has ended, with the app's exit code.
+/// the app starts, gone after the app has ended, with the app's exit code (128 and the signal if it was killed).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which service this is
@@ -116,6 +116,7 @@ enum Leave {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
+    app::find(&args.command)?;
     let place = place::Place::prepare(&args)?;
 
     let identity = tokio::select! {
@@ -158,17 +159,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     tracing::info!(unfinished = left, "drained");
     let code = match leave {
         Leave::AppEnded(code) => code,
-        Leave::Told => {
-            app.stop(args.drain).await;
-            ExitCode::SUCCESS
-        }
+        Leave::Told => app.stop(args.drain).await,
     };
     plane.stop().await;
     Ok(code)
 }
 
 async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
-    let join_token = args.join_token.as_deref().map(parse_token).transpose()?;
+    // Unit files and compose files often set an empty variable: it counts as none.
+    let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
+    let join_token = given.map(parse_token).transpose()?;
     let config = IdentityConfig {
         server: args.server.clone(),
         service: args.service.clone(),
@@ -232,7 +232,11 @@ async fn withdraw(args: &Args, place: &place::Place, identity: &Identity) {
         anyhow::Ok(answer)
     };
     match tokio::time::timeout(WITHDRAW_BOUND, withdrawal).await {
-        Ok(Ok(answer)) => tracing::info!(acknowledged = answer.acknowledged, waiting = answer.waiting, "withdrawn"),
+        Ok(Ok(answer)) => tracing::info!(
+            callers_told = answer.acknowledged,
+            callers_silent = answer.waiting,
+            "the endpoint is withdrawn"
+        ),
         Ok(Err(error)) => {
             tracing::warn!(error = format!("{error:#}"), "not withdrawn; callers will notice by themselves")
         }

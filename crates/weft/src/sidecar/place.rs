@@ -1,5 +1,6 @@
 //! Where a sidecar lives: its folder, its lasting name, the address by which others call it.
 
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -10,6 +11,7 @@ use rand::Rng;
 use weft_control::node::AgentNode;
 
 use super::{Args, DataPlane};
+use crate::output::hinted;
 
 /// Prepared once, at the start.
 #[derive(Debug)]
@@ -18,10 +20,15 @@ pub(crate) struct Place {
     pub(crate) state: PathBuf,
     instance: String,
     advertise: Option<SocketAddr>,
+    /// Held as long as this process lives, and by no child: files are opened close-on-exec.
+    _lock: File,
 }
 
 impl Place {
     /// Makes the folder and chooses a name, or finds the one of the last run: a sidecar that comes back is the same endpoint.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or another sidecar lives in it: two would be one endpoint, and each would take the other's place.
     pub(crate) fn prepare(args: &Args) -> Result<Self> {
         let default = || Path::new("weft-sidecar").join(args.service.as_str().replace('/', "-"));
         let state = args.state_dir.clone().unwrap_or_else(default);
@@ -32,8 +39,9 @@ impl Place {
             .with_context(|| format!("making the state folder {}", state.display()))?;
         // Absolute, because children may run elsewhere.
         let state = state.canonicalize().with_context(|| format!("finding the state folder {}", state.display()))?;
+        let lock = lock(&state)?;
         let instance = instance(&state).with_context(|| format!("naming this sidecar in {}", state.display()))?;
-        Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)) })
+        Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)), _lock: lock })
     }
 
     /// What the control plane is told at first.
@@ -57,6 +65,20 @@ impl Place {
     }
 }
 
+fn lock(state: &Path) -> Result<File> {
+    let path = state.join("lock");
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(hinted(
+            format!("another sidecar runs on the state folder {}", state.display()),
+            "stop it first, or give this one a folder of its own with --state-dir, and a join token for its first start",
+        )),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
 fn instance(state: &Path) -> std::io::Result<String> {
     let path = state.join("instance");
     match std::fs::read_to_string(&path) {
@@ -68,7 +90,7 @@ fn instance(state: &Path) -> std::io::Result<String> {
     let letters = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut rng = rand::rng();
     let name: String = (0..6).map(|_| char::from(letters[rng.random_range(0..letters.len())])).collect();
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     writeln!(file, "{name}")?;
     Ok(name)
 }

@@ -20,6 +20,7 @@ use weft_control::git::read_dir;
 use weft_control::status::{JoinTokenAnswer, JoinTokenRequest, MeshStatus};
 use weft_model::Intent;
 
+use crate::command::identity::admin_token;
 use crate::http::Api;
 use crate::output::hinted;
 use crate::signal::Stop;
@@ -56,6 +57,8 @@ pub(crate) struct LocalMesh {
     pub(crate) http: SocketAddr,
     pub(crate) members: Vec<Member>,
     server: Child,
+    /// The control plane's state folder.
+    state: PathBuf,
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
@@ -147,15 +150,17 @@ impl LocalMesh {
             .chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
             .collect();
         let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
-        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server };
+        let state = folder.join("server");
+        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server, state };
         mesh.serving().await?;
+        let admin = admin_token(&mesh.state)?;
 
         for (n, app) in intent.local.iter().enumerate() {
             let name = member_name(app, &mesh.members);
             let egress = if n == 0 { 15001 } else { 0 };
             let mut member = Member::plan(name, app.clone(), folder, xds, egress)?;
             let wanted = JoinTokenRequest { service: app.service.to_string(), ttl: "10m".to_owned() };
-            let token: JoinTokenAnswer = mesh.api.post("/api/join-tokens", &wanted).await?;
+            let token: JoinTokenAnswer = mesh.api.post("/api/join-tokens", &admin, &wanted).await?;
             member.start(Some(&token.token))?;
             mesh.members.push(member);
         }

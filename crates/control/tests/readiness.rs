@@ -29,7 +29,7 @@ async fn ask(api: SocketAddr, request: &str, body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(api).await.expect("the API listens");
     let length = body.len();
     let head = format!(
-        "{request} HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        "{request}\r\nhost: {api}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     );
     stream.write_all(format!("{head}{body}").as_bytes()).await.expect("sent");
     let mut answer = String::new();
@@ -39,7 +39,7 @@ async fn ask(api: SocketAddr, request: &str, body: &str) -> (String, String) {
 }
 
 async fn serving(api: SocketAddr) -> serde_json::Value {
-    let (_, body) = ask(api, "GET /api/status", "").await;
+    let (_, body) = ask(api, "GET /api/status HTTP/1.1", "").await;
     serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["serving"].clone()
 }
 
@@ -59,16 +59,18 @@ async fn ready_means_that_a_join_token_can_be_had() {
     let control = ControlPlane::start(config).await.expect("starts");
     let api = control.http();
     tokio::time::timeout(Duration::from_secs(20), control.first_commit()).await.expect("in time");
-    let (status, body) = ask(api, "GET /readyz", "").await;
+    let (status, body) = ask(api, "GET /readyz HTTP/1.1", "").await;
     assert!(status.contains(" 503 ") && body.contains("still starting"), "{status} {body}");
     assert!(serving(api).await.is_null());
-    let token = || ask(api, "POST /api/join-tokens", r#"{"service": "prod/web", "ttl": "10m"}"#);
+    let admin = std::fs::read_to_string(state.path().join("state/admin.token")).expect("made at the start");
+    let request = format!("POST /api/join-tokens HTTP/1.1\r\nauthorization: Bearer {}", admin.trim());
+    let token = || ask(api, &request, r#"{"service": "prod/web", "ttl": "10m"}"#);
     assert!(token().await.0.contains(" 503 "));
 
     control.serve().await.expect("serves");
-    assert!(ask(api, "GET /readyz", "").await.0.contains(" 503 "), "whoever serves more is not done yet");
+    assert!(ask(api, "GET /readyz HTTP/1.1", "").await.0.contains(" 503 "), "whoever serves more is not done yet");
     control.open();
-    assert_eq!(ask(api, "GET /readyz", "").await, ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
+    assert_eq!(ask(api, "GET /readyz HTTP/1.1", "").await, ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
     assert!(serving(api).await.is_object());
     let (status, body) = token().await;
     assert!(status.contains(" 201 "), "{status} {body}");

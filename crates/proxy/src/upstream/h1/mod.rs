@@ -121,10 +121,9 @@ impl H1Connection {
                 return Err(AttemptError::new(Failure::ClientGone, Sent::NotProcessed, "the request's body broke off"));
             }
         }
-        match self.write(&mut out.bytes).await {
-            Err((error, 0)) => return Err(closed(Sent::NotProcessed, &error)),
-            // The app may have answered, and closed, before it read all of it: then the answer counts.
-            Ok(()) | Err(_) => {}
+        // If a part has left, the app may have answered before it read, and closed: then the answer counts.
+        if let Err((error, 0)) = self.write(&mut out.bytes).await {
+            return Err(closed(Sent::NotProcessed, &error));
         }
         if !out.ended {
             self.upload = Some(Upload::start(self.stream.clone(), out, std::mem::replace(body, RequestBody::empty())));

@@ -39,9 +39,10 @@ pub const EGRESS: &str = "egress";
 pub const INGRESS: &str = "ingress";
 
 /// Envoy's question to its agent next door, which answers from memory within a millisecond. Envoy's own 200 ms are less than a busy
-/// machine may take to run the agent at all, and each such pause would fail calls; after a second the agent is rather stuck than slow.
-/// It is far below the 15 s that a route allows, so that the caller is told the cause and not that its time ran out.
-const AUTHZ_TIMEOUT: Duration = Duration::from_secs(1);
+/// machine may take to run the agent at all (two cores under a load of ten: just over a second), and each such pause would fail
+/// calls; after five seconds the agent is rather stuck than slow. An agent that is gone is told at once. It is far below the 15 s
+/// that a route allows, so that the caller is told the cause and not that its time ran out.
+const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
 /// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
 pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 

@@ -5,8 +5,9 @@
 //! task, since the app may answer before it has read it, and a caller may read only after it has sent everything.
 
 mod codec;
+mod upload;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -16,12 +17,12 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response};
-use http_body::{Body, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::task::AbortHandle;
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use weft_telemetry::Failure;
 
 use self::codec::{Decoder, Malformed, Sending};
+use self::upload::{Broken, Outcome, Outgoing, Upload};
 use super::body::RequestBody;
 use super::connect::Stream;
 use super::{AttemptError, Sent};
@@ -42,31 +43,6 @@ pub(crate) struct H1Connection {
     pub(crate) used: bool,
     /// Whether it can carry another one after this.
     reusable: bool,
-}
-
-/// A request's body on its way, beside the response. Ends with this value.
-struct Upload {
-    state: Rc<UploadState>,
-    task: AbortHandle,
-}
-
-#[derive(Default)]
-struct UploadState {
-    outcome: Cell<Option<Outcome>>,
-    /// Who waits for the response, to be told when there will be none.
-    reader: Cell<Option<Waker>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Whole,
-    Broken,
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// A request that failed and had no body: whether it may be sent again is for the caller to say.
@@ -167,10 +143,10 @@ impl H1Connection {
     /// Reads once. `Ok(0)` is the end of the connection.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if let Some(upload) = &self.upload {
-            match upload.state.outcome.get() {
+            match upload.outcome(Some(cx.waker())) {
                 Some(Outcome::Broken) => return Poll::Ready(Err(io::Error::other("the request's body broke off"))),
                 Some(Outcome::Whole) => self.upload = None,
-                None => upload.state.reader.set(Some(cx.waker().clone())),
+                None => {}
             }
         }
         self.read.reserve(self.read_size);
@@ -184,92 +160,12 @@ impl H1Connection {
 
     /// Whether the request's body has left as a whole.
     fn has_sent_all(&self) -> bool {
-        self.upload.as_ref().is_none_or(|upload| upload.state.outcome.get() == Some(Outcome::Whole))
+        self.upload.as_ref().is_none_or(|upload| upload.outcome(None) == Some(Outcome::Whole))
     }
 }
 
 fn closed(sent: Sent, error: &io::Error) -> AttemptError {
     AttemptError::new(Failure::AppClosed, sent, error)
-}
-
-/// The client broke off, or sent another length than it had said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Broken;
-
-/// The bytes of a request that are to be written next.
-struct Outgoing {
-    bytes: BytesMut,
-    sending: Sending,
-    /// Whether the body has ended: after `bytes` there is nothing.
-    ended: bool,
-}
-
-impl Outgoing {
-    /// Appends the next frame of the body.
-    fn poll_fill(&mut self, body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            Some(Ok(frame)) => Some(frame),
-            Some(Err(_)) => return Poll::Ready(Err(Broken)),
-            None => None,
-        };
-        Poll::Ready(self.put(frame, body.is_end_stream()))
-    }
-
-    fn put(&mut self, frame: Option<Frame<Bytes>>, last: bool) -> Result<(), Broken> {
-        let is_trailers = frame.as_ref().is_some_and(Frame::is_trailers);
-        self.ended = frame.is_none() || is_trailers || last;
-        match &mut self.sending {
-            Sending::Nothing => {}
-            Sending::Length(left) => {
-                let data = frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
-                *left = left.checked_sub(data.len() as u64).ok_or(Broken)?;
-                self.bytes.extend_from_slice(&data);
-                if self.ended && *left > 0 {
-                    return Err(Broken);
-                }
-            }
-            Sending::Chunked => {
-                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-                    codec::put_chunk(&mut self.bytes, data);
-                }
-                if self.ended {
-                    codec::put_last_chunk(&mut self.bytes, frame.as_ref().and_then(Frame::trailers_ref));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Upload {
-    fn start(stream: Rc<RefCell<Stream>>, mut out: Outgoing, mut body: RequestBody) -> Self {
-        let state = Rc::<UploadState>::default();
-        let told = state.clone();
-        let task = tokio::task::spawn_local(async move {
-            let whole = send_rest(&stream, &mut out, &mut body).await.is_ok();
-            told.outcome.set(Some(if whole { Outcome::Whole } else { Outcome::Broken }));
-            if let Some(reader) = told.reader.take() {
-                reader.wake();
-            }
-        });
-        Self { state, task: task.abort_handle() }
-    }
-}
-
-/// Sends a body as fast as the app reads; the client is read no faster than that.
-async fn send_rest(stream: &Rc<RefCell<Stream>>, out: &mut Outgoing, body: &mut RequestBody) -> Result<(), Broken> {
-    loop {
-        let mut way = Way { stream: stream.clone(), unread: Bytes::new() };
-        // An app that reads no more may have answered: what it says is read by the request, so this is no error of the response.
-        if way.write_all(&out.bytes).await.is_err() || way.flush().await.is_err() {
-            return std::future::pending().await;
-        }
-        out.bytes.clear();
-        if out.ended {
-            return Ok(());
-        }
-        poll_fn(|cx| out.poll_fill(body, cx)).await?;
-    }
 }
 
 /// A response's body as it comes. Has the connection, until it is given back.

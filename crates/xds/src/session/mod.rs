@@ -96,7 +96,8 @@ impl Session {
         let track = self.tracks.get_mut(type_url)?;
         let Outstanding { revision, names, .. } =
             track.outstanding.take_if(|outstanding| outstanding.nonce == nonce)?;
-        track.answered(error.is_some());
+        let whole = self.variant == Variant::Sotw && order::full_state(type_url);
+        track.answered(&names, whole, error.is_some());
         let Some(error) = error else { return Some(Event::Ack { type_url, revision }) };
         if type_url == CLUSTER {
             self.expected.clear();

@@ -57,7 +57,8 @@ pub(super) struct Track {
     /// `None` when something changed since it was made.
     plan: Option<Plan>,
     pub(super) outstanding: Option<Outstanding>,
-    refused: bool,
+    /// Names of which the client has refused the newest version, or the removal: of these it still runs on something older.
+    refused: BTreeSet<Arc<str>>,
 }
 
 impl Track {
@@ -73,14 +74,21 @@ impl Track {
         &self.names
     }
 
-    /// Whether the last answer was a refusal, so that the client still runs on something older.
+    /// Whether the client still runs on something older than it was sent. Later responses that it accepts say nothing about what they
+    /// do not carry.
     pub(super) fn refused(&self) -> bool {
-        self.refused && (self.wildcard || !self.names.is_empty())
+        !self.refused.is_empty() && (self.wildcard || !self.names.is_empty())
     }
 
-    pub(super) fn answered(&mut self, refused: bool) {
-        self.outstanding = None;
-        self.refused = refused;
+    /// Takes note of the answer to a response that carried `names`, or everything that there is if it was `whole`.
+    pub(super) fn answered(&mut self, names: &[Arc<str>], whole: bool, refused: bool) {
+        if refused {
+            self.refused.extend(names.iter().cloned());
+        } else if whole {
+            self.refused.clear();
+        } else {
+            self.refused.retain(|name| !names.contains(name));
+        }
     }
 
     /// Forgets the plan, because the snapshot changed.
@@ -103,6 +111,7 @@ impl Track {
             self.wildcard = false;
             self.answer_due = false;
             self.known.retain(|name, _| self.names.contains(name));
+            self.refused.retain(|name| self.names.contains(name));
             self.due.retain(|name| self.names.contains(name));
             self.touch();
         }
@@ -127,6 +136,7 @@ impl Track {
         if !self.wildcard {
             self.known.remove(&name);
             self.due.remove(&name);
+            self.refused.remove(&name);
         } else {
             if matches!(self.known.get(&name), Some(Known::Absent)) {
                 self.known.remove(&name);

@@ -119,6 +119,36 @@ fn a_refused_step_counts_as_settled_but_nothing_is_taken_away() {
 }
 
 #[test]
+fn what_was_refused_keeps_its_clusters_though_other_routes_are_accepted() {
+    let with_routes = |revision: &str, routes: [(&str, &str); 2]| {
+        let mut snapshot = (*if revision == "1" { snapshot("1", &FIRST) } else { moved_to_b() }).clone().at(revision);
+        for (name, target) in routes {
+            snapshot.insert(Resource::from_bytes(ROUTE, name, target.as_bytes().to_vec()));
+        }
+        Arc::new(snapshot)
+    };
+    let mut session = settled_session();
+    session.on_request(subscribe(ROUTE, &["s"])).expect("legal");
+    session.on_snapshot(with_routes("1", [("r", "to a"), ("s", "to a")]));
+    run(&mut session);
+    session.on_snapshot(with_routes("2", [("r", "to b"), ("s", "to b")]));
+    for step in ["CDS +b=1", "EDS +b=1", "LDS +l=2"] {
+        let response = expect(&mut session, step);
+        session.on_request(ack(&response)).expect("legal");
+    }
+    let routes = expect(&mut session, "RDS +r=to b +s=to b");
+    session.on_request(nack(&routes, "bad")).expect("legal");
+    // The client accepts a new `s`, and still runs on the `r` that leads to a.
+    session.on_snapshot(with_routes("3", [("r", "to b"), ("s", "to b, fixed")]));
+    let sent = run(&mut session);
+    assert!(sent.contains(&"RDS +s=to b, fixed".to_owned()), "{sent:?}");
+    assert!(!sent.iter().any(|response| response.contains("-a")), "{sent:?}");
+    session.on_snapshot(with_routes("4", [("r", "to b, fixed"), ("s", "to b, fixed")]));
+    let sent = run(&mut session);
+    assert!(sent.contains(&"CDS -a".to_owned()), "{sent:?}");
+}
+
+#[test]
 fn a_route_that_is_still_unanswered_keeps_its_clusters_through_newer_snapshots() {
     let mut session = settled_session();
     session.on_snapshot(moved_to_b());

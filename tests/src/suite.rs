@@ -98,6 +98,7 @@ const CASES: &[Case] = &[
     ("a download waits for its reader", bodies::download_back_pressure),
     ("gRPC: unary, streaming, trailers, statuses", bodies::grpc),
     ("WebSocket", bodies::websocket),
+    ("a WebSocket that its caller leaves is over", bodies::abandoned_websocket),
     ("TCP: bytes both ways, decided and logged once", tcp::echo),
     ("one access-log line at each hop, with every key", telemetry::access_log),
     ("a denied call is logged at the hop that denied it", telemetry::denied_log),

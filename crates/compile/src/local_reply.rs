@@ -39,7 +39,7 @@ const INGRESS: [Meaning; 5] = [
     ("UF", "app_unreachable", "app", "The app does not listen"),
     ("UC", "app_closed", "app", "The app closed the connection before it answered"),
     ("UR", "app_closed", "app", "The app closed the connection before it answered"),
-    ("UPE", "upstream_protocol", "app", "The app broke the HTTP protocol"),
+    ("UPE", "app_protocol", "app", "The app broke the HTTP protocol"),
     ("UO", "overflow", "overload", "Too many requests are under way"),
 ];
 

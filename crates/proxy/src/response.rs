@@ -125,7 +125,11 @@ impl Body for ResponseBody {
                     self.finish();
                 }
             }
-            Some(Err(_)) => self.fail(Failure::UpstreamClosed),
+            Some(Err(error)) => {
+                let failure =
+                    if crate::upstream::is_malformed(error) { Failure::AppProtocol } else { Failure::UpstreamClosed };
+                self.fail(failure);
+            }
             None => self.finish(),
         }
         Poll::Ready(frame)

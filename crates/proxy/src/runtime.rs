@@ -185,7 +185,8 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker has no runtime"),
     };
-    LocalSet::new().block_on(&runtime, async move {
+    let tasks = LocalSet::new();
+    let worker = tasks.block_on(&runtime, async move {
         let worker = Worker::new(shared);
         let mut listeners = Listeners::default();
         tokio::task::spawn_local(worker.clone().tick());
@@ -203,8 +204,11 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
                 }
             }
         }
-        worker.hand_over_logs();
+        worker
     });
+    // What is cut off here gets its line too.
+    drop(tasks);
+    worker.hand_over_logs();
 }
 
 /// Builds configurations from xDS updates and puts them in force.

@@ -1,6 +1,12 @@
 //! Connections that stop being HTTP: WebSockets and CONNECT. Bytes go both ways until one side ends; no change of
 //! configuration, policy or certificate touches them.
 
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -10,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
@@ -21,6 +27,8 @@ use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
 use crate::upstream::{AttemptError, H2Duplex, Leased, RequestBody, Sent, UpstreamBody};
 
+/// How long one side of a WebSocket may go on after the other has ended.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 
 /// Whether the request wants its connection for itself.
@@ -154,7 +162,7 @@ async fn wait_for_extended_connect(
 fn accept(
     mut exchange: Box<Exchange>,
     head: Response<()>,
-    mut way: Box<dyn Way>,
+    way: Box<dyn Way>,
     client: OnUpgrade,
 ) -> Response<ResponseBody> {
     let mut response = head;
@@ -168,15 +176,55 @@ fn accept(
     }
     *response.version_mut() = exchange.protocol.unwrap_or_default();
     exchange.status = Some(response.status());
+    let is_websocket = exchange.method != Some(Method::CONNECT);
     tokio::task::spawn_local(async move {
         let mut exchange = exchange; // the whole of it, so that it ends here
         let Ok(client) = client.await else { return };
-        let ended = copy_bidirectional(&mut TokioIo::new(client), &mut way).await;
-        if let Ok((received, sent)) = ended {
-            exchange.received.set(received);
-            exchange.sent = sent;
-        }
-        exchange.complete = true;
+        let (received, sent) = (exchange.received.clone(), Cell::new(0));
+        // Only bytes to a host and port know an end of one direction; a WebSocket whose one side is gone is over.
+        let bound = is_websocket.then_some(LAST_WORDS);
+        exchange.complete = carry(TokioIo::new(client), way, &received, &sent, bound).await;
+        exchange.sent = sent.get();
     });
     response.map(|()| ResponseBody::bare())
+}
+
+/// Carries bytes both ways and counts them. When one side has ended, the other may go on for `bound`, or as long as it likes.
+/// Gives whether both came to their end.
+async fn carry(
+    client: impl AsyncRead + AsyncWrite,
+    way: impl AsyncRead + AsyncWrite,
+    received: &Cell<u64>,
+    sent: &Cell<u64>,
+    bound: Option<Duration>,
+) -> bool {
+    let (client_read, client_write) = tokio::io::split(client);
+    let (way_read, way_write) = tokio::io::split(way);
+    let mut up = pin!(copy(client_read, way_write, received));
+    let mut down = pin!(copy(way_read, client_write, sent));
+    let (first, rest) = tokio::select! {
+        ended = up.as_mut() => (ended, down as Pin<&mut dyn Future<Output = io::Result<()>>>),
+        ended = down.as_mut() => (ended, up as Pin<&mut dyn Future<Output = io::Result<()>>>),
+    };
+    if first.is_err() {
+        return false;
+    }
+    match bound {
+        None => rest.await.is_ok(),
+        Some(bound) => !matches!(tokio::time::timeout(bound, rest).await, Ok(Err(_))),
+    }
+}
+
+/// One direction, to its end, which is passed on.
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &Cell<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+        to.flush().await?;
+        count.set(count.get() + length as u64);
+    }
 }

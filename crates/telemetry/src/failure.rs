@@ -93,6 +93,8 @@ pub enum Failure {
     AppUnreachable,
     /// The app closed the connection before it answered.
     AppClosed,
+    /// The app did not speak HTTP.
+    AppProtocol,
 }
 
 /// What is said of a failure, in every place where it is said.
@@ -319,6 +321,15 @@ impl Failure {
                 "upstream_reset_before_response_started{connection_termination}",
                 "connection_terminated",
                 "The app closed the connection before it answered"
+            ),
+            AppProtocol => facts!(
+                BAD_GATEWAY,
+                "UPE",
+                App,
+                "app_protocol",
+                "upstream_reset_before_response_started{protocol_error}",
+                "http_protocol_error",
+                "The app broke the HTTP protocol"
             ),
         }
     }

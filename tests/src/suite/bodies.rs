@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::World;
 use crate::app::FLOOD;
-use crate::{grpc, wait};
+use crate::{grpc, log, wait};
 
 /// What all buffers between two ends of a stopped stream may hold: kernel sockets (4 MiB each way a hop), HTTP/2 windows.
 const BUFFERS: u64 = 64 << 20;
@@ -101,6 +101,28 @@ pub(super) fn download_back_pressure(world: &World) {
 
 pub(super) fn grpc(world: &World) {
     grpc::suite("grpc_calls.py", &[&world.web.egress.to_string(), "greeter.prod"]);
+}
+
+pub(super) fn abandoned_websocket(world: &World) {
+    let id = "11111111-2222-4333-8444-555555555521";
+    let mut stream = TcpStream::connect(world.web.egress).expect("the egress accepts");
+    stream.set_read_timeout(Some(wait::SOON)).expect("a socket has a timeout");
+    write!(
+        stream,
+        "GET /ws HTTP/1.1\r\nhost: chat.prod\r\nx-request-id: {id}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .expect("the head is taken");
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 101");
+    drop(stream);
+    // The line is written when the tunnel is over, at both ends.
+    for sidecar in [&world.web, &world.chat] {
+        wait::until(&format!("the end of the tunnel in {}", sidecar.access_log.display()), wait::SOON, || {
+            log::access_line(&sidecar.access_log, id).map(drop).ok_or("no line yet")
+        });
+    }
 }
 
 pub(super) fn websocket(world: &World) {

@@ -20,6 +20,8 @@ use crate::config::{Cluster, ClusterId, Config, UpstreamProtocol};
 
 /// Idle connections to an app that a worker keeps.
 const IDLE_MAX: usize = 256;
+/// And for how long.
+const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Endpoints that failed to connect are avoided for so long.
 pub(crate) const AVOID_FOR: Duration = Duration::from_secs(2);
 
@@ -154,9 +156,9 @@ impl EndpointPool {
         }
     }
 
-    /// Drops idle connections that the app has closed.
+    /// Drops idle connections that the app has closed, or that nobody has wanted for long.
     fn sweep(&self) {
-        self.idle.borrow_mut().retain(H1Connection::is_open);
+        self.idle.borrow_mut().retain(|connection| connection.is_open() && !connection.is_idle_for(IDLE_FOR));
     }
 
     fn idle_ready(&self) -> Option<H1Connection> {

@@ -114,12 +114,15 @@ pub(super) struct Head {
 /// Takes a head off the front of `read`, with the 1xx ones before it (but 101). `None`: more bytes are needed.
 pub(super) fn take_head(read: &mut BytesMut, method: &Method) -> Result<Option<Head>, Malformed> {
     loop {
-        let Some((response, version_11)) = take_one_head(read)? else { return Ok(None) };
+        let Some((mut response, version_11)) = take_one_head(read)? else { return Ok(None) };
         let status = response.status();
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             continue;
         }
         let (body, delimited) = framing(method, &response, version_11)?;
+        if body == Decoder::ChunkSize {
+            response.headers_mut().remove(header::CONTENT_LENGTH); // overridden (RFC 9112 s.6.3)
+        }
         let connection = |option: &str| has_option(response.headers(), option);
         let kept = if version_11 { !connection("close") } else { connection("keep-alive") };
         return Ok(Some(Head { response, body, reusable: kept && delimited }));

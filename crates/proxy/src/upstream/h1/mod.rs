@@ -14,11 +14,13 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use weft_telemetry::Failure;
 
 use self::codec::{Decoder, Malformed, Sending};
@@ -43,6 +45,7 @@ pub(crate) struct H1Connection {
     pub(crate) used: bool,
     /// Whether it can carry another one after this.
     reusable: bool,
+    idle_since: Instant,
 }
 
 /// A request that failed and had no body: whether it may be sent again is for the caller to say.
@@ -58,6 +61,7 @@ impl H1Connection {
             upload: None,
             used: false,
             reusable: false,
+            idle_since: Instant::now(),
         }
     }
 
@@ -67,6 +71,11 @@ impl H1Connection {
         let mut stream = self.stream.borrow_mut();
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(&mut *stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Whether it has been waiting for longer than that.
+    pub(crate) fn is_idle_for(&self, bound: Duration) -> bool {
+        self.idle_since.elapsed() > bound
     }
 
     /// Sends a request and waits for the head of its response. A request without a body comes back with the error.
@@ -127,7 +136,7 @@ impl H1Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<codec::Head, AttemptError>> {
         loop {
             if !self.read.is_empty() {
-                let malformed = |error| AttemptError::new(Failure::UpstreamProtocol, Sent::Perhaps, error);
+                let malformed = |error| AttemptError::new(Failure::AppProtocol, Sent::Perhaps, error);
                 if let Some(head) = codec::take_head(&mut self.read, method).map_err(malformed)? {
                     return Poll::Ready(Ok(head));
                 }
@@ -183,6 +192,7 @@ impl H1Body {
         connection.upload = None;
         connection.read = BytesMut::new(); // an idle connection holds no memory
         connection.read_size = READ_MIN;
+        connection.idle_since = Instant::now();
         Some(connection)
     }
 
@@ -222,6 +232,11 @@ impl H1Body {
             }
         }
     }
+}
+
+/// Whether a response's body broke off because the app broke its framing.
+pub(crate) fn is_malformed(error: &super::BodyError) -> bool {
+    error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
 }
 
 /// A connection as a stream of bytes, with what was read of it already in front.

@@ -1,8 +1,8 @@
 //! Envoy's external authorization (ext_authz v3) answered by the mesh's policies, so that a stock Envoy as sidecar decides as
 //! our own does.
 //!
-//! A check is read (`call`), decided by the callee's [`Engine`] or from the memory of what that decided, answered (`answer`) and, when denied, logged. Without an engine,
-//! or when a check cannot be read, the answer is a denial.
+//! A check is read (`call`), decided by the callee's [`Engine`] or from the memory of what that decided, answered (`answer`) and,
+//! when denied, logged. Without an engine, or when a check cannot be read, the answer is a denial.
 
 mod answer;
 mod call;

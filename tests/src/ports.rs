@@ -16,7 +16,7 @@ pub fn free() -> SocketAddr {
     let folder = std::env::temp_dir().join("weft-test-ports");
     std::fs::create_dir_all(&folder).expect("the folder of port locks can be made");
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
-    let seed = clock / 1000 + std::process::id().wrapping_mul(2_654_435_761);
+    let seed = (clock / 1000).wrapping_add(std::process::id().wrapping_mul(2_654_435_761));
     let size = RANGE.end - RANGE.start;
     for step in 0..size {
         let port = (RANGE.start + (seed % size + step) % size) as u16;

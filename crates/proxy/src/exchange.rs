@@ -110,19 +110,6 @@ impl Exchange {
         })
     }
 
-    /// Logs and counts a request that could not be read, and so has no method, path or host. hyper answered it.
-    pub(crate) fn unreadable(worker: &Rc<Worker>, connection: &Rc<Connection>, failure: Failure, why: String) {
-        let config = worker.shared.config.load_full();
-        let listener = connection.listener(&config);
-        let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
-        let mut exchange = Self::new(worker.clone(), connection.clone(), config, listener, trace);
-        exchange.protocol = Some(Version::HTTP_11);
-        exchange.status = Some(failure.facts().status);
-        exchange.failure = Some(failure);
-        exchange.transport_reason = Some(why);
-        exchange.complete = true;
-    }
-
     /// Takes note of the response's `grpc-status`, in its head or its trailers.
     pub(crate) fn note_grpc_status(&mut self, headers: &HeaderMap) {
         if self.grpc {

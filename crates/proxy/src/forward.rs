@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode, header};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use weft_telemetry::Failure;
 
 use crate::config::{Cluster, Endpoints, RetryPolicy, Route};
+use crate::downstream::ClientBody;
 use crate::exchange::Exchange;
 use crate::headers::strip_hop_by_hop;
 use crate::request::Call;
@@ -36,7 +36,7 @@ impl Upstream {
 }
 
 /// Sends the request and answers with what comes back.
-pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: Incoming) -> Response<ResponseBody> {
+pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: ClientBody) -> Response<ResponseBody> {
     let body = RequestBody::new(incoming, call.exchange.received.clone(), &call.exchange.listener);
     let progress = body.progress();
     let timeout = upstream.route.timeout.filter(|timeout| !timeout.is_zero());

@@ -1,20 +1,20 @@
 //! A request at one hop, phase by phase. Both directions are the same story; what differs stands in the listener.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
-use hyper::body::Incoming;
 use weft_policy::path;
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
 
 use crate::authorize::authorize;
 use crate::config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
+use crate::downstream::ClientRequest;
 use crate::exchange::Exchange;
 use crate::forward::{Upstream, forward};
+use crate::h1::Malformed;
 use crate::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
 use crate::response::ResponseBody;
 use crate::serve::Connection;
@@ -49,18 +49,38 @@ pub(crate) struct Call {
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    mut request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let upgrade = tunnel::wanted(&request).then(|| hyper::upgrade::on(&mut request));
-    let (mut call, http, incoming) = match begin(worker, connection, request) {
-        Ok(begun) => begun,
-        Err(stopped) => return Ok(stopped),
+    request: ClientRequest,
+) -> Response<ResponseBody> {
+    let ClientRequest { head, body, fault, switched } = request;
+    let mut response = match begin(worker.clone(), connection, head, fault) {
+        Err(stopped) => stopped,
+        Ok((mut call, http)) => match (decide(&mut call, &http), switched) {
+            (Err(stop), _) => stop.into_response(call.exchange),
+            (Ok(upstream), Some(client)) => tunnel::open(call, upstream, client).await,
+            (Ok(upstream), None) => forward(call, upstream, body).await,
+        },
     };
-    match (decide(&mut call, &http), upgrade) {
-        (Err(stop), _) => Ok(stop.into_response(call.exchange)),
-        (Ok(upstream), Some(client)) => Ok(tunnel::open(call, upstream, client).await),
-        (Ok(upstream), None) => Ok(forward(call, upstream, incoming).await),
-    }
+    response.headers_mut().entry(header::DATE).or_insert_with(|| worker.date());
+    response
+}
+
+/// Answers what came in place of a request: it has no method, path or host.
+pub(crate) fn refuse_unreadable(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    failure: Failure,
+    why: String,
+) -> Response<ResponseBody> {
+    let config = worker.shared.config.load_full();
+    let listener = connection.listener(&config);
+    let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
+    let mut exchange = Exchange::new(worker.clone(), connection.clone(), config, listener, trace);
+    exchange.protocol = Some(Version::HTTP_11);
+    exchange.request_id = Some(new_request_id(worker));
+    exchange.transport_reason = Some(why.clone());
+    let mut response = Stop::new(failure, why).into_response(exchange);
+    response.headers_mut().insert(header::DATE, worker.date());
+    response
 }
 
 /// The phases before the first byte goes upstream. None of them waits for anything.
@@ -104,11 +124,12 @@ fn route(call: &mut Call, http: &HttpListener, host: &str) -> Result<Upstream, S
 fn begin(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    request: Request<Incoming>,
-) -> Result<(Call, HttpRef, Incoming), Response<ResponseBody>> {
+    request: Request<()>,
+    fault: Option<Malformed>,
+) -> Result<(Call, HttpRef), Response<ResponseBody>> {
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
-    let (parts, incoming) = request.into_parts();
+    let (parts, ()) = request.into_parts();
     let kind = tunnel::kind(&parts);
     let headers = parts.headers;
     let uri = parts.uri.into_parts();
@@ -119,7 +140,7 @@ fn begin(
     let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256);
     let request_id = match kept.filter(|_| http.preserve_request_id || !connection.is_tls) {
         Some(id) => id.clone(),
-        None => HeaderValue::from_bytes(&worker.with_rng(trace::request_id)).expect("hexadecimal and dashes"),
+        None => new_request_id(&worker),
     };
     let trace = worker
         .with_rng(|rng| TraceContext::continue_or_begin(headers.get(TRACEPARENT).map(HeaderValue::as_bytes), rng));
@@ -135,12 +156,12 @@ fn begin(
     exchange.grpc = grpc;
     exchange.request_id = Some(request_id);
     let one_host = headers.get_all(header::HOST).iter().nth(1).is_none();
-    if let Some(detail) = breaks_http(&method, &headers) {
+    if let Some(detail) = fault.map(|fault| fault.to_string()).or_else(|| wrong_case(&method)) {
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
     let detail = match authority {
         Some(authority) if one_host => {
-            return Ok((Call { exchange, kind, method, headers, authority, path }, http, incoming));
+            return Ok((Call { exchange, kind, method, headers, authority, path }, http));
         }
         // Whoever decides by one and routes by the other can be deceived (RFC 9112 s.3.2).
         Some(_) => "send one Host header, not several",
@@ -149,21 +170,17 @@ fn begin(
     Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
 }
 
-/// What a policy and an app could understand differently, and what no hop after this one could undo.
-fn breaks_http(method: &Method, headers: &HeaderMap) -> Option<String> {
-    if method.as_str().bytes().any(|b| b.is_ascii_lowercase()) {
+/// Policies name methods as they are registered; an app may not care for their case.
+fn wrong_case(method: &Method) -> Option<String> {
+    let is_wrong = method.as_str().bytes().any(|b| b.is_ascii_lowercase());
+    is_wrong.then(|| {
         let meant = method.as_str().to_ascii_uppercase();
-        return Some(format!("methods are case-sensitive (RFC 9110 s.9.1); did you mean {meant}?"));
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next()?;
-    if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Some("no transfer coding but chunked is understood (RFC 9112 s.6.1)".to_owned());
-    }
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return Some("send a content-length or a transfer-encoding, not both (RFC 9112 s.6.1)".to_owned());
-    }
-    None
+        format!("methods are case-sensitive (RFC 9110 s.9.1); did you mean {meant}?")
+    })
+}
+
+fn new_request_id(worker: &Worker) -> HeaderValue {
+    HeaderValue::from_bytes(&worker.with_rng(trace::request_id)).expect("hexadecimal and dashes")
 }
 
 /// The HTTP part of a listener that is known to be one.

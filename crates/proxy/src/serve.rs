@@ -1,8 +1,6 @@
 //! One client connection: who is at the other end, what it speaks, and its requests until it ends or the proxy drains.
 
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,30 +8,20 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use weft_identity::tls::peer_spiffe_id;
 use weft_model::SpiffeId;
-use weft_telemetry::Failure;
 
-use crate::config::{Config, DownstreamProtocol, HttpListener, Listener, ListenerKind, PeerMatch};
-use crate::exchange::Exchange;
-use crate::request::handle;
+use crate::config::{Config, DownstreamProtocol, Listener, ListenerKind, PeerMatch};
+use crate::downstream::{h1, h2};
 use crate::tcp;
 use crate::upstream::TLS_READ_AHEAD;
 use crate::worker::Worker;
 
-/// For the head of a request, once its first byte came.
-const HEAD_BOUND: Duration = Duration::from_secs(30);
-/// Heads larger than this are answered with 431.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
 const PREFACE_START: &[u8] = b"PRI * HTTP/2";
 
 /// What is known of a client connection.
@@ -101,8 +89,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     let Some(config) = tls else {
         return match &listener.kind {
             ListenerKind::Http(http) => {
-                let is_h2 = speaks_h2(&tcp, http.protocol).await;
-                serve_http(worker, Rc::new(connection), http, tcp, is_h2).await;
+                if speaks_h2(&tcp, http.protocol).await {
+                    h2::serve(worker, Rc::new(connection), http, tcp).await;
+                } else {
+                    h1::serve(worker, Rc::new(connection), Box::new(tcp)).await;
+                }
             }
             ListenerKind::Tcp(_) => tcp::serve(worker, Rc::new(connection), listener, tcp).await,
         };
@@ -136,7 +127,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
         return refuse(&worker, remote, "the peer's SPIFFE ID is not one that this listener takes");
     }
     match &listener.kind {
-        ListenerKind::Http(http) => serve_http(worker, Rc::new(connection), http, stream, is_h2).await,
+        ListenerKind::Http(http) if is_h2 => h2::serve(worker, Rc::new(connection), http, stream).await,
+        ListenerKind::Http(_) => h1::serve(worker, Rc::new(connection), Box::new(stream)).await,
         ListenerKind::Tcp(_) => tcp::serve(worker, Rc::new(connection), listener, stream).await,
     }
 }
@@ -165,74 +157,5 @@ async fn speaks_h2(tcp: &TcpStream, protocol: DownstreamProtocol) -> bool {
             Ok(_) => drop(look.tick().await),
             Err(_) => return false,
         }
-    }
-}
-
-async fn serve_http<S>(worker: Rc<Worker>, connection: Rc<Connection>, http: &HttpListener, stream: S, is_h2: bool)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = {
-        let (worker, connection) = (worker.clone(), connection.clone());
-        service_fn(move |request| handle(worker.clone(), connection.clone(), request))
-    };
-    let io = TokioIo::new(stream);
-    let ended = if is_h2 {
-        let mut builder = http2::Builder::new(OnThisWorker);
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_concurrent_streams(http.max_concurrent_streams.unwrap_or(1024))
-            .max_header_list_size(HEAD_BYTES_MAX as u32)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        if http.websocket {
-            builder.enable_connect_protocol();
-        }
-        let served = pin!(builder.serve_connection(io, service));
-        until_drained(&worker, served, |served| served.graceful_shutdown()).await
-    } else {
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_BOUND)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(io, service)
-            .with_upgrades();
-        until_drained(&worker, pin!(served), |served| served.graceful_shutdown()).await
-    };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            let failure = if error.is_parse_too_large() { Failure::HeadTooLarge } else { Failure::BadRequest };
-            Exchange::unreadable(&worker, &connection, failure, error.to_string());
-        }
-        tracing::debug!(%error, "client connection ended");
-    }
-}
-
-/// Drives a connection; when the proxy drains, tells it once to finish what is under way and take no more.
-async fn until_drained<C: Future>(worker: &Worker, mut served: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> C::Output {
-    let mut drain = pin!(worker.shared.drain.notified());
-    drain.as_mut().enable();
-    let mut told = false;
-    poll_fn(|cx| {
-        if !told && (worker.shared.draining.load(Ordering::Acquire) || drain.as_mut().poll(cx).is_ready()) {
-            told = true;
-            finish(served.as_mut());
-        }
-        served.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// Runs hyper's per-stream futures on the worker that has the connection.
-#[derive(Clone, Copy)]
-struct OnThisWorker;
-
-impl<F: Future + 'static> Executor<F> for OnThisWorker {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
     }
 }

@@ -62,6 +62,9 @@ impl Stop {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(weft_telemetry::problem::CONTENT_TYPE));
             *response.status_mut() = self.failure.facts().status;
         }
+        if let Some(body) = &body {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         exchange.status = Some(response.status());
         response.map(|()| ResponseBody::new(UpstreamBody::Whole(body), exchange))
     }

@@ -9,30 +9,35 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
+use h2::ext::Protocol;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
 use crate::forward::Upstream;
+use crate::h2_stream::H2Duplex;
 use crate::headers::strip_hop_by_hop;
 use crate::request::{Call, Kind};
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
-use crate::upstream::{AttemptError, H2Duplex, Leased, RequestBody, Sent, UpstreamBody};
+use crate::upstream::{AttemptError, Leased, RequestBody, Sent, UpstreamBody};
 
 /// How long one side of a WebSocket may go on after the other has ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 
-/// Whether the request wants its connection for itself.
-pub(crate) fn wanted(request: &Request<Incoming>) -> bool {
+/// A stream of bytes both ways.
+pub(crate) trait Way: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Way for T {}
+
+/// The client's way, once it has been told that it has it.
+pub(crate) type Switched = oneshot::Receiver<Box<dyn Way>>;
+
+/// Whether the request wants its connection, or its stream, for itself.
+pub(crate) fn is_wanted(request: &Request<()>) -> bool {
     kind_of(request.method(), request.extensions(), request.headers()) != Kind::Plain
 }
 
@@ -45,7 +50,7 @@ fn kind_of(method: &Method, extensions: &http::Extensions, headers: &HeaderMap) 
     let is_websocket = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
     if *method == Method::CONNECT {
         return match extensions.get::<Protocol>() {
-            Some(protocol) if is_websocket(protocol.as_ref()) => Kind::WebSocket,
+            Some(protocol) if is_websocket(protocol.as_str().as_bytes()) => Kind::WebSocket,
             _ => Kind::Connect,
         };
     }
@@ -56,7 +61,7 @@ fn kind_of(method: &Method, extensions: &http::Extensions, headers: &HeaderMap) 
 }
 
 /// Opens the way upstream, and only then tells the client that it is open.
-pub(crate) async fn open(mut call: Call, upstream: Upstream, client: OnUpgrade) -> Response<ResponseBody> {
+pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -> Response<ResponseBody> {
     call.exchange.attempts = 1;
     let opened = match call.kind {
         Kind::Connect => dial(&mut call, &upstream).await,
@@ -64,6 +69,11 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: OnUpgrade) 
     };
     match opened {
         Ok(Opened::Way(head, way)) => accept(call.exchange, head, way, client),
+        // To a client that opened a stream, a success would say that it is open (RFC 8441 s.4).
+        Ok(Opened::Refused(response, _)) if response.status().is_success() && call.exchange.is_http2() => {
+            let detail = format!("the app answered {}, not with a WebSocket", response.status());
+            Stop::new(Failure::AppProtocol, detail).into_response(call.exchange)
+        }
         Ok(Opened::Refused(response, held)) => {
             let mut exchange = call.exchange;
             exchange.status = Some(response.status());
@@ -75,9 +85,6 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: OnUpgrade) 
         }
     }
 }
-
-trait Way: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Way for T {}
 
 enum Opened {
     Way(Response<()>, Box<dyn Way>),
@@ -107,14 +114,14 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
             wait_for_extended_connect(&connection, upstream.cluster.connect_timeout).await?;
             let mut head = call.h2_head(headers);
             *head.method_mut() = Method::CONNECT;
-            head.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+            head.extensions_mut().insert(Protocol::from_static("websocket"));
             let (response, send) = connection.open_tunnel(head).await?;
             let (head, receive) = response.into_parts();
             if head.status != StatusCode::OK {
                 let held = Held { pool, _stream: Some((connection, count)), _active: active };
                 return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(receive)), held));
             }
-            let way = H2Duplex { send, receive, unread: Bytes::new(), _held: (connection, count) };
+            let way = H2Duplex::new(send, receive, Some((connection, count)));
             Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
         }
         Leased::H1(connection) => {
@@ -163,7 +170,7 @@ fn accept(
     mut exchange: Box<Exchange>,
     head: Response<()>,
     way: Box<dyn Way>,
-    client: OnUpgrade,
+    client: Switched,
 ) -> Response<ResponseBody> {
     let mut response = head;
     strip_hop_by_hop(response.headers_mut());
@@ -183,7 +190,7 @@ fn accept(
         let (received, sent) = (exchange.received.clone(), Cell::new(0));
         // Only bytes to a host and port know an end of one direction; a WebSocket whose one side is gone is over.
         let bound = is_websocket.then_some(LAST_WORDS);
-        exchange.complete = carry(TokioIo::new(client), way, &received, &sent, bound).await;
+        exchange.complete = carry(client, way, &received, &sent, bound).await;
         exchange.sent = sent.get();
     });
     response.map(|()| ResponseBody::bare())

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
@@ -92,8 +93,22 @@ impl Shared {
         sinks.iter().for_each(LogSink::flush);
     }
 
+    /// Whether the proxy takes no more requests.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Waits until the proxy takes no more requests.
+    pub(crate) async fn drained(&self) {
+        let mut told = std::pin::pin!(self.drain.notified());
+        told.as_mut().enable();
+        if !self.is_draining() {
+            told.await;
+        }
+    }
+
     fn leave(&self) {
-        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 && self.draining.load(Ordering::Acquire) {
+        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_draining() {
             self.idle.notify_waiters();
         }
     }
@@ -108,6 +123,8 @@ pub(crate) struct Worker {
     turn: Cell<u64>,
     rng: RefCell<SmallRng>,
     logs: RefCell<HashMap<Arc<str>, Option<LogBuffer>>>,
+    /// The second, since 1970, of the `Date` beside it.
+    date: RefCell<(u64, HeaderValue)>,
 }
 
 impl Worker {
@@ -119,6 +136,7 @@ impl Worker {
             turn: Cell::new(0),
             rng: RefCell::new(SmallRng::from_os_rng()),
             logs: RefCell::default(),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
             shared,
         })
     }
@@ -126,6 +144,17 @@ impl Worker {
     /// 64 random bits; not for secrets.
     pub(crate) fn random(&self) -> u64 {
         self.rng.borrow_mut().random()
+    }
+
+    /// The `Date` of this moment (RFC 9110 s.6.6.1), written once a second.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            *date = (second, HeaderValue::from_str(&httpdate::fmt_http_date(now)).expect("a date is plain text"));
+        }
+        date.1.clone()
     }
 
     /// Runs `make` with the worker's generator. Ids are made with it: unique, not secret.

@@ -59,6 +59,8 @@ pub enum Failure {
     BadRequest,
     /// The head of the request is larger than the proxy takes.
     HeadTooLarge,
+    /// The head of the request did not come as a whole within its time.
+    HeadTimeout,
     /// No virtual host for the name: it does not exist, or no policy lets this service call it.
     UnknownHost,
     /// The host is known, none of its routes matches.
@@ -168,6 +170,15 @@ impl Failure {
                 "request_headers_too_large",
                 "http_request_error",
                 "The head of the request is too large"
+            ),
+            HeadTimeout => facts!(
+                REQUEST_TIMEOUT,
+                "DPE",
+                Client,
+                "head_timeout",
+                "request_header_timeout",
+                "http_request_error",
+                "The head of the request did not come in time"
             ),
             UnknownHost => facts!(
                 NOT_FOUND,

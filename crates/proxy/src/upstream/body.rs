@@ -1,7 +1,6 @@
 //! Bodies on their way: counted, never collected.
 
 use std::cell::Cell;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,11 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use weft_telemetry::Failure;
 
 use super::h1::H1Body;
 use crate::config::Listener;
+use crate::downstream::ClientBody;
+use crate::h1::Malformed;
+use crate::h2_stream;
 use crate::headers::{strip_identity, strip_trailers};
 
 /// Any failure of a body; the reader sees it as a broken message.
@@ -21,7 +22,7 @@ pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request's body on its way upstream. Counts its bytes where the log can read them.
 pub(crate) struct RequestBody {
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     received: Rc<Cell<u64>>,
     state: Rc<Cell<BodyState>>,
     /// Whose identity headers are taken out of trailers too.
@@ -61,7 +62,7 @@ impl Progress {
 
 impl RequestBody {
     /// Passes `incoming` on.
-    pub(crate) fn new(incoming: Incoming, received: Rc<Cell<u64>>, listener: &Arc<Listener>) -> Self {
+    pub(crate) fn new(incoming: ClientBody, received: Rc<Cell<u64>>, listener: &Arc<Listener>) -> Self {
         let is_empty = incoming.is_end_stream();
         Self {
             incoming: (!is_empty).then_some(incoming),
@@ -90,12 +91,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let mut frame = ready!(incoming.poll_frame(cx));
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -118,18 +119,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.incoming.as_ref().is_none_or(ClientBody::is_end_stream)
     }
 }
 
-/// Whether the client broke the framing (a wrong chunk size), rather than the connection.
-fn is_malformed(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
+/// Whether a body broke off because its sender broke the framing (a wrong chunk size), rather than the connection.
+pub(crate) fn is_malformed(error: &BodyError) -> bool {
+    error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
 }
 
 /// A response's body on its way to the client.
@@ -149,7 +145,7 @@ impl Body for UpstreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::H1(body) => body.poll_frame(cx),
-            Self::H2(stream) => poll_h2(stream, cx),
+            Self::H2(stream) => h2_stream::poll_frame(stream, cx),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
@@ -168,25 +164,5 @@ impl Body for UpstreamBody {
             Self::H2(_) => SizeHint::default(),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
-    }
-}
-
-/// The window is given back when the client's side takes the bytes: a slow client slows the endpoint and fills no memory.
-fn poll_h2(stream: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    if let Some(data) = ready!(stream.poll_data(cx)) {
-        let data = match data {
-            Ok(data) => data,
-            // The endpoint answered in full and does not want the rest of the request (RFC 9113 s.8.1).
-            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
-            Err(error) => return Poll::Ready(Some(Err(error.into()))),
-        };
-        let _ = stream.flow_control().release_capacity(data.len());
-        return Poll::Ready(Some(Ok(Frame::data(data))));
-    }
-    match ready!(stream.poll_trailers(cx)) {
-        Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-        Ok(None) => Poll::Ready(None),
-        Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
-        Err(error) => Poll::Ready(Some(Err(error.into()))),
     }
 }

@@ -5,23 +5,21 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::Body;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_telemetry::Failure;
 
 use super::body::RequestBody;
 use super::connect::Stream;
 use super::{AttemptError, Sent};
+use crate::h2_stream::send_body;
 
 /// Receive window of a stream: what one slow client can make us hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -94,7 +92,7 @@ impl H2Connection {
         let no_body = body.is_end_stream();
         let (response, stream) = self.begin(request, no_body).await?;
         if !no_body {
-            tokio::task::spawn_local(send_body(body, stream));
+            tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
         }
         response.await.map_err(|error| failed(&error))
     }
@@ -151,131 +149,4 @@ fn failed(error: &h2::Error) -> AttemptError {
         Failure::UpstreamProtocol
     };
     AttemptError::new(failure, sent, error)
-}
-
-/// Sends a body as fast as the peer's window opens; the client is read no faster than that.
-async fn send_body(mut body: RequestBody, mut stream: SendStream<Bytes>) {
-    loop {
-        let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
-            Next::Frame(frame) => frame,
-            Next::Gone => return,
-            Next::Broken => return stream.send_reset(Reason::CANCEL),
-            Next::End => {
-                let _ = stream.send_data(Bytes::new(), true);
-                return;
-            }
-        };
-        match frame.into_data() {
-            Ok(mut data) => {
-                while data.has_remaining() {
-                    let Some(room) = room(&mut stream, data.len()).await else { return };
-                    let part = data.split_to(room.min(data.len()));
-                    let last = data.is_empty() && body.is_end_stream();
-                    if stream.send_data(part, last).is_err() || last {
-                        return;
-                    }
-                }
-            }
-            Err(frame) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    let _ = stream.send_trailers(trailers);
-                    return;
-                }
-            }
-        }
-    }
-}
-
-enum Next {
-    Frame(http_body::Frame<Bytes>),
-    End,
-    /// The client broke off.
-    Broken,
-    /// The endpoint wants no more.
-    Gone,
-}
-
-fn poll_next(body: &mut RequestBody, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Next> {
-    if stream.poll_reset(cx).is_ready() {
-        return Poll::Ready(Next::Gone);
-    }
-    Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
-        Some(Ok(frame)) => Next::Frame(frame),
-        Some(Err(_)) => Next::Broken,
-        None => Next::End,
-    })
-}
-
-/// Waits for window; `None` when the stream is over.
-async fn room(stream: &mut SendStream<Bytes>, wanted: usize) -> Option<usize> {
-    stream.reserve_capacity(wanted);
-    loop {
-        match stream.capacity() {
-            0 => {}
-            room => return Some(room),
-        }
-        poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?;
-    }
-}
-
-/// The two halves of an HTTP/2 stream as one stream of bytes.
-pub(crate) struct H2Duplex {
-    pub(crate) send: SendStream<Bytes>,
-    pub(crate) receive: RecvStream,
-    pub(crate) unread: Bytes,
-    /// Keeps the connection and its place on it.
-    pub(crate) _held: (Rc<H2Connection>, StreamCount),
-}
-
-impl AsyncRead for H2Duplex {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        while this.unread.is_empty() {
-            match ready!(this.receive.poll_data(cx)) {
-                Some(Ok(data)) => this.unread = data,
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let part = this.unread.split_to(this.unread.len().min(buf.remaining()));
-        buf.put_slice(&part);
-        let _ = this.receive.flow_control().release_capacity(part.len());
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for H2Duplex {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        this.send.reserve_capacity(buf.len());
-        while this.send.capacity() == 0 {
-            match ready!(this.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        let taken = buf.len().min(this.send.capacity());
-        this.send.send_data(Bytes::copy_from_slice(&buf[..taken]), false).map_err(io_error)?;
-        Poll::Ready(Ok(taken))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.get_mut().send.send_data(Bytes::new(), true).map_err(io_error))
-    }
-}
-
-fn io_error(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
-    } else {
-        io::Error::other(error)
-    }
 }

@@ -8,11 +8,11 @@ mod connect;
 mod h1;
 mod h2;
 mod pool;
+mod upload;
 
-pub(crate) use body::{BodyError, RequestBody, UpstreamBody};
+pub(crate) use body::{BodyError, RequestBody, UpstreamBody, is_malformed};
 pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
-pub(crate) use h1::is_malformed;
-pub(crate) use h2::{H2Connection, H2Duplex, StreamCount};
+pub(crate) use h2::{H2Connection, StreamCount};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};
 
 use weft_telemetry::Failure;

@@ -4,9 +4,6 @@
 //! one is looked at when it is wanted and on the worker's tick. Only a request body that is not there as a whole is sent by a
 //! task, since the app may answer before it has read it, and a caller may read only after it has sent everything.
 
-mod codec;
-mod upload;
-
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -23,11 +20,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use weft_telemetry::Failure;
 
-use self::codec::{Decoder, Malformed, Sending};
-use self::upload::{Broken, Outcome, Outgoing, Upload};
 use super::body::RequestBody;
 use super::connect::Stream;
+use super::upload::{Outcome, Outgoing, Upload};
 use super::{AttemptError, Sent};
+use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, put_request, take_response};
 
 /// What one read asks for, at least.
 const READ_MIN: usize = 8 * 1024;
@@ -86,7 +83,7 @@ impl H1Connection {
     ) -> Result<Response<H1Body>, (AttemptError, Again)> {
         let had_body = !body.is_empty();
         match self.exchange(&head, &mut body).await {
-            Ok(codec::Head { response, body, reusable }) => {
+            Ok(ResponseHead { response, body, reusable }) => {
                 self.used = true;
                 self.reusable = reusable;
                 Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
@@ -95,10 +92,10 @@ impl H1Connection {
         }
     }
 
-    async fn exchange(&mut self, head: &Request<()>, body: &mut RequestBody) -> Result<codec::Head, AttemptError> {
+    async fn exchange(&mut self, head: &Request<()>, body: &mut RequestBody) -> Result<ResponseHead, AttemptError> {
         let mut bytes = BytesMut::new();
-        let sending = codec::put_head(&mut bytes, head, !body.is_empty());
-        let mut out = Outgoing { bytes, sending, ended: sending == Sending::Nothing };
+        let encoder = put_request(&mut bytes, head, !body.is_empty());
+        let mut out = Outgoing { bytes, encoder, ended: encoder == Encoder::Nothing };
         if !out.ended {
             // One look: a small body mostly came with its head, and leaves with it.
             let looked = poll_fn(|cx| Poll::Ready(out.poll_fill(body, cx))).await;
@@ -133,11 +130,11 @@ impl H1Connection {
         poll_fn(flush).await.map_err(|error| (error, written))
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<codec::Head, AttemptError>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, AttemptError>> {
         loop {
             if !self.read.is_empty() {
                 let malformed = |error| AttemptError::new(Failure::AppProtocol, Sent::Perhaps, error);
-                if let Some(head) = codec::take_head(&mut self.read, method).map_err(malformed)? {
+                if let Some(head) = take_response(&mut self.read, method).map_err(malformed)? {
                     return Poll::Ready(Ok(head));
                 }
             }
@@ -198,7 +195,7 @@ impl H1Body {
 
     /// What can be read and written after a response with status 101.
     pub(crate) fn into_way(self) -> Option<impl AsyncRead + AsyncWrite + Unpin> {
-        self.connection.map(|connection| Way { stream: connection.stream, unread: connection.read.freeze() })
+        self.connection.map(|connection| H1Duplex { stream: connection.stream, unread: connection.read.freeze() })
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -234,18 +231,13 @@ impl H1Body {
     }
 }
 
-/// Whether a response's body broke off because the app broke its framing.
-pub(crate) fn is_malformed(error: &super::BodyError) -> bool {
-    error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
-}
-
 /// A connection as a stream of bytes, with what was read of it already in front.
-struct Way {
-    stream: Rc<RefCell<Stream>>,
-    unread: Bytes,
+pub(super) struct H1Duplex {
+    pub(super) stream: Rc<RefCell<Stream>>,
+    pub(super) unread: Bytes,
 }
 
-impl AsyncRead for Way {
+impl AsyncRead for H1Duplex {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.unread.is_empty() {
             return Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
@@ -256,7 +248,7 @@ impl AsyncRead for Way {
     }
 }
 
-impl AsyncWrite for Way {
+impl AsyncWrite for H1Duplex {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
     }

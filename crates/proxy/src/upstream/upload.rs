@@ -7,59 +7,33 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame};
+use http_body::Body;
 use tokio::io::AsyncWriteExt;
 use tokio::task::AbortHandle;
 
-use super::codec::{self, Sending};
-use super::{RequestBody, Stream, Way};
-
-/// The client broke off, or sent another length than it had said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken;
+use super::RequestBody;
+use super::connect::Stream;
+use super::h1::H1Duplex;
+use crate::h1::{Broken, Encoder};
 
 /// The bytes of a request that are to be written next.
 pub(super) struct Outgoing {
     pub(super) bytes: BytesMut,
-    pub(super) sending: Sending,
+    pub(super) encoder: Encoder,
     /// Whether the body has ended: after `bytes` there is nothing.
     pub(super) ended: bool,
 }
 
 impl Outgoing {
-    /// Appends the next frame of the body.
+    /// Appends the next frame of the body. It is broken if the client broke off, or sent another length than it had said.
     pub(super) fn poll_fill(&mut self, body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => Some(frame),
             Some(Err(_)) => return Poll::Ready(Err(Broken)),
             None => None,
         };
-        Poll::Ready(self.put(frame, body.is_end_stream()))
-    }
-
-    fn put(&mut self, frame: Option<Frame<Bytes>>, last: bool) -> Result<(), Broken> {
-        let is_trailers = frame.as_ref().is_some_and(Frame::is_trailers);
-        self.ended = frame.is_none() || is_trailers || last;
-        match &mut self.sending {
-            Sending::Nothing => {}
-            Sending::Length(left) => {
-                let data = frame.and_then(|frame| frame.into_data().ok()).unwrap_or_default();
-                *left = left.checked_sub(data.len() as u64).ok_or(Broken)?;
-                self.bytes.extend_from_slice(&data);
-                if self.ended && *left > 0 {
-                    return Err(Broken);
-                }
-            }
-            Sending::Chunked => {
-                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-                    codec::put_chunk(&mut self.bytes, data);
-                }
-                if self.ended {
-                    codec::put_last_chunk(&mut self.bytes, frame.as_ref().and_then(Frame::trailers_ref));
-                }
-            }
-        }
-        Ok(())
+        self.ended = self.encoder.put(&mut self.bytes, frame, body.is_end_stream())?;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -82,7 +56,7 @@ impl Upload {
 /// Sends a body as fast as the app reads; the client is read no faster than that.
 async fn send_rest(stream: &Rc<RefCell<Stream>>, out: &mut Outgoing, body: &mut RequestBody) -> Result<(), Broken> {
     loop {
-        let mut way = Way { stream: stream.clone(), unread: Bytes::new() };
+        let mut way = H1Duplex { stream: stream.clone(), unread: Bytes::new() };
         // An app that reads no more may have answered: what it says is read by the request, so this is no error of the response.
         if way.write_all(&out.bytes).await.is_err() || way.flush().await.is_err() {
             return std::future::pending().await;

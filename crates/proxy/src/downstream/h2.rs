@@ -1,0 +1,177 @@
+//! Requests over HTTP/2 (RFC 9113), beside each other on a connection.
+//!
+//! The connection's task does all reading and writing of its socket, and each request has a task: what they queue in one turn of
+//! the worker leaves in one write.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Connection as Served, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use super::{ClientBody, ClientRequest};
+use crate::config::HttpListener;
+use crate::h2_stream::{H2Duplex, send_body};
+use crate::request::handle;
+use crate::serve::Connection;
+use crate::tunnel::{self, Way};
+use crate::worker::Worker;
+
+/// Receive window of a stream: what one slow app can make us hold.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Receive window of a connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Requests under way on a connection, if the listener does not say.
+const STREAMS_MAX: u32 = 1024;
+/// Heads larger than this are answered with 431.
+const HEAD_MAX: u32 = 64 * 1024;
+/// For the client's preface.
+const PREFACE_BOUND: Duration = Duration::from_secs(30);
+/// A client is asked so often whether it is still there,
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// and has so long to answer.
+const PONG_BOUND: Duration = Duration::from_secs(20);
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<S>(worker: Rc<Worker>, connection: Rc<Connection>, http: &HttpListener, io: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(http.max_concurrent_streams.unwrap_or(STREAMS_MAX))
+        .max_header_list_size(HEAD_MAX);
+    if http.websocket {
+        builder.enable_connect_protocol();
+    }
+    let ended = match tokio::time::timeout(PREFACE_BOUND, builder.handshake(io)).await {
+        Ok(Ok(served)) => serve_streams(&worker, &connection, served).await,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no HTTP/2 preface came".to_owned()),
+    };
+    if let Err(why) = ended {
+        tracing::debug!(why, "client connection ended");
+    }
+}
+
+/// Begins each request that comes. When the proxy drains, tells the client once to begin no more, and ends with the last one.
+async fn serve_streams<S>(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    mut served: Served<S, Bytes>,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut drained = pin!(worker.shared.drained());
+    let mut told = false;
+    let mut presence = served.ping_pong().map(Presence::new);
+    poll_fn(|cx| {
+        if !told && drained.as_mut().poll(cx).is_ready() {
+            told = true;
+            served.graceful_shutdown();
+        }
+        if presence.as_mut().is_some_and(|presence| presence.poll_lost(cx).is_ready()) {
+            return Poll::Ready(Err("the client answers no ping".to_owned()));
+        }
+        loop {
+            match served.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    tokio::task::spawn_local(exchange(worker.clone(), connection.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// One request and its response.
+async fn exchange(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (head, receive) = request.into_parts();
+    let head = Request::from_parts(head, ());
+    let (mut tunnel, mut body, mut switched) = (None, ClientBody::Empty, None);
+    if tunnel::is_wanted(&head) {
+        let (sender, receiver) = oneshot::channel::<Box<dyn Way>>();
+        (tunnel, switched) = (Some((sender, receive)), Some(receiver));
+    } else if !receive.is_end_stream() {
+        body = ClientBody::H2(receive);
+    }
+    let request = ClientRequest { head, body, fault: None, switched };
+    let response = {
+        let mut answering = pin!(handle(worker, connection, request));
+        poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            // The client wants no answer any more.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (head, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    match tunnel {
+        Some((sender, receive)) if head.status.is_success() => {
+            if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
+                let _ = sender.send(Box::new(H2Duplex::new(send, receive, None)));
+            }
+        }
+        _ => {
+            if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended)
+                && !ended
+            {
+                send_body(body, stream, Reason::INTERNAL_ERROR).await;
+            }
+        }
+    }
+}
+
+/// Whether the client is still there: a host that was switched off ends no connection.
+struct Presence {
+    ping: PingPong,
+    asked: bool,
+    /// When to ask, or to give up.
+    due: Pin<Box<Sleep>>,
+}
+
+impl Presence {
+    fn new(ping: PingPong) -> Self {
+        Self { ping, asked: false, due: Box::pin(tokio::time::sleep(PING_EVERY)) }
+    }
+
+    /// Ready when the client did not answer in time.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.asked && matches!(self.ping.poll_pong(cx), Poll::Ready(Ok(_))) {
+                self.asked = false;
+                self.due.as_mut().reset(Instant::now() + PING_EVERY);
+            }
+            if self.due.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.asked || self.ping.send_ping(Ping::opaque()).is_err() {
+                return Poll::Ready(());
+            }
+            self.asked = true;
+            self.due.as_mut().reset(Instant::now() + PONG_BOUND);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! HTTP/1.1 as bytes (RFC 9112): heads and bodies, in and out, for both ends of a connection. No I/O.
+//!
+//! What a client sends is held to the letter, since two readers of one message must not find two requests in it; what an app
+//! sends is read as leniently as that allows.
+
+mod body;
+mod fields;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use body::{Broken, Decoder, Encoder};
+pub(crate) use request::{RequestHead, put_request, take_request};
+pub(crate) use response::{Asked, ResponseHead, put_response, take_response};
+
+/// A head, or trailers, may have so many bytes.
+const HEAD_MAX: usize = 64 * 1024;
+/// And so many fields.
+const FIELDS_MAX: usize = 256;
+
+/// What came is not HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("the head is not one of HTTP/1.1 (RFC 9112 s.2.1)")]
+    Head,
+    #[error("the head has more than {HEAD_MAX} bytes or {FIELDS_MAX} fields")]
+    HeadTooLarge,
+    #[error("there are several content lengths, or one that is no number (RFC 9112 s.6.3)")]
+    ContentLength,
+    #[error("no transfer coding but chunked is understood (RFC 9112 s.6.1)")]
+    TransferCoding,
+    #[error("send a content-length or a transfer-encoding, not both (RFC 9112 s.6.1)")]
+    TwoFramings,
+    #[error("a chunk is framed wrongly (RFC 9112 s.7.1)")]
+    Chunk,
+    #[error("the trailers cannot be read (RFC 9112 s.7.1.2)")]
+    Trailers,
+    #[error("the message ended in the middle of its body")]
+    Short,
+}

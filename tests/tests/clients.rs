@@ -1,0 +1,245 @@
+//! Apps that call through our sidecar in HTTP/1.1 of their own, in bytes that are written here and by nobody's library.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use weft_tests::app::App;
+use weft_tests::mesh::Mesh;
+use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::{log, ports, wait};
+
+struct World {
+    web: Sidecar,
+    _board: [Sidecar; 2],
+    apps: [App; 2],
+    _mesh: Mesh,
+}
+
+impl World {
+    fn start() -> Self {
+        let mesh = Mesh::start();
+        let apps = [App::start("v1"), App::start("v2")];
+        let board = [("v1", 0), ("v2", 1)].map(|(version, i)| {
+            mesh.sidecar(
+                &format!("board-{version}"),
+                Spec::new("prod/board", apps[i].address()).label("version", version),
+            )
+        });
+        let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
+        mesh.wait_endpoints("prod/board", 2);
+        let world = Self { web, _board: board, apps, _mesh: mesh };
+        wait::until("the app to answer", wait::SOON, || {
+            let answer = world.client().ask("GET /api/ HTTP/1.1\r\nhost: board.prod\r\n\r\n");
+            if answer.status() == 200 { Ok(()) } else { Err(answer.head) }
+        });
+        world
+    }
+
+    fn client(&self) -> Client {
+        let stream = TcpStream::connect(self.web.egress).expect("the egress listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        Client { stream, read: Vec::new() }
+    }
+
+    fn reached(&self) -> u64 {
+        self.apps.iter().map(App::requests).sum()
+    }
+
+    /// The access-log line of the request with that path.
+    fn line(&self, path: &str) -> serde_json::Value {
+        wait::until("the line of the request", wait::SOON, || {
+            let lines = log::json_lines(&self.web.access_log);
+            lines.into_iter().find(|line| line["path"] == path).ok_or("no such line")
+        })
+    }
+}
+
+/// A connection to the egress.
+struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        fields.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+impl Client {
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the egress reads");
+    }
+
+    fn ask(&mut self, bytes: &str) -> Answer {
+        self.send(bytes);
+        self.answer()
+    }
+
+    /// Reads until `is_there` says where what is wanted ends.
+    fn until(&mut self, what: &str, is_there: impl Fn(&[u8]) -> Option<usize>) -> Vec<u8> {
+        loop {
+            if let Some(end) = is_there(&self.read) {
+                return self.read.drain(..end).collect();
+            }
+            let mut part = [0; 16 * 1024];
+            let count = self.stream.read(&mut part).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(count > 0, "the connection ended before {what}: {:?}", String::from_utf8_lossy(&self.read));
+            self.read.extend_from_slice(&part[..count]);
+        }
+    }
+
+    fn head(&mut self) -> String {
+        let head = self.until("a head", |read| read.windows(4).position(|part| part == b"\r\n\r\n").map(|at| at + 4));
+        String::from_utf8(head).expect("text")
+    }
+
+    /// The next response, which must have a length.
+    fn answer(&mut self) -> Answer {
+        let mut answer = Answer { head: self.head(), body: String::new() };
+        let length = answer.field("content-length").map_or(0, |length| length.parse().expect("a number"));
+        let body = self.until("a body", |read| (read.len() >= length).then_some(length));
+        answer.body = String::from_utf8(body).expect("text");
+        answer
+    }
+
+    /// What comes until the end, which must come.
+    fn rest(&mut self) -> String {
+        let mut rest = std::mem::take(&mut self.read);
+        self.stream.read_to_end(&mut rest).expect("an end");
+        String::from_utf8_lossy(&rest).into_owned()
+    }
+}
+
+#[test]
+fn requests_in_a_row_are_answered_in_their_order() {
+    let world = World::start();
+    let mut client = world.client();
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: board.prod\r\n\r\n");
+    client.send([request("/status/201"), request("/status/202"), request("/status/203")].concat());
+    for status in [201, 202, 203] {
+        assert_eq!(client.answer().status(), status);
+    }
+    // A body that is refused unread, but is all there, does not end the connection.
+    let denied = client.ask("POST /nowhere HTTP/1.1\r\nhost: board.prod\r\ncontent-length: 5\r\n\r\nhello");
+    assert_eq!((denied.status(), denied.field("connection")), (403, None), "{denied:?}");
+    let last = client.ask("GET /status/204 HTTP/1.1\r\nhost: board.prod\r\nconnection: close\r\n\r\n");
+    assert_eq!((last.status(), last.field("connection")), (204, Some("close")), "{last:?}");
+    assert_eq!(client.rest(), "");
+}
+
+#[test]
+fn a_client_that_asks_for_leave_is_told_to_go_on_or_not() {
+    let world = World::start();
+    let mut client = world.client();
+    client.send("POST /count HTTP/1.1\r\nhost: board.prod\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+    assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n");
+    let answer = client.ask("abc");
+    assert_eq!((answer.status(), &*answer.body), (200, "3 294"), "{answer:?}");
+    // What goes nowhere is never asked for its body.
+    let refused =
+        client.ask("POST / HTTP/1.1\r\nhost: nobody.prod\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+    assert_eq!((refused.status(), refused.field("connection")), (404, Some("close")), "{refused:?}");
+    assert_eq!(client.rest(), "");
+}
+
+#[test]
+fn an_old_client_is_understood() {
+    let world = World::start();
+    let mut client = world.client();
+    let kept = client.ask("GET /bytes/5 HTTP/1.0\r\nhost: board.prod\r\nconnection: keep-alive\r\n\r\n");
+    assert_eq!((&*kept.body, kept.field("connection")), ("xxxxx", Some("keep-alive")), "{kept:?}");
+    // No length is known beforehand, and HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+    client.send("GET /flood HTTP/1.0\r\nhost: board.prod\r\n\r\n");
+    let head = client.head();
+    assert!(head.contains("connection: close") && !head.contains("transfer-encoding"), "{head}");
+    let body = client.rest();
+    assert!(body.len() > 1 << 20 && body.bytes().all(|byte| byte == b'f'), "{} bytes", body.len());
+}
+
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let world = World::start();
+    let length = 8 << 20;
+    // By this sidecar, which says that it closes; by the other one, whose answer comes when some of the body is on its way.
+    for (host, status, cause) in [("nobody.prod", 404, "unknown_host"), ("board.prod", 403, "denied")] {
+        let mut client = world.client();
+        client.send(format!("POST /nowhere HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n"));
+        // Some of it may be refused, since the connection ends; the answer must be there all the same.
+        if let Err(error) = client.stream.write_all(&vec![b'a'; length]) {
+            assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+        }
+        let answer = client.answer();
+        assert_eq!(answer.status(), status, "{answer:?}");
+        assert!(answer.body.contains(&format!(r#""cause":"{cause}""#)), "{answer:?}");
+        assert_eq!(client.rest(), "", "the connection is not used again");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_a_reason() {
+    let world = World::start();
+    let reached = world.reached();
+    let large = format!("GET / HTTP/1.1\r\nhost: board.prod\r\nx: {}\r\n\r\n", "a".repeat(70_000));
+    for (bytes, status, cause) in [
+        ("GET /api/ HTTP/1.1\r\nhost: board.prod\r\nbad name: x\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/1.1\r\nhost : board.prod\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/3.0\r\nhost: board.prod\r\n\r\n", 400, "bad_request"),
+        ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}", 400, "bad_request"),
+        (&*large, 431, "head_too_large"),
+    ] {
+        let mut client = world.client();
+        let _ = client.stream.write_all(bytes.as_bytes());
+        let answer = client.answer();
+        assert_eq!(answer.status(), status, "{answer:?}");
+        assert_eq!(answer.field("content-type"), Some("application/problem+json"), "{answer:?}");
+        assert_eq!(answer.field("connection"), Some("close"), "{answer:?}");
+        let problem: serde_json::Value = serde_json::from_str(&answer.body).expect("a problem in JSON");
+        assert_eq!((&problem["cause"], &problem["layer"]), (&cause.into(), &"client".into()), "{answer:?}");
+        assert_eq!(answer.field("x-request-id"), problem["request_id"].as_str(), "{answer:?}");
+        assert_eq!(client.rest(), "");
+    }
+    for (path, fields) in [
+        ("/api/both", "content-length: 3\r\ntransfer-encoding: chunked"),
+        ("/api/two", "content-length: 3\r\ncontent-length: 3"),
+        ("/api/list", "content-length: 3, 3"),
+        ("/api/coding", "transfer-encoding: gzip, chunked"),
+    ] {
+        let mut client = world.client();
+        let smuggled = "GET /api/smuggled HTTP/1.1\r\nhost: board.prod\r\n\r\n";
+        client.send(format!("POST {path} HTTP/1.1\r\nhost: board.prod\r\n{fields}\r\n\r\n0\r\n\r\n{smuggled}"));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.field("connection")), (400, Some("close")), "{path}: {answer:?}");
+        assert_eq!(client.rest(), "", "{path}");
+        let line = world.line(path);
+        assert_eq!((&line["cause"], &line["method"]), (&"bad_request".into(), &"POST".into()), "{line:#}");
+    }
+    assert_eq!(world.reached(), reached, "a broken request reached an app");
+}
+
+#[test]
+fn a_client_that_leaves_is_written_down() {
+    let world = World::start();
+    let mut client = world.client();
+    client.send("POST /hold HTTP/1.1\r\nhost: board.prod\r\ncontent-length: 1\r\n\r\na");
+    wait::until("the app to have the request", wait::SOON, || {
+        if world.apps.iter().any(|app| app.held() > 0) { Ok(()) } else { Err("not yet") }
+    });
+    drop(client);
+    let line = world.line("/hold");
+    assert_eq!((&line["response_flags"], &line["layer"]), (&"DC".into(), &"client".into()), "{line:#}");
+    world.apps.iter().for_each(App::release);
+}

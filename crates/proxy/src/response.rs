@@ -23,14 +23,14 @@ pub(crate) struct Held {
     pub(crate) _active: ActiveCount,
 }
 
-/// The body that hyper sends to the client.
+/// The body that the client is sent.
 pub(crate) struct ResponseBody {
     inner: UpstreamBody,
     exchange: Option<Box<Exchange>>,
     held: Option<Held>,
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Bytes to come by `content-length`, if that says it. hyper asks for no more after the last of them, so the end of an
-    /// HTTP/2 stream that comes in a frame of its own is never seen.
+    /// Bytes to come by `content-length`, if that says it. An HTTP/1.1 client has the whole body with the last of them, and
+    /// nobody waits for the end of an HTTP/2 stream that comes in a frame of its own.
     left: Option<u64>,
 }
 

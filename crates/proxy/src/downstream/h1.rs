@@ -156,7 +156,8 @@ async fn respond(wire: &RefCell<Wire>, response: Response<ResponseBody>, asked: 
     let mut out = BytesMut::from(wire.borrow_mut().begin_response());
     let head = Response::from_parts(parts, ());
     let mut encoder = put_response(&mut out, &head, asked, &body.size_hint());
-    let mut ended = body.is_end_stream() || encoder == Encoder::Nothing;
+    let is_full = |encoder: &Encoder| matches!(encoder, Encoder::Nothing | Encoder::Length(0));
+    let mut ended = body.is_end_stream() || is_full(&encoder);
     // An answer that broke off, or is not as long as it says, must not look whole.
     let mut whole = !ended || encoder.put(&mut out, None, true).is_ok();
     poll_fn(|cx| {
@@ -168,7 +169,7 @@ async fn respond(wire: &RefCell<Wire>, response: Response<ResponseBody>, asked: 
                     Poll::Ready(frame) => {
                         let frame = frame.and_then(Result::ok).filter(|frame| asked.trailers || frame.is_data());
                         let put = encoder.put(&mut out, frame, body.is_end_stream());
-                        (ended, whole) = (put != Ok(false), put.is_ok());
+                        (ended, whole) = (put != Ok(false) || is_full(&encoder), put.is_ok());
                     }
                     Poll::Pending => waits = true,
                 }

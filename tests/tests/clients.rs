@@ -243,3 +243,14 @@ fn a_client_that_leaves_is_written_down() {
     assert_eq!((&line["response_flags"], &line["layer"]), (&"DC".into(), &"client".into()), "{line:#}");
     world.apps.iter().for_each(App::release);
 }
+
+#[test]
+fn a_client_that_leaves_in_its_first_word_is_gone() {
+    let world = World::start();
+    for word in ["", "P", "PR", "PRI", "GET /"] {
+        let mut client = world.client();
+        client.send(word);
+        client.stream.shutdown(std::net::Shutdown::Write).expect("an open connection");
+        assert_eq!(client.rest(), "", "{word:?}");
+    }
+}

@@ -13,6 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::upstream::{BodyError, H2Connection, StreamCount};
 
+/// Receive window of a stream: what one slow reader can make us hold.
+pub(crate) const STREAM_WINDOW: u32 = 256 * 1024;
+/// Receive window of a connection: as many slow readers as a sidecar puts on one connection do not hold up a fast one.
+pub(crate) const CONNECTION_WINDOW: u32 = 256 * STREAM_WINDOW;
+/// Streams of a connection that may break the rules of HTTP/2 before it is closed for all that share it.
+pub(crate) const STREAM_ERRORS_MAX: usize = 64 * 1024;
+/// What the frames of a few bytes that nobody has read yet may cost a connection, in h2's measure of up to 256 a frame, before it
+/// is closed for all that share it: about a million frames. A slow reader's window full of gRPC's smallest messages, of seven
+/// bytes, costs a twenty-eighth of that.
+pub(crate) const SMALL_FRAMES_MAX: usize = 256 * 1024 * 1024;
+
 /// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off
 /// resets the stream for `reason`.
 pub(crate) async fn send_body<B>(mut body: B, mut stream: SendStream<Bytes>, reason: Reason)

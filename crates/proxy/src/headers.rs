@@ -76,31 +76,21 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.keys().any(|name| OF_CONNECTION.contains(name)) {
         return;
     }
-    if let Some(named) = headers.remove(header::CONNECTION)
-        && let Ok(named) = named.to_str()
-    {
-        for name in named.split(',').map(str::trim) {
-            let is_upgrade_or_framing = name.eq_ignore_ascii_case("close") || name.eq_ignore_ascii_case("keep-alive");
-            if !is_upgrade_or_framing && let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-                headers.remove(name);
-            }
+    let wants_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|te| te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers"))));
+    let options: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    for name in options.iter().filter_map(|option| option.to_str().ok()).flat_map(|option| option.split(',')) {
+        if let Ok(name) = HeaderName::from_bytes(name.trim().as_bytes()) {
+            headers.remove(name);
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS] {
+    for name in &OF_CONNECTION {
         headers.remove(name);
     }
-    let keep_te = headers.get(header::TE).map(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    match keep_te {
-        None | Some(true) => {}
-        Some(false) => {
-            let trailers = headers.get_all(header::TE).iter().any(|te| {
-                te.to_str().is_ok_and(|te| te.split(',').any(|part| part.trim().eq_ignore_ascii_case("trailers")))
-            });
-            headers.remove(header::TE);
-            if trailers {
-                headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            }
-        }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
@@ -113,14 +103,17 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "keep-alive, X-Secret"),
+            ("connection", "x-other"),
             ("keep-alive", "timeout=5"),
             ("x-secret", "1"),
+            ("x-other", "2"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "h2c"),
-            ("te", "gzip, trailers"),
+            ("te", "trailers;q=0.5, gzip"),
+            ("te", "deflate, trailers"),
             ("accept", "*/*"),
         ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         strip_hop_by_hop(&mut headers);
         let mut left: Vec<_> =

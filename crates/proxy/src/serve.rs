@@ -1,5 +1,6 @@
 //! One client connection: who is at the other end, what it speaks, and its requests until it ends or the proxy drains.
 
+use std::io::{Cursor, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use bytes::BytesMut;
 use http::HeaderValue;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use tokio::io::BufReader;
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use weft_identity::tls::peer_spiffe_id;
@@ -22,7 +24,10 @@ use crate::tcp;
 use crate::upstream::TLS_READ_AHEAD;
 use crate::worker::Worker;
 
-const PREFACE_START: &[u8] = b"PRI * HTTP/2";
+const PREFACE_START: &[u8] = b"PRI";
+/// From the first byte of a client to the third.
+const FIRST_BOUND: Duration = Duration::from_secs(30);
+const FIRST_READ: usize = 8 * 1024;
 
 /// What is known of a client connection.
 pub(crate) struct Connection {
@@ -89,10 +94,13 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     let Some(config) = tls else {
         return match &listener.kind {
             ListenerKind::Http(http) => {
-                if speaks_h2(&tcp, http.protocol).await {
-                    h2::serve(worker, Rc::new(connection), http, tcp).await;
+                let Some((first, is_h2)) = first_bytes(&tcp, http.protocol).await else { return };
+                if is_h2 {
+                    let (read, write) = tcp.into_split();
+                    let io = tokio::io::join(Cursor::new(first.freeze()).chain(read), write);
+                    h2::serve(worker, Rc::new(connection), http, io).await;
                 } else {
-                    h1::serve(worker, Rc::new(connection), Box::new(tcp)).await;
+                    h1::serve(worker, Rc::new(connection), Box::new(tcp), first).await;
                 }
             }
             ListenerKind::Tcp(_) => tcp::serve(worker, Rc::new(connection), listener, tcp).await,
@@ -128,7 +136,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     }
     match &listener.kind {
         ListenerKind::Http(http) if is_h2 => h2::serve(worker, Rc::new(connection), http, stream).await,
-        ListenerKind::Http(_) => h1::serve(worker, Rc::new(connection), Box::new(stream)).await,
+        ListenerKind::Http(_) => h1::serve(worker, Rc::new(connection), Box::new(stream), BytesMut::new()).await,
         ListenerKind::Tcp(_) => tcp::serve(worker, Rc::new(connection), listener, stream).await,
     }
 }
@@ -139,23 +147,30 @@ fn refuse(worker: &Worker, remote: Option<SocketAddr>, why: &str) {
     tracing::info!(remote, layer = "identity", cause = why, "connection refused");
 }
 
-/// Whether a clear-text client begins with the HTTP/2 preface (RFC 9113 s.3.4). HTTP clients speak first, so the first
-/// bytes tell and nothing stalls: three bytes are enough, no HTTP/1.1 method begins with them.
-async fn speaks_h2(tcp: &TcpStream, protocol: DownstreamProtocol) -> bool {
+/// The first bytes of a clear-text client, and whether they begin the HTTP/2 preface (RFC 9113 s.3.4). HTTP clients speak first, so
+/// nothing stalls, and three bytes are enough: no HTTP/1.1 method begins with them. `None` if it left, or stopped in the middle.
+async fn first_bytes(tcp: &TcpStream, protocol: DownstreamProtocol) -> Option<(BytesMut, bool)> {
+    let mut first = BytesMut::new();
     match protocol {
-        DownstreamProtocol::Http1 => return false,
-        DownstreamProtocol::Http2 => return true,
+        DownstreamProtocol::Http1 => return Some((first, false)),
+        DownstreamProtocol::Http2 => return Some((first, true)),
         DownstreamProtocol::Auto => {}
     }
-    let mut first = [0; PREFACE_START.len()];
-    let mut look = tokio::time::interval(Duration::from_millis(5));
-    loop {
-        match tcp.peek(&mut first).await {
-            Ok(seen) if seen >= 3 || !PREFACE_START.starts_with(&first[..seen]) || seen == 0 => {
-                return seen > 0 && PREFACE_START.starts_with(&first[..seen]);
+    // No memory is held for a client that says nothing.
+    tcp.readable().await.ok()?;
+    let told = async {
+        while first.len() < 3 && PREFACE_START.starts_with(&first) {
+            first.reserve(FIRST_READ);
+            match tcp.try_read_buf(&mut first) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => tcp.readable().await.ok()?,
+                Err(_) => return None,
             }
-            Ok(_) => drop(look.tick().await),
-            Err(_) => return false,
         }
-    }
+        Some(())
+    };
+    tokio::time::timeout(FIRST_BOUND, told).await.ok()??;
+    let is_h2 = first.starts_with(PREFACE_START);
+    Some((first, is_h2))
 }

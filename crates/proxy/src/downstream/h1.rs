@@ -34,9 +34,9 @@ const WRITE_MAX: usize = 64 * 1024;
 /// away the response before the client has read it (RFC 9112 s.9.6).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Box<dyn Way>) {
-    let wire = Rc::new(RefCell::new(Wire::new(io)));
+/// Serves a connection to its end. `first` is what has been read of it.
+pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Box<dyn Way>, first: BytesMut) {
+    let wire = Rc::new(RefCell::new(Wire::new(io, first)));
     let mut drained = pin!(worker.shared.drained());
     loop {
         let after = match next_head(&wire, drained.as_mut()).await {
@@ -222,7 +222,7 @@ mod tests {
     async fn begun(bytes: &[u8]) -> (tokio::io::DuplexStream, RefCell<Wire>) {
         let (mut client, server) = tokio::io::duplex(1024);
         client.write_all(bytes).await.expect("room for it");
-        (client, RefCell::new(Wire::new(Box::new(server))))
+        (client, RefCell::new(Wire::new(Box::new(server), BytesMut::new())))
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,20 +20,19 @@ use tokio::time::{Instant, Sleep};
 
 use super::{ClientBody, ClientRequest};
 use crate::config::HttpListener;
-use crate::h2_stream::{H2Duplex, send_body};
+use crate::h2_stream::{CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 use crate::request::handle;
 use crate::serve::Connection;
 use crate::tunnel::{self, Way};
 use crate::worker::Worker;
 
-/// Receive window of a stream: what one slow app can make us hold.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Receive window of a connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Requests under way on a connection, if the listener does not say.
 const STREAMS_MAX: u32 = 1024;
 /// Heads larger than this are answered with 431.
 const HEAD_MAX: u32 = 64 * 1024;
+/// Callers that leave as soon as they have asked close no connection that others share, as long as there are no more of them
+/// in one read than may ask at all.
+const RESETS_MAX: usize = STREAMS_MAX as usize;
 /// For the client's preface.
 const PREFACE_BOUND: Duration = Duration::from_secs(30);
 /// A client is asked so often whether it is still there,
@@ -46,23 +45,33 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, connection: Rc<Connection>, htt
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let ended =
+        match tokio::time::timeout(PREFACE_BOUND, builder(http.max_concurrent_streams, http.websocket).handshake(io))
+            .await
+        {
+            Ok(Ok(served)) => serve_streams(&worker, &connection, served).await,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no HTTP/2 preface came".to_owned()),
+        };
+    if let Err(why) = ended {
+        tracing::debug!(why, "client connection ended");
+    }
+}
+
+fn builder(max_streams: Option<u32>, websocket: bool) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(http.max_concurrent_streams.unwrap_or(STREAMS_MAX))
-        .max_header_list_size(HEAD_MAX);
-    if http.websocket {
+        .max_concurrent_streams(max_streams.unwrap_or(STREAMS_MAX))
+        .max_header_list_size(HEAD_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
+        .data_frame_budget(SMALL_FRAMES_MAX);
+    if websocket {
         builder.enable_connect_protocol();
     }
-    let ended = match tokio::time::timeout(PREFACE_BOUND, builder.handshake(io)).await {
-        Ok(Ok(served)) => serve_streams(&worker, &connection, served).await,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no HTTP/2 preface came".to_owned()),
-    };
-    if let Err(why) = ended {
-        tracing::debug!(why, "client connection ended");
-    }
+    builder
 }
 
 /// Begins each request that comes. When the proxy drains, tells the client once to begin no more, and ends with the last one.
@@ -173,5 +182,71 @@ impl Presence {
             self.asked = true;
             self.due.as_mut().reset(Instant::now() + PONG_BOUND);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// Reads and answers `/ok`, and leaves everything else unread and unanswered.
+    async fn answer(io: DuplexStream) {
+        let mut served = builder(None, false).handshake::<_, Bytes>(io).await.expect("a client");
+        let mut held = Vec::new();
+        while let Some(accepted) = served.accept().await {
+            let (mut request, mut respond) = accepted.expect("the connection lasts");
+            if request.uri().path() == "/ok" {
+                tokio::task::spawn_local(async move {
+                    while let Some(data) = request.body_mut().data().await {
+                        let length = data.expect("the body comes").len();
+                        request.body_mut().flow_control().release_capacity(length).expect("what was received");
+                    }
+                    respond.send_response(Response::new(()), true).expect("a client that waits");
+                });
+            } else {
+                held.push((request, respond));
+            }
+        }
+    }
+
+    fn request(path: &str) -> Request<()> {
+        Request::post(format!("http://board.prod{path}")).body(()).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn what_one_caller_does_ends_no_connection_that_others_share() {
+        let (near, far) = tokio::io::duplex(16 << 20);
+        let (mut client, connection) = h2::client::handshake(near).await.expect("room for a preface");
+        tokio::spawn(connection);
+        let mut left = Vec::new();
+        for _ in 0..90 {
+            left.push(client.send_request(request("/left"), true).expect("a request goes out").1);
+        }
+        tokio::task::yield_now().await;
+        left.iter_mut().for_each(|stream| stream.send_reset(Reason::CANCEL));
+        tokio::task::yield_now().await;
+        // Only now is anything read: all in one go.
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                tokio::task::spawn_local(answer(far));
+                let ok = client.send_request(request("/ok"), true).expect("a request goes out").0.await;
+                assert_eq!(ok.expect("callers that left closed nothing").status(), StatusCode::OK);
+                let mut slow = Vec::new();
+                for _ in 0..8 {
+                    let mut stream = client.send_request(request("/slow"), false).expect("a request goes out");
+                    for _ in 0..30_000 {
+                        stream.1.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), false).expect("it is queued");
+                    }
+                    slow.push(stream);
+                }
+                let (ok, mut stream) = client.send_request(request("/ok"), false).expect("a request goes out");
+                stream.send_data(Bytes::from(vec![0; 100_000]), true).expect("it is queued");
+                let ok = tokio::time::timeout(Duration::from_secs(30), ok).await.expect("no window is held up");
+                assert_eq!(ok.expect("small frames that wait closed nothing").status(), StatusCode::OK);
+            })
+            .await;
     }
 }

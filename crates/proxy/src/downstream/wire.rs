@@ -42,10 +42,10 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Way>) -> Self {
+    pub(super) fn new(io: Box<dyn Way>, read: BytesMut) -> Self {
         Self {
             io,
-            read: BytesMut::new(),
+            read,
             read_size: READ_MIN,
             body: Decoder::Ended,
             has_reader: false,

@@ -19,12 +19,8 @@ use weft_telemetry::Failure;
 use super::body::RequestBody;
 use super::connect::Stream;
 use super::{AttemptError, Sent};
-use crate::h2_stream::send_body;
+use crate::h2_stream::{CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 
-/// Receive window of a stream: what one slow client can make us hold.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Receive window of a connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Requests that share a connection, at most; past it another one is opened.
 const STREAMS_MAX: usize = 256;
 
@@ -47,6 +43,8 @@ impl H2Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024)
             .max_concurrent_reset_streams(256)
+            .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
+            .data_frame_budget(SMALL_FRAMES_MAX)
             .enable_push(false)
             .handshake::<_, Bytes>(stream)
             .await

@@ -23,7 +23,7 @@ use crate::headers::strip_hop_by_hop;
 use crate::request::{Call, Kind};
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
-use crate::upstream::{AttemptError, Leased, RequestBody, Sent, UpstreamBody};
+use crate::upstream::{AttemptError, H2Body, Leased, RequestBody, Sent, UpstreamBody};
 
 /// How long one side of a WebSocket may go on after the other has ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -119,7 +119,7 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
             let (head, receive) = response.into_parts();
             if head.status != StatusCode::OK {
                 let held = Held { pool, _stream: Some((connection, count)), _active: active };
-                return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(receive)), held));
+                return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(H2Body::new(receive))), held));
             }
             let way = H2Duplex::new(send, receive, Some((connection, count)));
             Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))

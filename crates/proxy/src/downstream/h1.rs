@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use weft_telemetry::Failure;
 
 use super::wire::{Body, Duplex, Wire};
-use super::{ClientBody, ClientRequest};
+use super::{ClientBody, ClientIo, ClientRequest};
 use crate::h1::{Asked, Decoder, Encoder, Malformed, RequestHead, put_response, take_request};
 use crate::request::{handle, refuse_unreadable};
 use crate::response::ResponseBody;
@@ -35,7 +35,7 @@ const WRITE_MAX: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end. `first` is what has been read of it.
-pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Box<dyn Way>, first: BytesMut) {
+pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Box<dyn ClientIo>, first: BytesMut) {
     let wire = Rc::new(RefCell::new(Wire::new(io, first)));
     let mut drained = pin!(worker.shared.drained());
     loop {
@@ -218,6 +218,12 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    impl ClientIo for tokio::io::DuplexStream {
+        fn broken(&self) -> Option<std::io::Error> {
+            None
+        }
+    }
 
     async fn begun(bytes: &[u8]) -> (tokio::io::DuplexStream, RefCell<Wire>) {
         let (mut client, server) = tokio::io::duplex(1024);

@@ -6,15 +6,19 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 mod wire;
 
+use std::io;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::h1::Malformed;
 use crate::h2_stream;
-use crate::tunnel::Switched;
+use crate::tunnel::{Switched, Way};
 use crate::upstream::BodyError;
 
 /// One request of a client.
@@ -52,5 +56,23 @@ impl ClientBody {
             Self::H1(body) => body.is_end_stream(),
             Self::H2(stream) => stream.is_end_stream(),
         }
+    }
+}
+
+/// A client's connection.
+pub(crate) trait ClientIo: Way {
+    /// What broke the connection, if something did: told even while nobody reads.
+    fn broken(&self) -> Option<io::Error>;
+}
+
+impl ClientIo for TcpStream {
+    fn broken(&self) -> Option<io::Error> {
+        self.take_error().ok().flatten()
+    }
+}
+
+impl ClientIo for TlsStream<BufReader<TcpStream>> {
+    fn broken(&self) -> Option<io::Error> {
+        self.get_ref().0.get_ref().broken()
     }
 }

@@ -7,23 +7,27 @@ use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
+use super::ClientIo;
 use crate::h1::{Decoder, Malformed};
-use crate::tunnel::Way;
 use crate::upstream::BodyError;
 
 /// What one read asks for, at least.
 const READ_MIN: usize = 8 * 1024;
 /// And at most, while the reads come back full.
 const READ_MAX: usize = 64 * 1024;
+/// How often a client that is not being read is looked after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection, and how far its client has been read.
 pub(super) struct Wire {
-    pub(super) io: Box<dyn Way>,
+    pub(super) io: Box<dyn ClientIo>,
     /// What was read and is not yet used.
     pub(super) read: BytesMut,
     read_size: usize,
@@ -39,10 +43,12 @@ pub(super) struct Wire {
     leave: &'static [u8],
     /// The connection's task, to be woken when the body is over.
     waiting: Option<Waker>,
+    /// When to look again whether a client that is not being read is still there.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn Way>, read: BytesMut) -> Self {
+    pub(super) fn new(io: Box<dyn ClientIo>, read: BytesMut) -> Self {
         Self {
             io,
             read,
@@ -53,10 +59,12 @@ impl Wire {
             awaits_continue: false,
             leave: b"",
             waiting: None,
+            look: None,
         }
     }
 
     pub(super) fn begin(&mut self, body: Decoder, awaits_continue: bool) {
+        self.look = None;
         self.body = body;
         self.has_reader = !body.has_ended();
         self.awaits_continue = awaits_continue && self.has_reader;
@@ -92,7 +100,7 @@ impl Wire {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.body.has_ended() {
             self.waiting = Some(cx.waker().clone());
-            return if self.broken { Poll::Ready(()) } else { Poll::Pending };
+            return if self.broken { Poll::Ready(()) } else { self.poll_broken(cx) };
         }
         if !self.read.is_empty() {
             return Poll::Pending; // the next request
@@ -101,6 +109,18 @@ impl Wire {
             Ok(0) | Err(_) => Poll::Ready(()),
             Ok(_) => Poll::Pending,
         }
+    }
+
+    /// Ready when the connection broke. Nobody may be reading it, since nobody takes the body on; so it is looked at now and then.
+    fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_EVERY)));
+        while look.as_mut().poll(cx).is_ready() {
+            if self.io.broken().is_some() {
+                return Poll::Ready(());
+            }
+            look.as_mut().reset(Instant::now() + LOOK_EVERY);
+        }
+        Poll::Pending
     }
 
     /// The response begins: the client waits for leave no longer. Gives what of that was left half said.

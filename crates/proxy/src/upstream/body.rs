@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use weft_telemetry::Failure;
 
 use super::h1::H1Body;
+use super::h2::H2Body;
 use crate::config::Listener;
 use crate::downstream::ClientBody;
 use crate::h1::Malformed;
@@ -133,7 +134,7 @@ pub(crate) enum UpstreamBody {
     /// From an HTTP/1.1 endpoint.
     H1(H1Body),
     /// From an HTTP/2 endpoint.
-    H2(h2::RecvStream),
+    H2(H2Body),
     /// Made here.
     Whole(Option<Bytes>),
 }
@@ -145,7 +146,7 @@ impl Body for UpstreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::H1(body) => body.poll_frame(cx),
-            Self::H2(stream) => h2_stream::poll_frame(stream, cx),
+            Self::H2(body) => h2_stream::poll_frame(&mut body.stream, cx),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
@@ -153,7 +154,7 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::H1(body) => body.is_end_stream(),
-            Self::H2(stream) => stream.is_end_stream(),
+            Self::H2(body) => body.stream.is_end_stream(),
             Self::Whole(bytes) => bytes.is_none(),
         }
     }

@@ -14,6 +14,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::Body;
+use tokio::task::AbortHandle;
 use weft_telemetry::Failure;
 
 use super::body::RequestBody;
@@ -81,18 +82,17 @@ impl H2Connection {
         StreamCount(self.streams.clone())
     }
 
-    /// Sends a request and waits for the head of its response. The body is sent beside.
-    pub(crate) async fn send(
-        &self,
-        request: Request<()>,
-        body: RequestBody,
-    ) -> Result<Response<RecvStream>, AttemptError> {
+    /// Sends a request and waits for the head of its response. The body is sent beside, for as long as anybody waits for the
+    /// response or reads it.
+    pub(crate) async fn send(&self, request: Request<()>, body: RequestBody) -> Result<Response<H2Body>, AttemptError> {
         let no_body = body.is_end_stream();
         let (response, stream) = self.begin(request, no_body).await?;
-        if !no_body {
-            tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
-        }
-        response.await.map_err(|error| failed(&error))
+        let upload = (!no_body).then(|| {
+            let task = tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
+            Upload(task.abort_handle())
+        });
+        let response = response.await.map_err(|error| failed(&error))?;
+        Ok(response.map(|stream| H2Body { stream, _upload: upload }))
     }
 
     /// Opens a two-way stream (extended CONNECT) and waits for the head of its response.
@@ -122,6 +122,28 @@ impl H2Connection {
                 AttemptError::new(Failure::UpstreamProtocol, Sent::NotProcessed, error)
             }
         })
+    }
+}
+
+/// A response's body as it comes.
+pub(crate) struct H2Body {
+    pub(super) stream: RecvStream,
+    _upload: Option<Upload>,
+}
+
+impl H2Body {
+    /// Of a request without a body.
+    pub(crate) fn new(stream: RecvStream) -> Self {
+        Self { stream, _upload: None }
+    }
+}
+
+/// A request's body on its way. Ends with this value, and the stream with it.
+struct Upload(AbortHandle);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

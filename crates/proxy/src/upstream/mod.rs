@@ -12,7 +12,7 @@ mod upload;
 
 pub(crate) use body::{BodyError, RequestBody, UpstreamBody, is_malformed};
 pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
-pub(crate) use h2::{H2Connection, StreamCount};
+pub(crate) use h2::{H2Body, H2Connection, StreamCount};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};
 
 use weft_telemetry::Failure;

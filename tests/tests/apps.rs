@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use weft_tests::mesh::Mesh;
 use weft_tests::sidecar::{Sidecar, Spec};
 use weft_tests::{curl, log, ports, wait};
@@ -50,6 +51,24 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab");
             }
             "/api/nothing" => return Ok(()),
+            "/api/ws-401" => stream
+                .write_all(b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno")?,
+            "/api/ws-426" => stream.write_all(
+                b"HTTP/1.1 426 Upgrade Required\r\nconnection: upgrade\r\nupgrade: other\r\ntransfer-encoding: chunked\r\n\r\n\
+                  2\r\nno\r\n0\r\n\r\n",
+            )?,
+            "/api/ws-200" => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno")?,
+            // Opens, sends what it gets back once, and breaks off.
+            "/api/ws" => {
+                stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+                let mut bytes = [0; 5];
+                reader.read_exact(&mut bytes)?;
+                stream.write_all(&bytes)?;
+                reader.read_exact(&mut bytes)?;
+                let hard = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+                setsockopt(&stream, sockopt::Linger, &hard)?;
+                return Ok(());
+            }
             "/api/first" => {
                 // Answers at length before it reads.
                 write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")?;
@@ -154,4 +173,56 @@ fn an_answer_before_the_request_is_read_blocks_nobody() {
         true
     });
     assert!(answered, "no call went to v1");
+}
+
+/// Sends an upgrade to v1, whatever the weights are, and gives the connection with the head of the answer.
+fn upgrade(world: &World, path: &str, fields: &str) -> (TcpStream, String) {
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(world.web.egress).expect("the egress listens");
+        stream.set_read_timeout(Some(wait::SOON)).expect("a timeout");
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nhost: board.prod\r\nconnection: upgrade\r\nupgrade: websocket\r\n{fields}\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("the head is taken");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("an answer");
+            answer.push(byte[0]);
+        }
+        let answer = String::from_utf8(answer).expect("text");
+        if !answer.starts_with("HTTP/1.1 503") {
+            return (stream, answer);
+        }
+    }
+    panic!("no call went to v1");
+}
+
+#[test]
+fn an_app_that_takes_no_websocket_is_heard() {
+    let world = World::start();
+    // A success would open the stream between the sidecars, which nobody wants here.
+    for (path, status) in [("/api/ws-401", 401), ("/api/ws-426", 426), ("/api/ws-200", 502)] {
+        let (_, answer) = upgrade(&world, path, "");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn an_app_that_breaks_off_a_websocket_is_the_one_at_fault() {
+    let world = World::start();
+    let (mut stream, answer) = upgrade(&world, "/api/ws", "content-length: 0\r\n");
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    let mut bytes = [0; 5];
+    stream.write_all(b"hello").expect("an open tunnel");
+    stream.read_exact(&mut bytes).expect("an echo");
+    assert_eq!(&bytes, b"hello");
+    stream.write_all(b"again").expect("an open tunnel");
+    stream.read_to_end(&mut Vec::new()).ok();
+    let line = wait::until("the line of the tunnel", wait::SOON, || {
+        let lines = log::json_lines(&world.callee.access_log);
+        lines.into_iter().find(|line| line["path"] == "/api/ws").ok_or("no such line")
+    });
+    let told = (&line["response_code"], &line["response_flags"], &line["layer"]);
+    assert_eq!(told, (&101.into(), &"UC".into(), &"app".into()), "{line:#}");
 }

@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use weft_tests::app::App;
 use weft_tests::mesh::Mesh;
 use weft_tests::sidecar::{Sidecar, Spec};
-use weft_tests::{log, ports, wait};
+use weft_tests::{curl, log, ports, wait};
 
 struct World {
     web: Sidecar,
@@ -263,15 +264,32 @@ fn a_client_that_breaks_off_an_upload_nobody_reads_is_written_down() {
         }
     }
     assert!(sent < length, "the app reads nothing, so this cannot all be taken");
-    nix::sys::socket::setsockopt(
-        &client.stream,
-        nix::sys::socket::sockopt::Linger,
-        &nix::libc::linger { l_onoff: 1, l_linger: 0 },
-    )
-    .expect("a socket");
+    setsockopt(&client.stream, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 }).expect("a socket");
     drop(client);
     let line = world.line("/hold");
     assert_eq!((&line["response_flags"], &line["layer"]), (&"DC".into(), &"client".into()), "{line:#}");
+}
+
+/// The last part of an answer waits in the sidecar for a client that reads slowly.
+#[test]
+fn a_sidecar_that_stops_hands_out_the_rest_of_its_answers() {
+    let world = World::start();
+    let mut client = world.client();
+    setsockopt(&client.stream, sockopt::RcvBuf, &(64 << 10)).expect("a socket");
+    client.send("GET /bytes/9000000 HTTP/1.1\r\nhost: board.prod\r\n\r\n");
+    client.head();
+    // Until the sidecar has all of it, and the client does not.
+    while !curl::get(world.web.metrics, "metrics", "/metrics", &[]).body.contains("weft_requests_active 0") {
+        let mut part = vec![0; 64 * 1024];
+        let count = client.stream.read(&mut part).expect("more of it");
+        client.read.extend_from_slice(&part[..count]);
+    }
+    assert!(client.read.len() < 9_000_000, "nothing is left to be handed out");
+    let mut web = world.web;
+    let stopping = std::thread::spawn(move || web.stop());
+    client.until("the whole body", |read| (read.len() >= 9_000_000).then_some(9_000_000));
+    assert_eq!(client.rest(), "");
+    assert!(stopping.join().expect("no panic").success());
 }
 
 #[test]

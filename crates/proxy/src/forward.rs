@@ -190,7 +190,8 @@ fn length_for_http1(exchange: &Exchange, response: &Response<UpstreamBody>) -> O
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn respond(
+/// The response of an endpoint, as the client gets it.
+pub(crate) fn respond(
     mut exchange: Box<Exchange>,
     mut response: Response<UpstreamBody>,
     held: Held,

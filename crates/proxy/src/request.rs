@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     WebSocket,
     /// Bytes to a host and port.
     Connect,
+    /// Another protocol by extended CONNECT: taken nowhere.
+    Unknown,
 }
 
 /// A request between the phases.
@@ -129,8 +131,8 @@ fn begin(
 ) -> Result<(Call, HttpRef), Response<ResponseBody>> {
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
+    let kind = tunnel::kind(&request);
     let (parts, ()) = request.into_parts();
-    let kind = tunnel::kind(&parts);
     let headers = parts.headers;
     let uri = parts.uri.into_parts();
     let authority = uri.authority.or_else(|| Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok());
@@ -156,7 +158,10 @@ fn begin(
     exchange.grpc = grpc;
     exchange.request_id = Some(request_id);
     let one_host = headers.get_all(header::HOST).iter().nth(1).is_none();
-    if let Some(detail) = fault.map(|fault| fault.to_string()).or_else(|| wrong_case(&method)) {
+    if let Some(fault) = fault {
+        return Err(Stop::new(fault.failure(), fault.to_string()).into_response(exchange));
+    }
+    if let Some(detail) = wrong_case(&method) {
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
     let detail = match authority {
@@ -220,6 +225,7 @@ fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
         Ok(std::borrow::Cow::Owned(normal)) => {
             call.path = PathAndQuery::try_from(normal)
                 .map_err(|error| Stop::new(Failure::BadPath, format!("the path cannot be normalised: {error}")))?;
+            call.exchange.path = Some(call.path.clone());
             Ok(())
         }
         Err(error) => Err(Stop::new(Failure::BadPath, error.to_string())),
@@ -231,6 +237,7 @@ fn permit_kind(kind: Kind, http: &HttpListener, route: &Route) -> Result<(), Sto
         Kind::Plain => true,
         Kind::WebSocket => route.websocket.unwrap_or(http.websocket),
         Kind::Connect => http.connect,
+        Kind::Unknown => false,
     };
     if allowed { Ok(()) } else { Err(Stop::new(Failure::NoRoute, "the route takes no upgraded connections")) }
 }

@@ -133,7 +133,7 @@ impl ProxyHandle {
 
     /// Whether a drain has begun.
     pub fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
+        self.shared.is_draining()
     }
 
     /// The commit that is in force, empty before the first.
@@ -157,7 +157,7 @@ impl ProxyHandle {
         let idle = async {
             loop {
                 let changed = self.shared.idle.notified();
-                if self.shared.active.load(Ordering::Acquire) == 0 {
+                if self.shared.is_idle() {
                     return;
                 }
                 changed.await;
@@ -194,8 +194,8 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
             match command {
                 Command::Reconcile { config, done } => {
                     worker.pools.retain(&config);
-                    let draining = worker.shared.draining.load(Ordering::Acquire);
-                    let failed = if draining { Vec::new() } else { listeners.reconcile(&worker, &config) };
+                    let failed =
+                        if worker.shared.is_draining() { Vec::new() } else { listeners.reconcile(&worker, &config) };
                     let _ = done.send(failed);
                 }
                 Command::Close => {

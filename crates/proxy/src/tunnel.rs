@@ -3,21 +3,20 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use h2::ext::Protocol;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
-use crate::forward::Upstream;
+use crate::forward::{Upstream, respond};
+use crate::h1::has_option;
 use crate::h2_stream::H2Duplex;
 use crate::headers::strip_hop_by_hop;
 use crate::request::{Call, Kind};
@@ -38,26 +37,29 @@ pub(crate) type Switched = oneshot::Receiver<Box<dyn Way>>;
 
 /// Whether the request wants its connection, or its stream, for itself.
 pub(crate) fn is_wanted(request: &Request<()>) -> bool {
-    kind_of(request.method(), request.extensions(), request.headers()) != Kind::Plain
+    kind(request) != Kind::Plain
 }
 
-/// What the client asks for.
-pub(crate) fn kind(parts: &Parts) -> Kind {
-    kind_of(&parts.method, &parts.extensions, &parts.headers)
-}
-
-fn kind_of(method: &Method, extensions: &http::Extensions, headers: &HeaderMap) -> Kind {
+/// What the client asks for. An upgrade is asked for in HTTP/1.1, named as one for this connection, and has no body; where one of
+/// that fails, it is an ordinary request (RFC 9110 s.7.8).
+pub(crate) fn kind(request: &Request<()>) -> Kind {
     let is_websocket = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
-    if *method == Method::CONNECT {
-        return match extensions.get::<Protocol>() {
+    let headers = request.headers();
+    if *request.method() == Method::CONNECT {
+        return match request.extensions().get::<Protocol>() {
             Some(protocol) if is_websocket(protocol.as_str().as_bytes()) => Kind::WebSocket,
-            _ => Kind::Connect,
+            Some(_) => Kind::Unknown,
+            None => Kind::Connect,
         };
     }
-    match headers.get(header::UPGRADE) {
-        Some(upgrade) if *method == Method::GET && is_websocket(upgrade.as_bytes()) => Kind::WebSocket,
-        _ => Kind::Plain,
-    }
+    let Some(upgrade) = headers.get(header::UPGRADE) else { return Kind::Plain };
+    let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+        || headers.contains_key(header::TRANSFER_ENCODING);
+    let asked = request.version() == Version::HTTP_11
+        && *request.method() == Method::GET
+        && is_websocket(upgrade.as_bytes())
+        && has_option(headers, &header::CONNECTION, "upgrade");
+    if asked && !has_body { Kind::WebSocket } else { Kind::Plain }
 }
 
 /// Opens the way upstream, and only then tells the client that it is open.
@@ -65,7 +67,7 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -
     call.exchange.attempts = 1;
     let opened = match call.kind {
         Kind::Connect => dial(&mut call, &upstream).await,
-        _ => web_socket(&mut call, &upstream).await,
+        Kind::WebSocket | Kind::Plain | Kind::Unknown => web_socket(&mut call, &upstream).await,
     };
     match opened {
         Ok(Opened::Way(head, way)) => accept(call.exchange, head, way, client),
@@ -74,11 +76,7 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -
             let detail = format!("the app answered {}, not with a WebSocket", response.status());
             Stop::new(Failure::AppProtocol, detail).into_response(call.exchange)
         }
-        Ok(Opened::Refused(response, held)) => {
-            let mut exchange = call.exchange;
-            exchange.status = Some(response.status());
-            response.map(|body| ResponseBody::from_upstream(body, exchange, held, None, None))
-        }
+        Ok(Opened::Refused(response, held)) => respond(call.exchange, response, held, None),
         Err(stop) => {
             call.exchange.transport_reason = Some(stop.detail.clone());
             stop.into_response(call.exchange)
@@ -108,6 +106,7 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
     let active = pool.enter();
     call.exchange.upstream = Some(address);
     let mut headers = std::mem::take(&mut call.headers);
+    headers.remove(header::CONTENT_LENGTH); // of nothing; over HTTP/2 it would be that of what follows
     match pool.lease().await? {
         Leased::H2(connection, count) => {
             call.exchange.upstream_local = connection.local_address;
@@ -182,56 +181,71 @@ fn accept(
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     *response.version_mut() = exchange.protocol.unwrap_or_default();
-    exchange.status = Some(response.status());
     let is_websocket = exchange.method != Some(Method::CONNECT);
+    // Also where HTTP/2 has no such status (RFC 8441 s.4).
+    exchange.status = Some(if is_websocket { StatusCode::SWITCHING_PROTOCOLS } else { response.status() });
     tokio::task::spawn_local(async move {
         let mut exchange = exchange; // the whole of it, so that it ends here
         let Ok(client) = client.await else { return };
         let (received, sent) = (exchange.received.clone(), Cell::new(0));
         // Only bytes to a host and port know an end of one direction; a WebSocket whose one side is gone is over.
         let bound = is_websocket.then_some(LAST_WORDS);
-        exchange.complete = carry(client, way, &received, &sent, bound).await;
+        exchange.failure = match carry(client, way, &received, &sent, bound).await {
+            Ok(()) => None,
+            Err(Side::Client) => Some(Failure::ClientGone),
+            Err(Side::Endpoint) if exchange.upstream_id.is_some() => Some(Failure::UpstreamClosed),
+            Err(Side::Endpoint) => Some(Failure::AppClosed),
+        };
+        exchange.complete = true;
         exchange.sent = sent.get();
     });
     response.map(|()| ResponseBody::bare())
 }
 
+/// Who broke off.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Endpoint,
+}
+
 /// Carries bytes both ways and counts them. When one side has ended, the other may go on for `bound`, or as long as it likes.
-/// Gives whether both came to their end.
 async fn carry(
     client: impl AsyncRead + AsyncWrite,
     way: impl AsyncRead + AsyncWrite,
     received: &Cell<u64>,
     sent: &Cell<u64>,
     bound: Option<Duration>,
-) -> bool {
+) -> Result<(), Side> {
     let (client_read, client_write) = tokio::io::split(client);
     let (way_read, way_write) = tokio::io::split(way);
-    let mut up = pin!(copy(client_read, way_write, received));
-    let mut down = pin!(copy(way_read, client_write, sent));
+    let mut up = pin!(copy((client_read, Side::Client), (way_write, Side::Endpoint), received));
+    let mut down = pin!(copy((way_read, Side::Endpoint), (client_write, Side::Client), sent));
     let (first, rest) = tokio::select! {
-        ended = up.as_mut() => (ended, down as Pin<&mut dyn Future<Output = io::Result<()>>>),
-        ended = down.as_mut() => (ended, up as Pin<&mut dyn Future<Output = io::Result<()>>>),
+        ended = up.as_mut() => (ended, down as Pin<&mut dyn Future<Output = Result<(), Side>>>),
+        ended = down.as_mut() => (ended, up as Pin<&mut dyn Future<Output = Result<(), Side>>>),
     };
-    if first.is_err() {
-        return false;
-    }
+    first?;
     match bound {
-        None => rest.await.is_ok(),
-        Some(bound) => !matches!(tokio::time::timeout(bound, rest).await, Ok(Err(_))),
+        None => rest.await,
+        Some(bound) => tokio::time::timeout(bound, rest).await.unwrap_or(Ok(())),
     }
 }
 
 /// One direction, to its end, which is passed on.
-async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, count: &Cell<u64>) -> io::Result<()> {
+async fn copy(
+    (mut from, reader): (impl AsyncRead + Unpin, Side),
+    (mut to, writer): (impl AsyncWrite + Unpin, Side),
+    count: &Cell<u64>,
+) -> Result<(), Side> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let length = from.read(&mut buffer).await.map_err(|_| reader)?;
         if length == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(|_| writer);
         }
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
+        to.write_all(&buffer[..length]).await.map_err(|_| writer)?;
+        to.flush().await.map_err(|_| writer)?;
         count.set(count.get() + length as u64);
     }
 }

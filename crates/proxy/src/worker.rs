@@ -43,9 +43,11 @@ pub(crate) struct Shared {
     pub(crate) active: AtomicUsize,
     /// Open client connections in all workers.
     pub(crate) connections: AtomicUsize,
+    /// Client connections that are being served: one that drains ends when its last answer has left.
+    serving: AtomicUsize,
     /// Connections whose TLS handshake failed or whose peer was not taken.
     pub(crate) refused_handshakes: AtomicU64,
-    /// Told whenever `active` may have become 0 while draining.
+    /// Told whenever nothing may be under way any more, while draining.
     pub(crate) idle: Notify,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
 }
@@ -61,6 +63,7 @@ impl Shared {
             drain: Notify::new(),
             active: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            serving: AtomicUsize::new(0),
             refused_handshakes: AtomicU64::new(0),
             idle: Notify::new(),
             logs: Mutex::default(),
@@ -107,10 +110,24 @@ impl Shared {
         }
     }
 
-    fn leave(&self) {
-        if self.active.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_draining() {
+    /// Whether every answer has left.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.active.load(Ordering::Acquire) == 0 && self.serving.load(Ordering::Acquire) == 0
+    }
+
+    fn leave(&self, count: &AtomicUsize) {
+        if count.fetch_sub(1, Ordering::AcqRel) == 1 && self.is_draining() {
             self.idle.notify_waiters();
         }
+    }
+}
+
+/// Counts a client connection as being served, for as long as it lives.
+pub(crate) struct Serving(Arc<Shared>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.leave(&self.0.serving);
     }
 }
 
@@ -182,7 +199,13 @@ impl Worker {
 
     /// Counts it as ended.
     pub(crate) fn ended(&self) {
-        self.shared.leave();
+        self.shared.leave(&self.shared.active);
+    }
+
+    /// Counts a client connection as being served.
+    pub(crate) fn serving(&self) -> Serving {
+        self.shared.serving.fetch_add(1, Ordering::AcqRel);
+        Serving(self.shared.clone())
     }
 
     /// Appends a line to the log of `format`.

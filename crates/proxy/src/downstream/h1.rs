@@ -19,7 +19,7 @@ use weft_telemetry::Failure;
 
 use super::wire::{Body, Duplex, Wire};
 use super::{ClientBody, ClientIo, ClientRequest};
-use crate::h1::{Asked, Decoder, Encoder, Malformed, RequestHead, put_response, take_request};
+use crate::h1::{Asked, Decoder, Encoder, RequestHead, put_response, take_request};
 use crate::request::{handle, refuse_unreadable};
 use crate::response::ResponseBody;
 use crate::serve::Connection;
@@ -37,6 +37,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Serves a connection to its end. `first` is what has been read of it.
 pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Box<dyn ClientIo>, first: BytesMut) {
     let wire = Rc::new(RefCell::new(Wire::new(io, first)));
+    let _serving = worker.serving();
     let mut drained = pin!(worker.shared.drained());
     loop {
         let after = match next_head(&wire, drained.as_mut()).await {
@@ -102,12 +103,10 @@ async fn next_head(wire: &RefCell<Wire>, mut drained: Pin<&mut impl Future>) -> 
 }
 
 fn take_head(read: &mut BytesMut) -> Option<Head> {
-    let malformed = match take_request(read) {
-        Ok(head) => return head.map(|head| Head::Request(Box::new(head))),
-        Err(malformed) => malformed,
-    };
-    let failure = if malformed == Malformed::HeadTooLarge { Failure::HeadTooLarge } else { Failure::BadRequest };
-    Some(Head::Unreadable(failure, malformed.to_string()))
+    match take_request(read) {
+        Ok(head) => head.map(|head| Head::Request(Box::new(head))),
+        Err(malformed) => Some(Head::Unreadable(malformed.failure(), malformed.to_string())),
+    }
 }
 
 /// One request and its response.

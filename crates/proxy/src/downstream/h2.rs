@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{ClientBody, ClientRequest};
 use crate::config::HttpListener;
+use crate::h1::Malformed;
 use crate::h2_stream::{CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 use crate::request::handle;
 use crate::serve::Connection;
@@ -28,8 +29,10 @@ use crate::worker::Worker;
 
 /// Requests under way on a connection, if the listener does not say.
 const STREAMS_MAX: u32 = 1024;
-/// Heads larger than this are answered with 431.
-const HEAD_MAX: u32 = 64 * 1024;
+/// Heads larger than this are refused: what HTTP/1.1 may bring to the other sidecar, and what that adds.
+const HEAD_MAX: usize = crate::h1::HEAD_MAX + 8 * 1024;
+/// Heads larger than this are refused by h2, which tells nobody. It counts 32 bytes more a field.
+const HEAD_MAX_H2: u32 = 4 * HEAD_MAX as u32;
 /// Callers that leave as soon as they have asked close no connection that others share, as long as there are no more of them
 /// in one read than may ask at all.
 const RESETS_MAX: usize = STREAMS_MAX as usize;
@@ -64,7 +67,7 @@ fn builder(max_streams: Option<u32>, websocket: bool) -> h2::server::Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(max_streams.unwrap_or(STREAMS_MAX))
-        .max_header_list_size(HEAD_MAX)
+        .max_header_list_size(HEAD_MAX_H2)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
         .data_frame_budget(SMALL_FRAMES_MAX);
@@ -124,7 +127,8 @@ async fn exchange(
     } else if !receive.is_end_stream() {
         body = ClientBody::H2(receive);
     }
-    let request = ClientRequest { head, body, fault: None, switched };
+    let fault = (head_size(&head) > HEAD_MAX).then_some(Malformed::HeadTooLarge);
+    let request = ClientRequest { head, body, fault, switched };
     let response = {
         let mut answering = pin!(handle(worker, connection, request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
@@ -151,6 +155,11 @@ async fn exchange(
             }
         }
     }
+}
+
+fn head_size(head: &Request<()>) -> usize {
+    let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    fields.sum::<usize>() + head.uri().path_and_query().map_or(0, |path| path.as_str().len())
 }
 
 /// Whether the client is still there: a host that was switched off ends no connection.

@@ -91,7 +91,7 @@ pub(super) fn keeps_alive(headers: &HeaderMap, version_11: bool) -> bool {
 }
 
 /// Whether a field that is a list has the option.
-pub(super) fn has_option(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
+pub(crate) fn has_option(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
     let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(option)))
 }

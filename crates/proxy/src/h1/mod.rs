@@ -10,12 +10,15 @@ mod response;
 #[cfg(test)]
 mod tests;
 
+use weft_telemetry::Failure;
+
 pub(crate) use body::{Broken, Decoder, Encoder};
+pub(crate) use fields::has_option;
 pub(crate) use request::{RequestHead, put_request, take_request};
 pub(crate) use response::{Asked, ResponseHead, put_response, take_response};
 
 /// A head, or trailers, may have so many bytes.
-const HEAD_MAX: usize = 64 * 1024;
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
 /// And so many fields.
 const FIELDS_MAX: usize = 256;
 
@@ -26,6 +29,8 @@ pub(crate) enum Malformed {
     Head,
     #[error("the head has more than {HEAD_MAX} bytes or {FIELDS_MAX} fields")]
     HeadTooLarge,
+    #[error("the target is not in a form that the method takes (RFC 9112 s.3.2)")]
+    Target,
     #[error("there are several content lengths, or one that is no number (RFC 9112 s.6.3)")]
     ContentLength,
     #[error("no transfer coding but chunked is understood (RFC 9112 s.6.1)")]
@@ -38,4 +43,11 @@ pub(crate) enum Malformed {
     Trailers,
     #[error("the message ended in the middle of its body")]
     Short,
+}
+
+impl Malformed {
+    /// What a client that sends such a thing is told.
+    pub(crate) fn failure(self) -> Failure {
+        if self == Self::HeadTooLarge { Failure::HeadTooLarge } else { Failure::BadRequest }
+    }
 }

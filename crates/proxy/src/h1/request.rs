@@ -68,8 +68,13 @@ fn framing(request: &Request<()>, version_11: bool) -> Result<Decoder, Malformed
     }
     let length = content_length(headers)?;
     let chunked = is_chunked(headers, version_11)?;
+    let (uri, is_connect) = (request.uri(), *request.method() == Method::CONNECT);
+    // Authority-form for CONNECT, and for nothing else.
+    if is_connect != uri.path_and_query().is_none() {
+        return Err(Malformed::Target);
+    }
     // What follows CONNECT is for the other end (RFC 9110 s.9.3.6).
-    if *request.method() == Method::CONNECT {
+    if is_connect {
         return Ok(Decoder::Ended);
     }
     match (length, chunked) {

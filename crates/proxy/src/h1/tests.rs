@@ -206,6 +206,10 @@ fn a_request_that_two_readers_could_frame_differently_is_refused() {
         let asked = ask(&[bytes.as_bytes()]).expect(fields).expect(fields);
         assert_eq!(asked, ("POST / HTTP/1.1".to_owned(), Err(expected), false), "{fields}");
     }
+    for line in ["CONNECT /foo", "GET board.prod:80"] {
+        let asked = ask(&[format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()]).unwrap().unwrap();
+        assert_eq!(asked, (format!("{line} HTTP/1.1"), Err(Malformed::Target), false));
+    }
     let old = "POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n";
     assert_eq!(ask(&[old.as_bytes()]).unwrap().unwrap().1, Err(Malformed::TransferCoding));
 }

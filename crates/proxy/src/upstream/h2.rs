@@ -22,6 +22,8 @@ use super::connect::Stream;
 use super::{AttemptError, Sent};
 use crate::h2_stream::{CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 
+/// Heads of responses larger than this reset their stream. A sidecar lets 64 KiB through; HTTP/2 counts 32 bytes more a field.
+const HEAD_MAX: u32 = 128 * 1024;
 /// Requests that share a connection, at most; past it another one is opened.
 const STREAMS_MAX: usize = 256;
 
@@ -42,7 +44,7 @@ impl H2Connection {
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(64 * 1024)
+            .max_header_list_size(HEAD_MAX)
             .max_concurrent_reset_streams(256)
             .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
             .data_frame_budget(SMALL_FRAMES_MAX)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::type_url::CLUSTER;
 
 fn nack(resources: &[&str], reason: &str) -> Nack {
     Nack {

@@ -240,8 +240,8 @@ impl Hub {
         self.progressed();
     }
 
-    pub(crate) fn acked(&self, stream: u64, node: &Arc<str>, type_url: &'static str) {
-        self.state().tracker.acked(node, stream, type_url);
+    pub(crate) fn acked(&self, stream: u64, node: &Arc<str>, type_url: &'static str, still_refused: &[Arc<str>]) {
+        self.state().tracker.acked(node, stream, type_url, still_refused);
     }
 
     pub(crate) fn nacked(&self, stream: u64, node: &Arc<str>, nack: &Nack) {
@@ -256,11 +256,11 @@ impl Hub {
         );
         let refusal = Refusal {
             kind: weft_xds::type_url::short(nack.type_url).to_owned(),
-            resources: nack.resources.iter().map(ToString::to_string).collect(),
+            resources: nack.blamed().iter().map(|rejection| rejection.name.to_string()).collect(),
             reason: nack.reason.clone(),
             at: unix_seconds(SystemTime::now()),
         };
-        self.state().tracker.nacked(node, stream, nack.type_url, refusal);
+        self.state().tracker.nacked(node, stream, nack.type_url, refusal, &nack.resources);
     }
 
     pub(crate) fn sent(&self, stream: u64, node: &str, type_url: &'static str, resources: usize, bytes: usize) {

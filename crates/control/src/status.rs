@@ -220,7 +220,7 @@ pub struct ProxyStatus {
 pub struct Refusal {
     /// The xDS type, short: `LDS`, `CDS`, ...
     pub kind: String,
-    /// The resources of the refused response.
+    /// The resources that it complains about.
     pub resources: Vec<String>,
     /// What the proxy said.
     pub reason: String,

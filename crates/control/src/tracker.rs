@@ -202,11 +202,17 @@ impl Tracker {
         Settled { took, converged: self.converge(now) }
     }
 
-    /// A response of a type was accepted: what the proxy refused of that type before no longer holds.
-    pub fn acked(&mut self, node: &Arc<str>, stream: u64, type_url: &str) {
+    /// A response of a type was accepted: what the proxy refused of that type before no longer holds, but for what is `still_refused`.
+    pub fn acked(&mut self, node: &Arc<str>, stream: u64, type_url: &str, still_refused: &[Arc<str>]) {
         let Some(state) = self.of(node, stream) else { return };
         state.unanswered.remove(type_url);
-        if state.refusals.remove(type_url).is_none() || !state.refusals.is_empty() {
+        let Some(refusal) = state.refusals.get_mut(type_url) else { return };
+        refusal.resources.retain(|name| still_refused.iter().any(|still| **still == **name));
+        if !refusal.resources.is_empty() {
+            return;
+        }
+        state.refusals.remove(type_url);
+        if !state.refusals.is_empty() {
             return;
         }
         for change in &mut self.changes {
@@ -216,10 +222,20 @@ impl Tracker {
         }
     }
 
-    /// A response was refused.
-    pub fn nacked(&mut self, node: &Arc<str>, stream: u64, type_url: &'static str, refusal: Refusal) {
+    /// A response that `carried` these resources was refused. What was refused before and was not in it is refused still.
+    pub fn nacked(
+        &mut self,
+        node: &Arc<str>,
+        stream: u64,
+        type_url: &'static str,
+        mut refusal: Refusal,
+        carried: &[Arc<str>],
+    ) {
         let Some(state) = self.of(node, stream) else { return };
         state.unanswered.remove(type_url);
+        let before = state.refusals.remove(type_url).map(|before| before.resources).unwrap_or_default();
+        let elsewhere = before.into_iter().filter(|name| !carried.iter().any(|carried| **carried == **name));
+        refusal.resources.extend(elsewhere);
         state.refusals.insert(type_url, refusal);
         if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
             && change.acknowledged.remove(node)

@@ -9,7 +9,8 @@
 //! configuration, of which the server sends nothing while it waits. So after [`PATIENCE`] the update is accepted, and each of its
 //! resources stays `open` with what was in force before. A refusal that comes later cannot go upstream by itself: in xDS a NACK
 //! is the answer to one response, and that one has been answered. It is taken back all the same, and the client is [told](Sink::late)
-//! to ask for the resource again; the response to that is refused at once, in Envoy's words.
+//! to ask for the resource again; the response to that is refused at once, in Envoy's words. The same goes for a new Envoy that refuses
+//! what an earlier one ran on, but that stays on offer: the next Envoy may accept it, and then upstream is told so.
 
 mod door;
 mod envoy;
@@ -136,11 +137,13 @@ impl Relay {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         self.0.envoy.send_if_modified(|envoy| {
             for resource in changed {
-                match envoy.told_late.remove(&(type_url, resource.name.clone())) {
-                    Some((version, reason)) if version == resource.version => {
-                        bad.push(Rejection { name: resource.name.clone(), reason });
+                let key = (type_url, resource.name.clone());
+                match envoy.told_late.get(&key).filter(|(version, _)| *version == resource.version) {
+                    Some((_, reason)) => bad.push(Rejection { name: key.1, reason: reason.clone() }),
+                    None => {
+                        envoy.told_late.remove(&key);
+                        good.push(resource);
                     }
-                    _ => good.push(resource),
                 }
             }
             false
@@ -203,15 +206,30 @@ impl Sink for Relay {
     async fn late(&mut self) -> TakenBack {
         let mut envoy = self.0.envoy.subscribe();
         loop {
-            let first = envoy.borrow_and_update().refusals.first().map(|refusal| refusal.key.0);
-            if let Some(type_url) = first {
+            let (refused, accepted) = {
+                let envoy = envoy.borrow_and_update();
+                let refused = envoy.refusals.first().map(|refusal| refusal.key.0);
+                (refused, envoy.accepted_after_all.first().map(|(key, _)| key.0))
+            };
+            if let Some(type_url) = accepted {
+                let mut in_force = Vec::new();
+                self.0.envoy.send_if_modified(|envoy| {
+                    let of_type = envoy.accepted_after_all.extract_if(.., |(key, _)| key.0 == type_url);
+                    in_force.extend(of_type.map(|(key, resource)| (key.1, Some(resource))));
+                    false
+                });
+                tracing::info!(r#type = type_url, "Envoy accepts what an earlier one refused");
+                return TakenBack { type_url, in_force };
+            }
+            if let Some(type_url) = refused {
                 let refused = self.take_back(|key| key.0 == type_url);
                 let mut in_force = Vec::new();
                 self.0.envoy.send_if_modified(|envoy| {
-                    for Refusal { key, open, reason } in refused {
+                    for refusal in refused {
+                        let Refusal { key, open, reason } = &refusal;
                         tracing::warn!(r#type = type_url, name = %key.1, %reason, "Envoy refuses what was already accepted for it");
-                        in_force.push((key.1.clone(), open.before));
-                        envoy.told_late.insert(key, (open.version, reason));
+                        in_force.push((key.1.clone(), open.before.clone()));
+                        envoy.is_told(refusal);
                     }
                     false
                 });

@@ -48,16 +48,24 @@ fn a_commit_is_done_when_the_last_proxy_has_settled() {
 }
 
 #[test]
-fn a_refusal_shows_until_the_type_is_accepted() {
+fn a_refusal_shows_until_what_was_refused_is_accepted() {
     let start = Now::read();
     let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-    tracker.nacked(&a, 1, "cds", refusal("clusters[0].lb_policy: RING_HASH"));
+    tracker.nacked(&a, 1, "cds", refusal("clusters[0].lb_policy: RING_HASH"), &["c".into()]);
     tracker.settled(&a, 1, 1, "c1", start);
     tracker.settled(&b, 2, 1, "c1", start);
     assert_eq!(tracker.history()[0].state, ChangeState::Degraded);
     assert_eq!(tracker.history()[0].refused, ["prod/web~a"]);
     assert_eq!(tracker.proxies()[0].refusals[0].reason, "clusters[0].lb_policy: RING_HASH");
-    tracker.acked(&a, 1, "cds");
+    // What is accepted beside it does not mend it.
+    tracker.acked(&a, 1, "cds", &["c".into()]);
+    assert_eq!(tracker.history()[0].state, ChangeState::Degraded);
+    let another = Refusal { resources: vec!["d".into()], ..refusal("worse") };
+    tracker.nacked(&a, 1, "cds", another, &["d".into(), "e".into()]);
+    assert_eq!(tracker.proxies()[0].refusals[0].resources, ["d", "c"]);
+    tracker.acked(&a, 1, "cds", &["c".into(), "e".into()]);
+    assert_eq!(tracker.proxies()[0].refusals[0].resources, ["c"]);
+    tracker.acked(&a, 1, "cds", &["e".into()]);
     assert_eq!(tracker.history()[0].state, ChangeState::Done);
     assert_eq!(tracker.counts().refused, 0);
 }
@@ -93,7 +101,7 @@ fn a_silent_proxy_is_named_with_what_it_owes_and_since_when() {
     let (mut tracker, a, b) = two_proxies_and_a_commit(start);
     let (cds, lds) = (weft_xds::type_url::CLUSTER, weft_xds::type_url::LISTENER);
     tracker.sent(&a, 1, cds, 1, 10, at(start, 5_000));
-    tracker.acked(&a, 1, cds);
+    tracker.acked(&a, 1, cds, &[]);
     tracker.sent(&a, 1, lds, 1, 10, at(start, 7_000));
     tracker.sent(&a, 1, cds, 1, 10, at(start, 9_000));
     let begun = unix_seconds(start.wall);
@@ -110,7 +118,7 @@ fn a_silent_proxy_is_named_with_what_it_owes_and_since_when() {
     assert_eq!(tracker.proxies()[0].unanswered, waiting[1].unanswered);
 
     // A refusal is an answer; the end of the stream ends the waiting.
-    tracker.nacked(&a, 1, lds, refusal("no"));
+    tracker.nacked(&a, 1, lds, refusal("no"), &["c".into()]);
     assert_eq!(tracker.history()[0].waiting[1].unanswered, [owes("CDS", 9)]);
     tracker.closed(&a, 1, at(start, 10_000));
     assert_eq!(tracker.proxies()[0].unanswered, []);
@@ -128,7 +136,7 @@ fn what_an_earlier_stream_answered_does_not_count() {
     tracker.opened(&a, 3, facts(), start);
     tracker.published(&a, 3, 1);
     assert_eq!((tracker.counts().pending, tracker.history()[0].pending.clone()), (1, vec![a.to_string()]));
-    tracker.nacked(&a, 3, "lds", refusal("this version of me cannot"));
+    tracker.nacked(&a, 3, "lds", refusal("this version of me cannot"), &["c".into()]);
     tracker.settled(&a, 3, 1, "c1", start);
     assert_eq!(tracker.counts().refused, 1);
     assert_eq!(tracker.history()[0].refused, [a.to_string()]);

@@ -14,7 +14,7 @@ use crate::{Directory, Nack, Node, Observer, Snapshot, Subscription};
 impl Directory for Relay {
     async fn open(&self, _: Option<SpiffeId>, _: &Node) -> Result<Subscription, Status> {
         let mut id = 0;
-        self.0.envoy.send_modify(|envoy| id = envoy.connects());
+        self.0.envoy.send_modify(|envoy| id = envoy.connects(&self.snapshot()));
         let observer = Listening { shared: self.0.clone(), id };
         Ok(Subscription { snapshots: self.0.snapshots.subscribe(), observer: Box::new(observer) })
     }
@@ -43,7 +43,7 @@ fn serial_of(revision: &str) -> u64 {
 }
 
 impl Observer for Listening {
-    fn ack(&mut self, type_url: &'static str, revision: &str) {
+    fn ack(&mut self, type_url: &'static str, revision: &str, _: &[Arc<str>]) {
         self.note(|envoy| envoy.accepts(serial_of(revision), type_url));
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::{Nack, Rejection, Resource};
+use super::RELAYED;
+use crate::{Nack, Rejection, Resource, Snapshot};
 
 /// What is known of the local Envoy.
 pub(super) struct Envoy {
@@ -22,8 +23,12 @@ pub(super) struct Envoy {
     open: BTreeMap<Key, Open>,
     /// What it refused and is not taken back yet.
     pub(super) refusals: Vec<Refusal>,
-    /// Versions that were refused late, and the reason, until they come again.
+    /// Versions that were refused late, and the reason, while this Envoy is there.
     pub(super) told_late: BTreeMap<Key, (Arc<str>, String)>,
+    /// What was told to be refused and stays on offer, because an earlier Envoy ran on it.
+    stays: BTreeMap<Key, Arc<Resource>>,
+    /// What of that an Envoy has accepted after all.
+    pub(super) accepted_after_all: Vec<(Key, Arc<Resource>)>,
 }
 
 pub(super) type Key = (&'static str, Arc<str>);
@@ -34,7 +39,8 @@ pub(super) struct Open {
     /// The first state that has this version.
     serial: u64,
     pub(super) version: Arc<str>,
-    /// The last that Envoy has accepted, if any.
+    /// What it is given if it refuses: the last that was accepted, if any. That is this version itself if an earlier Envoy ran on it:
+    /// it stays on offer, for the next one.
     pub(super) before: Option<Arc<Resource>>,
 }
 
@@ -58,16 +64,25 @@ impl Envoy {
             open: BTreeMap::new(),
             refusals: Vec::new(),
             told_late: BTreeMap::new(),
+            stays: BTreeMap::new(),
+            accepted_after_all: Vec::new(),
         }
     }
 
-    /// A stream begins; returns its number.
-    pub(super) fn connects(&mut self) -> u64 {
+    /// A stream begins, of an Envoy that is `given` this; returns the stream's number.
+    pub(super) fn connects(&mut self, given: &Snapshot) -> u64 {
         self.opened += 1;
         self.streams.insert(self.opened);
-        // A new Envoy has refused nothing yet.
+        // A new Envoy has refused nothing yet, and may refuse everything, whatever an earlier one did.
         self.refused.clear();
         self.told_late.clear();
+        for type_url in RELAYED {
+            for resource in given.get(type_url).values() {
+                let (serial, version) = (given.serial, resource.version.clone());
+                let open = || Open { serial, version, before: Some(resource.clone()) };
+                self.open.entry((type_url, resource.name.clone())).or_insert_with(open);
+            }
+        }
         self.opened
     }
 
@@ -114,23 +129,38 @@ impl Envoy {
             return;
         }
         let before = known.map_or(before, |open| open.before.as_ref()).cloned();
+        self.stays.remove(&key);
         self.open.insert(key, Open { serial, version: resource.version.clone(), before });
     }
 
     /// A resource is taken from Envoy.
     pub(super) fn loses(&mut self, type_url: &'static str, name: &Arc<str>) {
-        self.open.remove(&(type_url, name.clone()));
+        let key = (type_url, name.clone());
+        self.open.remove(&key);
+        self.told_late.remove(&key);
+        self.stays.remove(&key);
     }
 
     /// Envoy has accepted a response that was made from the state `serial`.
     pub(super) fn accepts(&mut self, serial: u64, type_url: &'static str) {
-        self.closes(type_url, serial);
+        for key in self.closes(type_url, serial) {
+            self.accepted_after_all.extend(self.stays.remove(&key).map(|resource| (key, resource)));
+        }
         self.accepted.insert(type_url, serial);
     }
 
     /// Envoy has answered for all that it was given of this type up to a state.
-    fn closes(&mut self, type_url: &'static str, serial: u64) {
-        self.open.retain(|key, open| key.0 != type_url || open.serial > serial);
+    fn closes(&mut self, type_url: &'static str, serial: u64) -> Vec<Key> {
+        let closed = self.open.extract_if(.., |key, open| key.0 == type_url && open.serial <= serial);
+        closed.map(|(key, _)| key).collect()
+    }
+
+    /// Upstream is about to be told of a refusal.
+    pub(super) fn is_told(&mut self, Refusal { key, open: Open { version, before, .. }, reason }: Refusal) {
+        if let Some(before) = before.filter(|before| before.version == version) {
+            self.stays.insert(key.clone(), before);
+        }
+        self.told_late.insert(key, (version, reason));
     }
 
     /// Envoy has refused a response that was made from the state `serial`.
@@ -141,7 +171,7 @@ impl Envoy {
             let open = self.open.get(&key).filter(|open| open.serial <= serial)?.clone();
             Some(Refusal { key, open, reason })
         };
-        let mut refusals: Vec<Refusal> = blame(nack).into_iter().filter_map(&refusal).collect();
+        let mut refusals: Vec<Refusal> = nack.blamed().into_iter().filter_map(&refusal).collect();
         if refusals.is_empty() {
             // It names nothing that is new, so all of that is to blame.
             let all = nack.resources.iter().map(|name| Rejection { name: name.clone(), reason: nack.reason.clone() });
@@ -152,29 +182,3 @@ impl Envoy {
         self.refused.insert(type_url, serial);
     }
 }
-
-/// Which resources of a refused response Envoy complains about, each with its part of the text. Envoy writes
-/// `Error adding/updating cluster(s) a: reason, b: reason` for several, and only a reason for one. Where no name can be found, all are.
-fn blame(nack: &Nack) -> Vec<Rejection> {
-    let mut places: Vec<(usize, usize, &Arc<str>)> = Vec::new();
-    for name in &nack.resources {
-        let mark = format!("{name}: ");
-        let starts_a_word = |at: &usize| *at == 0 || nack.reason[..*at].ends_with([' ', '\n', ',', '(']);
-        let found = nack.reason.match_indices(&mark).map(|(at, _)| at).find(starts_a_word);
-        places.extend(found.map(|at| (at, at + mark.len(), name)));
-    }
-    places.sort_unstable();
-    if places.is_empty() {
-        let all = nack.resources.iter().cloned();
-        return all.map(|name| Rejection { name, reason: nack.reason.trim().to_owned() }).collect();
-    }
-    let ends = places.iter().skip(1).map(|place| place.0).chain([nack.reason.len()]);
-    let part = |((_, from, name), to): (&(usize, usize, &Arc<str>), usize)| {
-        let reason = nack.reason.get(*from..to).unwrap_or(&nack.reason);
-        Rejection { name: (*name).clone(), reason: reason.trim_end_matches([' ', ',', '\n']).to_owned() }
-    };
-    places.iter().zip(ends).map(part).collect()
-}
-
-#[cfg(test)]
-mod tests;

@@ -78,6 +78,7 @@ fn start(threads: Threads, log: &str, role: impl Future<Output = Result<ExitCode
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // it would be told on standard error, and a full disk there would end the process
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let mut builder = match threads {

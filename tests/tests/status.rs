@@ -1,11 +1,14 @@
 //! What `weft status` says of proxies that do not answer, and of those that are gone.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use weft_tests::mesh::{Mesh, text};
 use weft_tests::process::Process;
-use weft_tests::sidecar::Spec;
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
 use weft_tests::{peers, ports, wait};
 
 /// What `weft status` prints of the mesh.
@@ -64,5 +67,49 @@ fn a_silent_proxy_is_named_and_a_lost_one_holds_up_nobody() {
         let page = shown(&mesh);
         assert!(!page.contains("lost"), "{page}");
         if page.contains("prod/web~") || !page.contains("no proxy is connected") { Err(page) } else { Ok(()) }
+    });
+}
+
+/// Kills the Envoy that the sidecar runs; the sidecar starts another.
+#[track_caller]
+fn kill_envoy(sidecar: &mut Sidecar) {
+    let log = sidecar.process().output();
+    let (_, pid) = log.rsplit_once("Envoy is started pid=").expect("it says so");
+    let pid = pid.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a number");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+}
+
+#[test]
+fn a_restarted_envoy_that_refuses_what_the_old_one_ran_on_is_told_of() {
+    let mesh = Mesh::start();
+    let mut web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(DataPlane::Envoy));
+    wait::until("it to run the commit", wait::SOON, || {
+        let status = mesh.api("/api/status")?;
+        if status["proxies"]["acknowledged"] == 1 { Ok(()) } else { Err(status.to_string()) }
+    });
+
+    // Somebody takes the port between the death of one Envoy and the start of the next.
+    let ingress = web.ingress;
+    let thief = std::thread::spawn(move || {
+        loop {
+            if let Ok(listener) = TcpListener::bind(ingress) {
+                return listener;
+            }
+        }
+    });
+    kill_envoy(&mut web);
+    let stolen = thief.join().expect("no panic");
+    wait::until("the refusal", wait::SOON, || {
+        let page = shown(&mesh);
+        if page.contains("refuses LDS [ingress]: ingress: cannot bind") { Ok(()) } else { Err(page) }
+    });
+
+    drop(stolen);
+    kill_envoy(&mut web);
+    wait::until("the next Envoy to accept it", wait::SOON, || {
+        let status = mesh.api("/api/status")?;
+        let proxies = &status["proxies"];
+        let good = proxies["acknowledged"] == 1 && proxies["refused"] == 0 && status["serving"]["state"] == "done";
+        if good { Ok(()) } else { Err(status.to_string()) }
     });
 }

@@ -109,6 +109,10 @@ function drawBanner(status) {
 function drawProxies(proxies) {
   fill("proxies", proxies.map((proxy) => {
     const state = cell(pill(proxy.state, STATES[proxy.state]), "");
+    if (!proxy.connected) state.append(el("span", "note", `since ${span(Date.now() / 1000 - proxy.since)}`));
+    for (const { kind, since } of proxy.unanswered) {
+      if (Date.now() / 1000 - since >= 10) state.append(el("span", "note", `${kind} was sent ${ago(since)} and is not answered`));
+    }
     for (const refusal of proxy.refusals) state.append(el("span", "note", `${refusal.kind}: ${refusal.reason}`));
     const name = el("td", "mono", proxy.node, ...labels(proxy.labels));
     return row(name, state, cell(proxy.identity, "mono"), cell(certificate(proxy.certificate_expires)),

@@ -1,6 +1,8 @@
 """One state-of-the-world ADS request, by hand: asks SERVER for clusters as a node that says it is SERVICE's sidecar.
 
-    ads.py SERVER CA SERVICE [CERTIFICATE KEY]     prints `OK <type url>` or `<STATUS>: <details>`
+    ads.py SERVER CA SERVICE [CERTIFICATE KEY [silent]]     prints `OK <type url>` or `<STATUS>: <details>`
+
+A silent one stays and never says what it thinks of the answer.
 """
 
 import queue
@@ -39,9 +41,13 @@ def main():
             # The stream stays open for requests: a client that has said its last word need not be answered.
             requests = queue.Queue()
             requests.put(request)
-            answer = next(channel.stream_stream(METHOD)(iter(requests.get, None), timeout=15))
+            silent = len(sys.argv) > 6
+            answers = channel.stream_stream(METHOD)(iter(requests.get, None), timeout=None if silent else 15)
+            answer = next(answers)
+            print("OK", CLUSTER if CLUSTER.encode() in answer else answer[:200], flush=True)
+            if silent:
+                next(answers)
             requests.put(None)
-            print("OK", CLUSTER if CLUSTER.encode() in answer else answer[:200])
         except grpc.RpcError as error:
             requests.put(None)
             print(f"{error.code().name}: {error.details()}")

@@ -46,6 +46,16 @@ impl Authority {
 
     /// Issues an X.509-SVID of `spiffe_id` for `days`.
     pub fn issue(&self, name: &str, spiffe_id: &str, days: u32) -> Pair {
+        let names = format!("critical,URI:{spiffe_id}");
+        self.sign(name, &names, "serverAuth,clientAuth", days)
+    }
+
+    /// Issues the certificate of a web server on this machine.
+    pub fn server(&self, name: &str) -> Pair {
+        self.sign(name, "DNS:localhost,IP:127.0.0.1", "serverAuth", 2)
+    }
+
+    fn sign(&self, name: &str, names: &str, usage: &str, days: u32) -> Pair {
         let file = |end: &str| self.folder.join(format!("{name}.{end}"));
         let pair = Pair { certificate: file("pem"), key: file("key"), bundle: self.own.certificate.clone() };
         run(Command::new("openssl")
@@ -65,8 +75,8 @@ impl Authority {
             .arg(file("csr")));
         let extensions = file("ext");
         let text = format!(
-            "subjectAltName=critical,URI:{spiffe_id}\nbasicConstraints=critical,CA:FALSE\n\
-             keyUsage=critical,digitalSignature\nextendedKeyUsage=serverAuth,clientAuth\n"
+            "subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n\
+             keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n"
         );
         std::fs::write(&extensions, text).expect("the folder can be written");
         run(Command::new("openssl")

@@ -72,6 +72,30 @@ impl Repo {
         self.git(&["rev-parse", "HEAD"]).trim().to_owned()
     }
 
+    /// Rewrites the newest commit, with everything that was changed since, and gives the new id.
+    #[track_caller]
+    pub fn amend(&self) -> String {
+        self.git(&["add", "-A"]);
+        self.git(&[
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@example.com",
+            "commit",
+            "-q",
+            "--amend",
+            "-m",
+            "Rewritten",
+        ]);
+        self.head()
+    }
+
+    /// Makes the `main` of the bare repository `to` what is here, whatever it was.
+    #[track_caller]
+    pub fn push(&self, to: &Path) {
+        self.git(&["push", "-q", "--force", &to.display().to_string(), "HEAD:main"]);
+    }
+
     #[track_caller]
     fn git(&self, args: &[&str]) -> String {
         run(Command::new("git").arg("-C").arg(&self.root).args(args))

@@ -216,7 +216,10 @@ impl Api {
         }
         match self.tokens.create(&service, ttl).await {
             Ok(token) => json(StatusCode::CREATED, &token),
-            Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log"),
+            Err(problem) => {
+                tracing::error!(%service, problem, "no join token was made");
+                error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
+            }
         }
     }
 

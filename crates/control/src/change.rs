@@ -11,7 +11,7 @@ use weft_model::{Finding, Severity, Span};
 use crate::check::{Look, check, render};
 use crate::git::Observed;
 use crate::hub::{Hub, short};
-use crate::saved::{GoodCommit, Saved};
+use crate::saved::{AGAIN, GoodCommit, Saved};
 use crate::status::FindingStatus;
 
 /// The trust domain cannot change under identities that are issued.
@@ -26,6 +26,7 @@ struct Judged {
 
 /// Follows the repository until it is gone: applies good commits, reports bad ones.
 pub(crate) async fn follow(hub: Arc<Hub>, mut observed: watch::Receiver<Observed>, saved: Saved) {
+    let mut unsaved = None;
     let mut last = hub.state().mesh.as_ref().map(|mesh| mesh.revision().to_string());
     loop {
         let Observed { commit, error } = observed.borrow_and_update().clone();
@@ -33,14 +34,30 @@ pub(crate) async fn follow(hub: Arc<Hub>, mut observed: watch::Receiver<Observed
         if let Some(commit) = commit.filter(|commit| last.as_deref() != Some(commit.id.as_str())) {
             last = Some(commit.id.to_string());
             let good = apply(&hub, commit.id.as_str(), &commit.subject, commit.files.clone()).await;
-            if good
-                && let Err(error) =
-                    saved.save_commit(&GoodCommit::new(commit.id.as_str(), &commit.subject, &commit.files))
-            {
-                tracing::warn!(%error, "the commit was not saved; a restart would wait for Git");
+            if good {
+                let commit = GoodCommit::new(commit.id.as_str(), &commit.subject, &commit.files);
+                if let Err(error) = saved.save_commit(&commit) {
+                    tracing::warn!(%error, "the commit was not saved, and is tried again; a restart would begin with an older one");
+                    unsaved = Some(commit);
+                } else {
+                    unsaved = None;
+                }
             }
         }
-        if observed.changed().await.is_err() {
+        let gone = match &unsaved {
+            None => observed.changed().await.is_err(),
+            Some(commit) => match tokio::time::timeout(AGAIN, observed.changed()).await {
+                Ok(changed) => changed.is_err(),
+                Err(_) => {
+                    if saved.save_commit(commit).is_ok() {
+                        tracing::info!(commit = short(&commit.commit), "the commit is saved");
+                        unsaved = None;
+                    }
+                    false
+                }
+            },
+        };
+        if gone {
             return;
         }
     }

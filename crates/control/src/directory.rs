@@ -38,8 +38,8 @@ impl Observer for Follower {
         self.hub.sent(self.stream, &self.node, type_url, count, bytes);
     }
 
-    fn ack(&mut self, type_url: &'static str, _revision: &str) {
-        self.hub.acked(self.stream, &self.node, type_url);
+    fn ack(&mut self, type_url: &'static str, _revision: &str, still_refused: &[Arc<str>]) {
+        self.hub.acked(self.stream, &self.node, type_url, still_refused);
     }
 
     fn nack(&mut self, nack: &Nack) {

@@ -6,6 +6,7 @@
 
 mod dir;
 mod mirror;
+mod transport;
 mod tree;
 
 use std::fmt;
@@ -17,19 +18,23 @@ use tokio::sync::watch;
 use weft_model::source::SourceFile;
 
 pub use dir::read_dir;
+pub use mirror::safe;
 
 /// How often a local repository is looked at.
 const POLL_LOCAL: Duration = Duration::from_millis(500);
 /// How often a remote repository is asked.
 const POLL_REMOTE: Duration = Duration::from_secs(10);
 
+/// How long a remote may say nothing before it counts as away.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Packs that an open repository can come to hold. The default grows too little for one that is watched for months.
 const SLOTS: gix::odb::store::init::Slots = gix::odb::store::init::Slots::Given(1024);
 
 /// Where the intent is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GitConfig {
-    /// A path, a `file://` URL, or an `https://` URL (`http://` only to this machine).
+    /// A path, a `file://` URL, or an `https://` URL (`http://` only to this machine). It may log in: see [`safe`].
     pub url: String,
     /// The branch; what the repository's `HEAD` points to without one.
     pub branch: Option<String>,
@@ -37,14 +42,36 @@ pub struct GitConfig {
     pub path: String,
     /// Time between two looks; 500 ms for a local repository and 10 s for a remote one without one.
     pub poll: Option<Duration>,
+    /// How long a remote may say nothing before it counts as away.
+    pub patience: Duration,
+    /// PEM certificates of the authorities that an `https://` remote's certificate may come from, instead of the system's.
+    pub ca: Option<PathBuf>,
     /// Where mirrors of remote repositories are kept. Not used for local ones.
     pub cache_dir: PathBuf,
+}
+
+impl fmt::Debug for GitConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitConfig")
+            .field("url", &safe(&self.url))
+            .field("branch", &self.branch)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl GitConfig {
     /// The whole repository at `url`, its default branch, mirrors under `cache_dir`.
     pub fn new(url: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
-        Self { url: url.into(), branch: None, path: String::new(), poll: None, cache_dir: cache_dir.into() }
+        Self {
+            url: url.into(),
+            branch: None,
+            path: String::new(),
+            poll: None,
+            patience: PATIENCE,
+            ca: None,
+            cache_dir: cache_dir.into(),
+        }
     }
 
     /// The repository that `dir` is in, with `dir` as the path within it. `None` if it is in none, or not in its last
@@ -147,11 +174,35 @@ pub enum GitError {
         path: String,
     },
     /// The remote repository did not answer, or refused.
-    #[error("fetching {url} failed: {why}; what was fetched before stays in use")]
+    #[error("cannot fetch {url}: {why}")]
     Fetch {
         /// Without a password.
         url: String,
-        /// Git's words.
+        /// In one line, with what to do if that is known.
+        why: String,
+    },
+    /// The remote repository wants to know who asks, and was not told, or does not accept who does.
+    #[error("{url} {}", login_advice(*given))]
+    Login {
+        /// Without a password.
+        url: String,
+        /// Whether the URL has a login.
+        given: bool,
+    },
+    /// The server's certificate is not trusted.
+    #[error("the certificate of {url} is not trusted: {why}")]
+    Certificate {
+        /// Without a password.
+        url: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// The file of trusted authorities cannot be used.
+    #[error("cannot use the authorities for the repository in {file}: {why}")]
+    Authority {
+        /// Where it is.
+        file: String,
+        /// What is wrong with it.
         why: String,
     },
     /// Objects of the repository are missing or broken.
@@ -162,6 +213,23 @@ pub enum GitError {
         /// Git's words.
         why: String,
     },
+}
+
+fn login_advice(given: bool) -> &'static str {
+    if given {
+        "refuses the login in its URL: is the token whole, not expired, and allowed to read this repository?"
+    } else {
+        "asks for a login: write https://USER:TOKEN@… (WEFT_REPO keeps it off the command line), or set up a Git credential helper \
+         for the control plane's user"
+    }
+}
+
+impl GitError {
+    /// Whether opening the repository anew may help at once: somebody may have moved, repacked or remade it. A remote that did not
+    /// answer, or not well, has until the next look.
+    fn is_of_the_disk(&self) -> bool {
+        matches!(self, Self::Open { .. } | Self::NoPath { .. } | Self::Read { .. })
+    }
 }
 
 /// What is known of the source by now.
@@ -192,7 +260,7 @@ impl GitSource {
                 Ok(Self { repo, config, mirror: None })
             }
             Place::Remote(url) => {
-                let (repo, mirror) = mirror::open(url, config.branch.as_deref(), &config.cache_dir)?;
+                let (repo, mirror) = mirror::open(url, &config)?;
                 Ok(Self { repo, config, mirror: Some(mirror) })
             }
         }
@@ -209,7 +277,7 @@ impl GitSource {
             (None, None) => "HEAD".to_owned(),
         };
         let named = || self.config.branch.clone().unwrap_or_else(|| "HEAD".to_owned());
-        let missing = || GitError::NoCommit { place: mirror::safe(&self.config.url), branch: named() };
+        let missing = || GitError::NoCommit { place: safe(&self.config.url), branch: named() };
         let read = |e: gix::Error| match e.is_not_found() {
             true => missing(),
             false => GitError::Read { what: named(), why: chain(&e) },
@@ -235,13 +303,12 @@ impl GitSource {
         if last == Some(&head) { Ok(None) } else { self.commit(&head).map(Some) }
     }
 
-    /// As [`Self::look`]; what failed is tried again with the repository opened anew, because somebody may have moved, repacked or
-    /// remade it. A remote that did not answer has until the next look.
+    /// As [`Self::look`]; what failed is tried again with the repository opened anew.
     fn look_again(&mut self, last: Option<&CommitId>) -> Result<Option<Commit>, GitError> {
         let result = self.look(last);
         let Err(error) = &result else { return result };
         *self = Self::open(self.config.clone())?;
-        if matches!(error, GitError::Fetch { .. }) { result } else { self.look(last) }
+        if self.mirror.is_none() || error.is_of_the_disk() { self.look(last) } else { result }
     }
 
     /// Opens the source and watches it on a thread of its own, which ends when nobody listens any more.
@@ -306,7 +373,9 @@ fn poll_loop(
                 observed.send_replace(Observed { commit: Some(Arc::new(commit)), error: None });
             }
             Ok(None) => {
-                observed.send_if_modified(|observed| observed.error.take().is_some());
+                if observed.send_if_modified(|observed| observed.error.take().is_some()) {
+                    tracing::info!("the intent's source can be read again");
+                }
             }
             Err(error) => {
                 observed.send_if_modified(|observed| {
@@ -329,7 +398,7 @@ enum Place<'a> {
 }
 
 fn place(url: &str) -> Result<Place<'_>, GitError> {
-    let refuse = |why| Err(GitError::Url { url: mirror::safe(url), why });
+    let refuse = |why| Err(GitError::Url { url: safe(url), why });
     if let Some(path) = url.strip_prefix("file://") {
         return match path.strip_prefix("localhost").unwrap_or(path) {
             path if path.starts_with('/') => Ok(Place::Local(Path::new(path))),

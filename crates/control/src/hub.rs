@@ -240,8 +240,8 @@ impl Hub {
         self.progressed();
     }
 
-    pub(crate) fn acked(&self, stream: u64, node: &Arc<str>, type_url: &'static str) {
-        self.state().tracker.acked(node, stream, type_url);
+    pub(crate) fn acked(&self, stream: u64, node: &Arc<str>, type_url: &'static str, still_refused: &[Arc<str>]) {
+        self.state().tracker.acked(node, stream, type_url, still_refused);
     }
 
     pub(crate) fn nacked(&self, stream: u64, node: &Arc<str>, nack: &Nack) {
@@ -256,17 +256,17 @@ impl Hub {
         );
         let refusal = Refusal {
             kind: weft_xds::type_url::short(nack.type_url).to_owned(),
-            resources: nack.resources.iter().map(ToString::to_string).collect(),
+            resources: nack.blamed().iter().map(|rejection| rejection.name.to_string()).collect(),
             reason: nack.reason.clone(),
             at: unix_seconds(SystemTime::now()),
         };
-        self.state().tracker.nacked(node, stream, nack.type_url, refusal);
+        self.state().tracker.nacked(node, stream, nack.type_url, refusal, &nack.resources);
     }
 
     pub(crate) fn sent(&self, stream: u64, node: &str, type_url: &'static str, resources: usize, bytes: usize) {
         self.metrics.pushes.add(weft_xds::type_url::short(type_url), 1);
         self.metrics.config_size.observe(bytes as f64);
-        self.state().tracker.sent(node, stream, resources, bytes, Now::read());
+        self.state().tracker.sent(node, stream, type_url, resources, bytes, Now::read());
     }
 
     /// Takes an endpoint out and waits until nobody is sent to it any more, at most for `bound`.
@@ -299,6 +299,7 @@ impl Hub {
     /// Removes the endpoint and returns the generation in which nobody is told of it any more.
     fn begin_withdrawal(&self, node: &str) -> u64 {
         let mut state = self.state();
+        state.tracker.leaving(node);
         let touched = state.registry.remove(node);
         state.refresh(&touched);
         state.dirty.callers_of.extend(touched);
@@ -309,7 +310,7 @@ impl Hub {
     /// Publishes until the process ends.
     pub(crate) async fn publish_forever(self: Arc<Self>) {
         loop {
-            let next_expiry = self.state().registry.next_expiry(self.grace);
+            let next_expiry = self.next_expiry();
             let expiry = async {
                 match next_expiry {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -325,10 +326,16 @@ impl Hub {
         }
     }
 
+    /// When an endpoint, or a proxy that is lost, will be given up.
+    fn next_expiry(&self) -> Option<Instant> {
+        let state = self.state();
+        [state.registry.next_expiry(self.grace), state.tracker.next_forgotten(self.grace)].into_iter().flatten().min()
+    }
+
     fn expire(&self, now: Instant) {
         let mut state = self.state();
         let touched = state.registry.expire(now, self.grace);
-        state.tracker.forget(now, self.grace.max(Duration::from_secs(300)));
+        state.tracker.forget(now, self.grace);
         if !touched.is_empty() {
             tracing::info!(services = ?touched, "endpoints whose sidecars did not come back were removed");
             state.refresh(&touched);

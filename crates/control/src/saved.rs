@@ -18,6 +18,8 @@ use crate::registry::Registration;
 
 /// Endpoints change in bursts; one write covers a burst.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Until what could not be saved is tried again.
+pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 
 /// A commit that passed the check.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,14 +67,25 @@ impl Saved {
 
     /// Writes the endpoints whenever they have changed, until the process ends.
     pub(crate) async fn follow_endpoints(self, hub: Arc<Hub>) {
+        let mut failed = false;
         loop {
-            hub.registry_changed.notified().await;
+            if failed {
+                let _ = tokio::time::timeout(AGAIN, hub.registry_changed.notified()).await; // whichever comes first
+            } else {
+                hub.registry_changed.notified().await;
+            }
             tokio::time::sleep(SETTLE).await;
             let endpoints: BTreeMap<Arc<str>, Registration> =
                 hub.state().registry.iter().map(|(node, registration)| (node.clone(), registration.clone())).collect();
-            if let Err(error) = write(&self.folder.join("endpoints.json"), &endpoints) {
-                tracing::warn!(%error, "the endpoints were not saved; a restart would begin without them");
+            let written = write(&self.folder.join("endpoints.json"), &endpoints);
+            match &written {
+                Err(error) if !failed => {
+                    tracing::warn!(%error, "the endpoints were not saved, and are tried again; a restart would begin without them");
+                }
+                Ok(()) if failed => tracing::info!("the endpoints are saved"),
+                _ => {}
             }
+            failed = written.is_err();
         }
     }
 }
@@ -93,10 +106,17 @@ fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
 
 fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)
+    let written = (|| {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary); // the first error is the one to report
+    }
+    written
 }
 
 #[cfg(test)]

@@ -106,8 +106,30 @@ pub struct ChangeStatus {
     pub refused: Vec<String>,
     /// Node ids that have not answered yet.
     pub pending: Vec<String>,
+    /// What those have not answered, the longest wait first.
+    pub waiting: Vec<Waiting>,
     /// What the check found; errors only when it was refused.
     pub findings: Vec<FindingStatus>,
+}
+
+/// A proxy that a commit waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// `Node.id`.
+    pub node: String,
+    /// Since when it has said nothing.
+    pub since: u64,
+    /// What it was sent and has not answered; empty when it takes nothing, so that nothing could be sent.
+    pub unanswered: Vec<Unanswered>,
+}
+
+/// A response that waits for its ACK or NACK.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unanswered {
+    /// The xDS type, short: `LDS`, `CDS`, ...
+    pub kind: String,
+    /// When it was sent.
+    pub since: u64,
 }
 
 /// A commit that the check refused.
@@ -183,6 +205,8 @@ pub struct ProxyStatus {
     pub state: String,
     /// What it refuses now.
     pub refusals: Vec<Refusal>,
+    /// What it was sent and has not answered.
+    pub unanswered: Vec<Unanswered>,
     /// When a response was last sent to it.
     pub last_sent: Option<u64>,
     /// Resources and bytes sent on the present stream.
@@ -194,9 +218,9 @@ pub struct ProxyStatus {
 /// A NACK that still holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// The xDS type, short: `Listener`, `Cluster`, ...
+    /// The xDS type, short: `LDS`, `CDS`, ...
     pub kind: String,
-    /// The resources of the refused response.
+    /// The resources that it complains about.
     pub resources: Vec<String>,
     /// What the proxy said.
     pub reason: String,

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use weft_model::{ServiceName, SpiffeId};
 
-use crate::status::{ChangeState, ChangeStatus, FindingStatus, ProxyCounts, ProxyStatus, Refusal, unix_seconds};
+use crate::status::{
+    ChangeState, ChangeStatus, FindingStatus, ProxyCounts, ProxyStatus, Refusal, Unanswered, Waiting, unix_seconds,
+};
 
 const HISTORY: usize = 50;
 
@@ -61,6 +63,10 @@ struct ProxyState {
     settled: u64,
     settled_commit: Arc<str>,
     refusals: BTreeMap<&'static str, Refusal>,
+    /// Types of which a response has been sent and not answered, and since when.
+    unanswered: BTreeMap<&'static str, SystemTime>,
+    /// It has said goodbye: nobody is surprised when its stream ends.
+    leaving: bool,
     last_sent: Option<SystemTime>,
     resources_sent: u64,
     bytes_sent: u64,
@@ -112,6 +118,8 @@ impl Tracker {
             settled: 0,
             settled_commit: "".into(),
             refusals: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            leaving: false,
             last_sent: None,
             resources_sent: 0,
             bytes_sent: 0,
@@ -127,7 +135,15 @@ impl Tracker {
     /// Its Node changed.
     pub fn facts(&mut self, node: &str, stream: u64, facts: ProxyFacts) {
         if let Some(state) = self.of(node, stream) {
+            state.leaving &= !facts.ready;
             state.facts = facts;
+        }
+    }
+
+    /// The proxy is about to go: the end of its stream will be no loss.
+    pub fn leaving(&mut self, node: &str) {
+        if let Some(state) = self.proxies.get_mut(node) {
+            state.leaving = true;
         }
     }
 
@@ -137,6 +153,10 @@ impl Tracker {
         state.connected = false;
         state.since = now.wall;
         state.lost_at = Some(now.instant);
+        state.unanswered.clear();
+        if state.leaving {
+            self.proxies.remove(node);
+        }
         for change in &mut self.changes {
             change.waiting.remove(node);
             change.acknowledged.remove(node);
@@ -149,6 +169,11 @@ impl Tracker {
     /// Forgets proxies that have been lost for `grace`.
     pub fn forget(&mut self, now: Instant, grace: Duration) {
         self.proxies.retain(|_, state| state.lost_at.is_none_or(|at| now.saturating_duration_since(at) < grace));
+    }
+
+    /// When [`Tracker::forget`] will next have something to do.
+    pub fn next_forgotten(&self, grace: Duration) -> Option<Instant> {
+        self.proxies.values().filter_map(|state| state.lost_at).min().map(|at| at + grace)
     }
 
     /// A snapshot was handed to the stream.
@@ -177,10 +202,17 @@ impl Tracker {
         Settled { took, converged: self.converge(now) }
     }
 
-    /// A response of a type was accepted: what the proxy refused of that type before no longer holds.
-    pub fn acked(&mut self, node: &Arc<str>, stream: u64, type_url: &str) {
+    /// A response of a type was accepted: what the proxy refused of that type before no longer holds, but for what is `still_refused`.
+    pub fn acked(&mut self, node: &Arc<str>, stream: u64, type_url: &str, still_refused: &[Arc<str>]) {
         let Some(state) = self.of(node, stream) else { return };
-        if state.refusals.remove(type_url).is_none() || !state.refusals.is_empty() {
+        state.unanswered.remove(type_url);
+        let Some(refusal) = state.refusals.get_mut(type_url) else { return };
+        refusal.resources.retain(|name| still_refused.iter().any(|still| **still == **name));
+        if !refusal.resources.is_empty() {
+            return;
+        }
+        state.refusals.remove(type_url);
+        if !state.refusals.is_empty() {
             return;
         }
         for change in &mut self.changes {
@@ -190,9 +222,20 @@ impl Tracker {
         }
     }
 
-    /// A response was refused.
-    pub fn nacked(&mut self, node: &Arc<str>, stream: u64, type_url: &'static str, refusal: Refusal) {
+    /// A response that `carried` these resources was refused. What was refused before and was not in it is refused still.
+    pub fn nacked(
+        &mut self,
+        node: &Arc<str>,
+        stream: u64,
+        type_url: &'static str,
+        mut refusal: Refusal,
+        carried: &[Arc<str>],
+    ) {
         let Some(state) = self.of(node, stream) else { return };
+        state.unanswered.remove(type_url);
+        let before = state.refusals.remove(type_url).map(|before| before.resources).unwrap_or_default();
+        let elsewhere = before.into_iter().filter(|name| !carried.iter().any(|carried| **carried == **name));
+        refusal.resources.extend(elsewhere);
         state.refusals.insert(type_url, refusal);
         if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
             && change.acknowledged.remove(node)
@@ -202,8 +245,9 @@ impl Tracker {
     }
 
     /// Something was sent.
-    pub fn sent(&mut self, node: &str, stream: u64, resources: usize, bytes: usize, now: Now) {
+    pub fn sent(&mut self, node: &str, stream: u64, type_url: &'static str, resources: usize, bytes: usize, now: Now) {
         if let Some(state) = self.of(node, stream) {
+            state.unanswered.entry(type_url).or_insert(now.wall);
             state.last_sent = Some(now.wall);
             state.resources_sent += resources as u64;
             state.bytes_sent += bytes as u64;
@@ -302,7 +346,21 @@ impl Tracker {
     /// Newest first.
     pub fn history(&self) -> Vec<ChangeStatus> {
         let serving = self.changes.iter().find(|change| change.accepted).map(|change| change.generation);
-        self.changes.iter().map(|change| change.status(serving)).collect()
+        self.changes.iter().map(|change| change.status(serving, self.waiting(change))).collect()
+    }
+
+    /// What each proxy that a change waits for has not answered, those that are silent longest first.
+    fn waiting(&self, change: &Change) -> Vec<Waiting> {
+        let of = |node: &Arc<str>| {
+            let state = self.proxies.get(node)?;
+            let unanswered: Vec<Unanswered> = state.unanswered().collect();
+            let published = unix_seconds(state.since.max(change.published_at));
+            let since = unanswered.iter().map(|one| one.since).min().unwrap_or(published);
+            Some(Waiting { node: node.to_string(), since, unanswered })
+        };
+        let mut waiting: Vec<Waiting> = change.waiting.iter().filter_map(of).collect();
+        waiting.sort_by_key(|waiting| waiting.since);
+        waiting
     }
 
     fn of(&mut self, node: &str, stream: u64) -> Option<&mut ProxyState> {
@@ -340,6 +398,14 @@ impl Tracker {
 }
 
 impl ProxyState {
+    fn unanswered(&self) -> impl Iterator<Item = Unanswered> {
+        let one = |(type_url, since): (&&'static str, &SystemTime)| Unanswered {
+            kind: weft_xds::type_url::short(type_url).to_owned(),
+            since: unix_seconds(*since),
+        };
+        self.unanswered.iter().map(one)
+    }
+
     fn state(&self) -> &'static str {
         match () {
             () if !self.connected => "lost",
@@ -365,6 +431,7 @@ impl ProxyState {
             commit: self.settled_commit.to_string(),
             state: self.state().to_owned(),
             refusals: self.refusals.values().cloned().collect(),
+            unanswered: self.unanswered().collect(),
             last_sent: self.last_sent.map(unix_seconds),
             resources_sent: self.resources_sent,
             bytes_sent: self.bytes_sent,
@@ -373,7 +440,7 @@ impl ProxyState {
 }
 
 impl Change {
-    fn status(&self, serving: Option<u64>) -> ChangeStatus {
+    fn status(&self, serving: Option<u64>, waiting: Vec<Waiting>) -> ChangeStatus {
         let names = |set: &BTreeSet<Arc<str>>| set.iter().map(ToString::to_string).collect();
         let state = match () {
             () if !self.accepted => ChangeState::Refused,
@@ -393,124 +460,11 @@ impl Change {
             acknowledged: names(&self.acknowledged),
             refused: names(&self.refused),
             pending: names(&self.waiting),
+            waiting,
             findings: self.findings.clone(),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts() -> ProxyFacts {
-        ProxyFacts {
-            service: "prod/web".parse().expect("legal"),
-            identity: "spiffe://acme/ns/prod/sa/web".parse().expect("legal"),
-            data_plane: "weft".into(),
-            labels: BTreeMap::new(),
-            ingress: None,
-            ready: true,
-            certificate_expires: None,
-        }
-    }
-
-    fn refusal(reason: &str) -> Refusal {
-        Refusal { kind: "Cluster".into(), resources: vec!["c".into()], reason: reason.into(), at: 0 }
-    }
-
-    fn at(start: Now, millis: u64) -> Now {
-        Now { instant: start.instant + Duration::from_millis(millis), wall: start.wall + Duration::from_millis(millis) }
-    }
-
-    fn two_proxies_and_a_commit(start: Now) -> (Tracker, Arc<str>, Arc<str>) {
-        let (mut tracker, a, b) = (Tracker::default(), Arc::from("prod/web~a"), Arc::from("prod/web~b"));
-        tracker.opened(&a, 1, facts(), start);
-        tracker.opened(&b, 2, facts(), start);
-        tracker.commit("c1".into(), "first".into(), 1, Duration::ZERO, vec![], start);
-        tracker.published(&a, 1, 1);
-        tracker.published(&b, 2, 1);
-        (tracker, a, b)
-    }
-
-    #[test]
-    fn a_commit_is_done_when_the_last_proxy_has_settled() {
-        let start = Now::read();
-        let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-        assert_eq!(tracker.history()[0].state, ChangeState::Rolling);
-        let settled = tracker.settled(&a, 1, 1, "c1", at(start, 5));
-        assert_eq!(settled, Settled { took: Some(Duration::from_millis(5)), converged: vec![] });
-        assert_eq!(tracker.waiting_for(1, ""), std::slice::from_ref(&b));
-        let settled = tracker.settled(&b, 2, 1, "c1", at(start, 9));
-        assert_eq!(settled.converged, [("c1".into(), Duration::from_millis(9))]);
-        let change = &tracker.history()[0];
-        assert_eq!((change.state, change.converged_ms), (ChangeState::Done, Some(9.0)));
-        assert_eq!(tracker.counts(), ProxyCounts { connected: 2, acknowledged: 2, ..ProxyCounts::default() });
-    }
-
-    #[test]
-    fn a_refusal_shows_until_the_type_is_accepted() {
-        let start = Now::read();
-        let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-        tracker.nacked(&a, 1, "cds", refusal("clusters[0].lb_policy: RING_HASH"));
-        tracker.settled(&a, 1, 1, "c1", start);
-        tracker.settled(&b, 2, 1, "c1", start);
-        assert_eq!(tracker.history()[0].state, ChangeState::Degraded);
-        assert_eq!(tracker.history()[0].refused, ["prod/web~a"]);
-        assert_eq!(tracker.proxies()[0].refusals[0].reason, "clusters[0].lb_policy: RING_HASH");
-        tracker.acked(&a, 1, "cds");
-        assert_eq!(tracker.history()[0].state, ChangeState::Done);
-        assert_eq!(tracker.counts().refused, 0);
-    }
-
-    #[test]
-    fn a_lost_proxy_is_not_waited_for_and_is_forgotten() {
-        let start = Now::read();
-        let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-        tracker.settled(&a, 1, 1, "c1", start);
-        assert!(tracker.closed(&b, 2, at(start, 3)));
-        assert_eq!(tracker.history()[0].state, ChangeState::Done);
-        assert_eq!(tracker.counts(), ProxyCounts { connected: 1, acknowledged: 1, lost: 1, ..ProxyCounts::default() });
-        tracker.forget(start.instant + Duration::from_secs(31), Duration::from_secs(30));
-        assert_eq!(tracker.counts().lost, 0);
-    }
-
-    #[test]
-    fn an_old_stream_does_not_speak_for_a_reconnected_proxy() {
-        let start = Now::read();
-        let (mut tracker, a, _) = two_proxies_and_a_commit(start);
-        tracker.opened(&a, 3, facts(), start);
-        assert!(!tracker.closed(&a, 1, start));
-        assert_eq!(tracker.settled(&a, 1, 1, "c1", start), Settled::default());
-        assert!(tracker.proxies()[0].connected);
-    }
-
-    #[test]
-    fn a_refused_commit_leaves_the_serving_one_in_place() {
-        let start = Now::read();
-        let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-        tracker.settled(&a, 1, 1, "c1", start);
-        tracker.settled(&b, 2, 1, "c1", start);
-        for n in 0..HISTORY * 2 {
-            tracker.refuse(format!("bad{n}").into(), "bad".into(), vec![], Duration::ZERO, start);
-        }
-        let history = tracker.history();
-        assert_eq!(history[0].state, ChangeState::Refused);
-        let serving = history.iter().find(|change| change.state != ChangeState::Refused).expect("still there");
-        assert_eq!((&*serving.commit, serving.state), ("c1", ChangeState::Done));
-    }
-
-    #[test]
-    fn a_newer_commit_supersedes() {
-        let start = Now::read();
-        let (mut tracker, a, b) = two_proxies_and_a_commit(start);
-        tracker.commit("c2".into(), "second".into(), 2, Duration::ZERO, vec![], start);
-        tracker.published(&a, 1, 2);
-        tracker.published(&b, 2, 2);
-        tracker.settled(&a, 1, 1, "c1", start); // answers the older one only
-        assert_eq!(tracker.waiting_for(2, ""), [a.clone(), b.clone()]);
-        tracker.settled(&a, 1, 2, "c2", start);
-        tracker.settled(&b, 2, 2, "c2", start);
-        let states: Vec<_> = tracker.history().iter().map(|change| change.state).collect();
-        assert_eq!(states, [ChangeState::Done, ChangeState::Superseded]);
-    }
-}
+mod tests;

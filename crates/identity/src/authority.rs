@@ -4,7 +4,7 @@
 //! issuing CA. The authority signs whatever identity it is told to: who deserves which is decided by its callers.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rcgen::PublicKeyData;
@@ -17,7 +17,7 @@ use weft_store::{Store, StoreError, Swap};
 
 use crate::ca::{self, Ca, CaError, KeyRequest, Names};
 use crate::live::{LiveIdentity, Svid, SvidError, TrustBundle};
-use crate::schedule;
+use crate::schedule::{self, Plan};
 
 const ROOT: &str = "ca/root";
 const ISSUING: &str = "ca/issuing";
@@ -166,6 +166,11 @@ impl Authority {
         schedule::half_life(issuing.not_before, issuing.not_after)
     }
 
+    /// Half of its life is over, or it was made by a clock that has been set back since and is not valid yet.
+    fn is_rotation_due(&self, now: SystemTime) -> bool {
+        now >= self.next_rotation() || now < self.issuing.load().not_before
+    }
+
     /// Signs an X.509-SVID of `id` for the key of a request. It ends after `ttl`, or with the issuing CA if that is earlier.
     pub fn issue(
         &self,
@@ -197,14 +202,14 @@ impl Authority {
     /// Replaces the issuing CA if half of its life is over; whether it was replaced. One of several processes does it, the others
     /// take over the result.
     pub async fn rotate_if_due(&self, now: SystemTime) -> Result<bool, AuthorityError> {
-        if now < self.next_rotation() {
+        if !self.is_rotation_due(now) {
             return Ok(false);
         }
         let Some(lease) = self.store.lease(ISSUING, now, Duration::from_secs(60)).await? else {
             return self.reload().await; // another process is at it
         };
         let replaced = self.reload().await?;
-        let due = now >= self.next_rotation();
+        let due = self.is_rotation_due(now);
         if due {
             let root = read(&self.store, ROOT).await?.ok_or_else(|| CaError::Stored("the root is gone".into()))?;
             let issuing = root.issuing(&self.domain, now, self.lives.issuing)?;
@@ -226,20 +231,21 @@ impl Authority {
         live.set(self.own_svid(&names, ttl, SystemTime::now())?, (*self.bundle()).clone());
         let (authority, own) = (self.clone(), live.clone());
         let task = tokio::spawn(async move {
+            let mut plan = own_plan(&own);
+            let mut begun = Instant::now();
             loop {
-                let state = own.load_full();
-                let own_due = state.svid().map_or(SystemTime::UNIX_EPOCH, |svid| {
-                    schedule::half_life(svid.not_before() + ca::BACKDATE, svid.not_after())
-                });
-                let nap = schedule::nap(SystemTime::now(), own_due.min(authority.next_rotation()));
+                let nap = schedule::nap(SystemTime::now(), plan.due.min(authority.next_rotation()));
                 tokio::time::sleep(nap.max(AT_MOST_EVERY)).await;
                 let now = SystemTime::now();
                 if let Err(error) = authority.rotate_if_due(now).await {
                     tracing::error!(%error, "the issuing CA was not replaced; trying again");
                 }
-                if now >= own_due {
+                if plan.is_due(now, begun.elapsed()) {
                     match authority.own_svid(&names, ttl, now) {
-                        Ok(svid) => own.set(svid, (*authority.bundle()).clone()),
+                        Ok(svid) => {
+                            own.set(svid, (*authority.bundle()).clone());
+                            (plan, begun) = (own_plan(&own), Instant::now());
+                        }
                         Err(error) => {
                             tracing::error!(%error, "the server's own certificate was not renewed; trying again")
                         }
@@ -260,6 +266,15 @@ impl Authority {
         }
         Ok(newer)
     }
+}
+
+/// When the control plane's own certificate is to be renewed.
+fn own_plan(own: &LiveIdentity) -> Plan {
+    let state = own.load();
+    let (not_before, due) = state.svid().map_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH), |svid| {
+        (svid.not_before(), schedule::half_life(svid.not_before() + ca::BACKDATE, svid.not_after()))
+    });
+    Plan { begun: SystemTime::now(), due, not_before }
 }
 
 /// The SPIFFE ID that every control plane of `domain` has.

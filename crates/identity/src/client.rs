@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use crate::peer::{self, PeerError, Role};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 use crate::saved::Saved;
-use crate::schedule;
+use crate::schedule::{self, Plan};
 use crate::service::{Withdrawal, from_proto};
 use crate::token::JoinToken;
 
@@ -59,6 +59,9 @@ pub enum IdentityError {
     /// The control plane issued something else than was asked for.
     #[error("the control plane issued an identity that this workload cannot use: {0}")]
     Unusable(String),
+    /// There is nothing left to prove by who this is.
+    #[error("the identity has expired; start this workload again with a new join token")]
+    Expired,
     /// The key could not be made.
     #[error(transparent)]
     Key(#[from] CaError),
@@ -147,6 +150,7 @@ impl Identity {
     /// When waiting would not help: no join token, or the control plane refuses it.
     pub async fn start(config: IdentityConfig) -> Result<Self, IdentityError> {
         let live = LiveIdentity::empty();
+        let mut renewal = config.clone();
         let issued_at = match saved(&config) {
             Some(saved) => {
                 tracing::info!(id = %saved.svid.id(), not_after = rfc3339(saved.svid.not_after()), "using the saved identity");
@@ -155,12 +159,14 @@ impl Identity {
             }
             None => {
                 let obtained = attest_patiently(&config).await?;
-                save(&config, &obtained)?;
+                save(&config, &obtained.svid, &obtained.bundle, obtained.issued_at)?;
+                // It is used up: the server would take another attempt for that of a thief.
+                renewal.join_token = None;
                 obtained.publish(&live)
             }
         };
         let (status, receiver) = watch::channel(IdentityStatus::default());
-        let task = tokio::spawn(keep_renewed(config.clone(), live.clone(), issued_at, status)).abort_handle();
+        let task = tokio::spawn(keep_renewed(renewal, live.clone(), issued_at, status)).abort_handle();
         Ok(Self { config, live, status: receiver, task })
     }
 
@@ -292,8 +298,13 @@ fn saved(config: &IdentityConfig) -> Option<Saved> {
     }
 }
 
-fn save(config: &IdentityConfig, obtained: &Obtained) -> Result<(), IdentityError> {
-    Saved::save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at)
+fn save(
+    config: &IdentityConfig,
+    svid: &Svid,
+    bundle: &TrustBundle,
+    issued_at: SystemTime,
+) -> Result<(), IdentityError> {
+    Saved::save(&config.state_dir, svid, bundle, issued_at)
         .map_err(|source| IdentityError::Save { folder: config.state_dir.clone(), source })
 }
 
@@ -330,9 +341,10 @@ async fn keep_renewed(
     mut issued_at: SystemTime,
     status: watch::Sender<IdentityStatus>,
 ) {
+    let mut is_saved = true;
     loop {
         let state = live.load_full();
-        let Some(svid) = state.svid() else { return };
+        let (Some(svid), Some(bundle)) = (state.svid(), state.bundle()) else { return };
         let (id, not_after) = (svid.id().clone(), svid.not_after());
         let life = not_after.duration_since(issued_at).unwrap_or_default();
         let due = schedule::renewal(issued_at, not_after, rand::random());
@@ -340,13 +352,20 @@ async fn keep_renewed(
             status.not_after = Some(not_after);
             status.renew_at = Some(due);
         });
-        while SystemTime::now() < due {
+        let (plan, begun) = (Plan { begun: SystemTime::now(), due, not_before: svid.not_before() }, Instant::now());
+        while !plan.is_due(SystemTime::now(), begun.elapsed()) {
             tokio::time::sleep(schedule::nap(SystemTime::now(), due)).await;
+            if !is_saved && save(&config, svid, bundle, issued_at).is_ok() {
+                tracing::info!(%id, "the identity is saved");
+                is_saved = true;
+            }
         }
         let obtained = renew_patiently(&config, &live, &id, not_after, life, &status).await;
-        if let Err(error) = save(&config, &obtained) {
-            tracing::warn!(%error, "the renewed identity is in use, but a restart would need the old one or a new join token");
+        let written = save(&config, &obtained.svid, &obtained.bundle, obtained.issued_at);
+        if let Err(error) = &written {
+            tracing::warn!(%error, "the renewed identity is in use, but a restart would need the old one or a new join token; trying on");
         }
+        is_saved = written.is_ok();
         tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "identity renewed");
         issued_at = obtained.publish(&live);
         status.send_modify(|status| {
@@ -367,6 +386,9 @@ async fn renew_patiently(
 ) -> Obtained {
     let mut failures = 0;
     let mut said_expired = false;
+    if live.load().svid().is_some_and(|svid| SystemTime::now() < svid.not_before()) {
+        tracing::warn!(%id, "by this machine's clock the identity is not valid yet: was the clock set back? it serves nothing until the clock is right again or there is another");
+    }
     loop {
         let expired = SystemTime::now() > not_after;
         if expired && !said_expired {
@@ -379,6 +401,7 @@ async fn renew_patiently(
         }
         let attempt = match &config.join_token {
             Some(token) if expired => attest(&config.server, &config.service, token).await,
+            None if expired => Err(IdentityError::Expired), // unless the clock is wrong, and is put right
             _ => renew(config, live, id).await,
         };
         let error = match attempt {

@@ -14,6 +14,26 @@ pub(crate) fn renewal(issued_at: SystemTime, not_after: SystemTime, random: f64)
     issued_at + half.mul_f64(0.9 + 0.2 * random.clamp(0.0, 1.0))
 }
 
+/// When something is to be done, on a clock that may be set meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// When it was planned.
+    pub(crate) begun: SystemTime,
+    /// When it is to be done.
+    pub(crate) due: SystemTime,
+    /// The certificate in use is not valid before.
+    pub(crate) not_before: SystemTime,
+}
+
+impl Plan {
+    /// Whether it is time. `elapsed` is the time since the plan on a clock that nobody can set: so a wall clock that is set back does
+    /// not put off what is due for those whose clocks are right. And a certificate from the future is of no use now.
+    pub(crate) fn is_due(&self, now: SystemTime, elapsed: Duration) -> bool {
+        let planned = self.due.duration_since(self.begun).unwrap_or_default();
+        now >= self.due || elapsed >= planned || now < self.not_before
+    }
+}
+
 /// How long to wait after `failures` (1 or more) in a row: doubling from 100 ms, at most 30 s and at most a twentieth of the whole
 /// life, then halved at most by `random` in 0..1.
 pub(crate) fn backoff(failures: u32, life: Duration, random: f64) -> Duration {
@@ -45,6 +65,23 @@ mod tests {
         assert_eq!(renewal(START, end, 0.5), START + Duration::from_secs(1800));
         assert_eq!(renewal(START, end, 1.0), START + Duration::from_secs(1980));
         assert_eq!(renewal(end, START, 0.5), end, "an expired one is due at once");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_puts_off_a_renewal_nor_hides_that_it_is_late() {
+        let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+        let start = START + 10 * day;
+        let plan = Plan { begun: start, due: start + 30 * minute, not_before: start - minute / 2 };
+        assert!(!plan.is_due(start + 29 * minute, 29 * minute));
+        assert!(plan.is_due(start + 30 * minute, 30 * minute));
+        // A day forward, and a machine that slept: the wall clock says so.
+        assert!(plan.is_due(start + minute + day, minute));
+        // A few seconds back: nothing happens early, and nothing late.
+        assert!(!plan.is_due(start - Duration::from_secs(5), Duration::from_secs(1)));
+        assert!(!plan.is_due(start + 24 * minute, 29 * minute));
+        assert!(plan.is_due(start + 25 * minute, 30 * minute));
+        // A day back: the certificate is not valid yet, so another is needed at once.
+        assert!(plan.is_due(start - day, minute));
     }
 
     #[test]

@@ -246,6 +246,28 @@ async fn a_short_lived_identity_rotates_by_itself_and_connections_live_on() {
 }
 
 #[tokio::test]
+async fn a_renewed_identity_that_could_not_be_saved_is_saved_when_it_can_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &intent(&[("prod/board", Duration::from_secs(10))])).await;
+    let config = config(&server, "prod/board", Some(server.token("prod/board").await));
+    let file = config.state_dir.join("identity.json");
+    let identity = Identity::start(config.clone()).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let mut status = identity.status();
+    tokio::time::timeout(SOON, status.wait_for(|status| status.renewals == 1)).await.unwrap().unwrap();
+    assert!(file.is_dir());
+    std::fs::remove_dir(&file).unwrap();
+    let saved = async {
+        while !file.is_file() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, saved).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_nothing_works() {
     let folder = tempfile::tempdir().unwrap();
     let intent = intent(&[("prod/board", Duration::from_secs(5))]);
@@ -270,10 +292,11 @@ async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_no
     assert!(error.contains("own certificate expired"), "{error}");
     assert!(dial(to_board, &web).await.is_err(), "an expired server shows nothing");
 
-    // Back again: the present certificate is no use, and the token was used.
+    // Back again: the present certificate is no use, and the token was used, which the server is not told again.
     let server = Server::start_on(folder.path(), &intent, address).await;
-    let told =
-        |status: &weft_identity::IdentityStatus| status.last_error.as_ref().is_some_and(|e| e.contains("was used"));
+    let told = |status: &weft_identity::IdentityStatus| {
+        status.last_error.as_ref().is_some_and(|e| e.contains("has expired; start"))
+    };
     tokio::time::timeout(SOON, status.wait_for(told)).await.unwrap().unwrap();
     drop(board);
     let fresh = config(&server, "prod/board", Some(server.token("prod/board").await));
@@ -378,6 +401,12 @@ async fn the_issuing_ca_renews_itself_at_half_life_under_the_same_root() {
     assert!(one.rotate_if_due(due).await.unwrap());
     assert!(two.rotate_if_due(due).await.unwrap(), "another process takes the new CA over");
     assert!(!one.rotate_if_due(due).await.unwrap(), "once is enough");
+    let set_back = due - Duration::from_secs(24 * 3600);
+    assert!(one.rotate_if_due(set_back).await.unwrap(), "what a clock made that was a day ahead is not valid yet");
+    assert!(!one.rotate_if_due(set_back).await.unwrap());
+    assert!(one.rotate_if_due(one.next_rotation()).await.unwrap());
+    let due = one.next_rotation();
+    assert!(one.rotate_if_due(due).await.unwrap() && two.rotate_if_due(due).await.unwrap());
     let after = common::issue(&one, "prod/board", HOUR, due);
     assert_ne!(before.chain()[1], after.chain()[1]);
     assert_eq!(after.chain()[1], common::issue(&two, "prod/board", HOUR, due).chain()[1]);

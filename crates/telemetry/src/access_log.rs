@@ -36,8 +36,10 @@ impl LogSink {
             _ => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
         };
         let (full, queue) = sync_channel(QUEUED_BUFFERS);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(queue, out))?;
-        Ok(Self { full, dropped: Arc::default() })
+        let dropped = Arc::<AtomicU64>::default();
+        let mut writer = Writer { out, dropped: dropped.clone(), torn: false, lost: 0 };
+        std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(queue))?;
+        Ok(Self { full, dropped })
     }
 
     /// A worker's own buffer.
@@ -45,7 +47,7 @@ impl LogSink {
         LogBuffer { lines: Vec::new(), sink: self.clone() }
     }
 
-    /// Lines lost because the writing thread could not keep up.
+    /// Lines lost because the writing thread could not keep up, or could not write them (the disk is full, say).
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -59,16 +61,63 @@ impl LogSink {
     }
 }
 
-fn write_all(queue: Receiver<Message>, mut out: Box<dyn Write + Send>) {
-    for message in queue {
-        match message {
-            Message::Lines(lines) => {
-                if let Err(error) = out.write_all(&lines).and_then(|()| out.flush()) {
-                    tracing::warn!(%error, "access log lines could not be written");
-                }
+/// The writing thread.
+struct Writer {
+    out: Box<dyn Write + Send>,
+    dropped: Arc<AtomicU64>,
+    /// What was written last is the beginning of a line.
+    torn: bool,
+    /// Lines lost since the first that could not be written.
+    lost: u64,
+}
+
+impl Writer {
+    fn run(&mut self, queue: Receiver<Message>) {
+        for message in queue {
+            match message {
+                Message::Lines(lines) => self.write(&lines),
+                Message::Flushed(done) => drop(done.send(())),
             }
-            Message::Flushed(done) => drop(done.send(())),
         }
+    }
+
+    /// Writes them, or loses those that cannot be; the beginning and the end of that are told.
+    fn write(&mut self, lines: &[u8]) {
+        if self.torn {
+            // What follows the beginning of a line would be taken for its end.
+            match self.out.write_all(b"\n") {
+                Ok(()) => self.torn = false,
+                Err(error) => return self.lose(lines, &error),
+            }
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return self.lose(rest, &io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.torn = rest[count - 1] != b'\n';
+                    rest = &rest[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.lose(rest, &error),
+            }
+        }
+        if let Err(error) = self.out.flush() {
+            return self.lose(lines, &error);
+        }
+        if self.lost > 0 {
+            tracing::info!(lost = self.lost, "access log lines can be written again");
+            self.lost = 0;
+        }
+    }
+
+    fn lose(&mut self, lines: &[u8], error: &io::Error) {
+        let count = lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        if self.lost == 0 {
+            tracing::warn!(%error, "access log lines cannot be written, and are lost until they can");
+        }
+        self.lost += count;
+        self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -179,6 +228,41 @@ mod tests {
             push_number(&mut out, number);
             prop_assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
         }
+    }
+
+    /// A disk with room for a number of bytes.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<std::sync::Mutex<(usize, Vec<u8>)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let (room, written) = &mut *self.0.lock().unwrap();
+            let count = bytes.len().min(*room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            *room -= count;
+            written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_that_are_counted_and_tears_none_that_follow() {
+        let disk = Disk::default();
+        let out = Box::new(disk.clone());
+        let mut writer = Writer { out, dropped: Arc::default(), torn: false, lost: 0 };
+        disk.0.lock().unwrap().0 = 9;
+        writer.write(b"first\nsecond\nthird\n");
+        writer.write(b"fourth\n");
+        assert_eq!((writer.lost, writer.dropped.load(Ordering::Relaxed)), (3, 3));
+        disk.0.lock().unwrap().0 = 100;
+        writer.write(b"fifth\n");
+        assert_eq!(String::from_utf8_lossy(&disk.0.lock().unwrap().1), "first\nsec\nfifth\n");
+        assert_eq!((writer.lost, writer.dropped.load(Ordering::Relaxed)), (0, 3));
     }
 
     #[test]

@@ -72,10 +72,13 @@ enum Threads {
 }
 
 fn start(threads: Threads, log: &str, role: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| log.into());
+    // Whose certificate it is that is not trusted, and what to do, is told once by whoever asked; the verifier tells neither, every time.
+    let default = || format!("{log},rustls_platform_verifier=off").into();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // it would be told on standard error, and a full disk there would end the process
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let mut builder = match threads {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use weft_model::SpiffeId;
 
-use crate::Snapshot;
+use crate::{Rejection, Snapshot};
 
 /// The other end of a connection, put into each request's extensions by the acceptor (as tonic's `Connected::ConnectInfo`).
 #[derive(Clone, Debug, Default)]
@@ -45,8 +45,9 @@ pub trait Observer: Send {
     }
     /// A response with `count` resources (and removals) of `bytes` encoded bytes was handed to the transport.
     fn sent(&mut self, _type_url: &'static str, _count: usize, _bytes: usize) {}
-    /// The client accepted a response that was made from `revision`.
-    fn ack(&mut self, _type_url: &'static str, _revision: &str) {}
+    /// The client accepted a response that was made from `revision`. It may have refused other resources of the type before, of which it
+    /// still runs on something older, or on nothing.
+    fn ack(&mut self, _type_url: &'static str, _revision: &str, _still_refused: &[Arc<str>]) {}
     /// The client refused a response. What it had before stays in force.
     fn nack(&mut self, _nack: &Nack) {}
     /// Every type that the client follows has been answered (accepted or refused) for `revision`, or has no change in it. May come
@@ -75,3 +76,32 @@ pub struct Nack {
     /// The client's own words, at most 4 KiB.
     pub reason: String,
 }
+
+impl Nack {
+    /// Which resources of the refused response the client complains about, each with its part of the text. Weft's own proxies name all
+    /// (`a: reason; b: reason`), Envoy does for several (`Error adding/updating cluster(s) a: reason, b: reason`). Where no name can
+    /// be found, all are.
+    pub fn blamed(&self) -> Vec<Rejection> {
+        let mut places: Vec<(usize, usize, &Arc<str>)> = Vec::new();
+        for name in &self.resources {
+            let mark = format!("{name}: ");
+            let starts_a_word = |at: &usize| *at == 0 || self.reason[..*at].ends_with([' ', '\n', ',', '(']);
+            let found = self.reason.match_indices(&mark).map(|(at, _)| at).find(starts_a_word);
+            places.extend(found.map(|at| (at, at + mark.len(), name)));
+        }
+        places.sort_unstable();
+        if places.is_empty() {
+            let all = self.resources.iter().cloned();
+            return all.map(|name| Rejection { name, reason: self.reason.trim().to_owned() }).collect();
+        }
+        let ends = places.iter().skip(1).map(|place| place.0).chain([self.reason.len()]);
+        let part = |((_, from, name), to): (&(usize, usize, &Arc<str>), usize)| {
+            let reason = self.reason.get(*from..to).unwrap_or(&self.reason);
+            Rejection { name: (*name).clone(), reason: reason.trim_end_matches([' ', ',', ';', '\n']).to_owned() }
+        };
+        places.iter().zip(ends).map(part).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

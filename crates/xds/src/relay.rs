@@ -1,16 +1,21 @@
 //! Feeds a local Envoy with what a [`Client`](crate::Client) receives, and answers upstream with what Envoy says to it.
 //!
-//! The relay is both ends at once: a [`Sink`] for the client, and a [`Directory`] for an [`AdsServer`](crate::AdsServer) on a Unix
-//! socket whose permissions say who may connect. Envoy therefore survives a dead control plane, and can be started without one from the
-//! client's cache. What Envoy refuses is taken back locally, so that a restarted Envoy gets what the old one ran on.
+//! The relay is both ends at once: a [`Sink`] for the client, and a [`Directory`](crate::Directory) for an
+//! [`AdsServer`](crate::AdsServer) on a Unix socket whose permissions say who may connect. Envoy therefore survives a dead control plane,
+//! and can be started without one from the client's cache. What Envoy refuses is taken back locally, so that a restarted Envoy gets what
+//! the old one ran on.
 //!
 //! An update waits for Envoy's answer, but not for ever: an Envoy that is away or stuck must not keep the agent from newer
 //! configuration, of which the server sends nothing while it waits. So after [`PATIENCE`] the update is accepted, and each of its
 //! resources stays `open` with what was in force before. A refusal that comes later cannot go upstream by itself: in xDS a NACK
 //! is the answer to one response, and that one has been answered. It is taken back all the same, and the client is [told](Sink::late)
-//! to ask for the resource again; the response to that is refused at once, in Envoy's words.
+//! to ask for the resource again; the response to that is refused at once, in Envoy's words. The same goes for a new Envoy that refuses
+//! what an earlier one ran on, but that stays on offer: the next Envoy may accept it, and then upstream is told so.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod door;
+mod envoy;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +23,10 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::listener::v3::Listener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tonic::Status;
-use weft_model::SpiffeId;
 
 use crate::type_url::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
-use crate::{
-    Directory, Nack, Node, Observer, Rejection, Resource, Sink, Snapshot, Subscription, TakenBack, Update, references,
-};
+use crate::{Rejection, Resource, Sink, Snapshot, TakenBack, Update, references};
+use envoy::{Envoy, Key, Refusal};
 
 /// How long an update waits for Envoy's answer, and how long a missing Envoy is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,82 +40,6 @@ pub struct Relay(Arc<Shared>);
 struct Shared {
     snapshots: watch::Sender<Arc<Snapshot>>,
     envoy: watch::Sender<Envoy>,
-}
-
-/// What is known of the local Envoy.
-struct Envoy {
-    /// The open streams; the newest speaks for Envoy (two are open while it restarts itself).
-    streams: BTreeSet<u64>,
-    opened: u64,
-    /// When the last stream ended, or the relay began.
-    absent_since: Instant,
-    /// The newest snapshot, by serial, that Envoy needs nothing more for.
-    settled: u64,
-    accepted: BTreeMap<&'static str, u64>,
-    refused: BTreeMap<&'static str, u64>,
-    /// What Envoy has not answered for.
-    open: BTreeMap<Key, Open>,
-    /// What it refused and is not taken back yet.
-    refusals: Vec<Refusal>,
-    /// Versions that were refused late, and the reason, until they come again.
-    told_late: BTreeMap<Key, (Arc<str>, String)>,
-}
-
-type Key = (&'static str, Arc<str>);
-
-/// A version of a resource that Envoy has been given, and may still refuse.
-#[derive(Clone)]
-struct Open {
-    /// The first state that has this version.
-    serial: u64,
-    version: Arc<str>,
-    /// The last that Envoy has accepted, if any.
-    before: Option<Arc<Resource>>,
-}
-
-/// A version that Envoy refused.
-struct Refusal {
-    key: Key,
-    open: Open,
-    reason: String,
-}
-
-impl Envoy {
-    /// Envoy is about to be given this version instead of `before`.
-    fn opens(&mut self, serial: u64, type_url: &'static str, resource: &Resource, before: Option<&Arc<Resource>>) {
-        let key = (type_url, resource.name.clone());
-        let known = self.open.get(&key);
-        let newest = known.map(|open| &open.version).or(before.map(|before| &before.version));
-        if newest == Some(&resource.version) {
-            return;
-        }
-        let before = known.map_or(before, |open| open.before.as_ref()).cloned();
-        self.open.insert(key, Open { serial, version: resource.version.clone(), before });
-    }
-
-    /// Envoy has answered for all that it was given of this type up to a state.
-    fn closes(&mut self, type_url: &'static str, serial: u64) {
-        self.open.retain(|key, open| key.0 != type_url || open.serial > serial);
-    }
-
-    /// Envoy has refused a response that was made from the state `serial`.
-    fn refuses(&mut self, serial: u64, nack: &Nack) {
-        let type_url = nack.type_url;
-        let refusal = |Rejection { name, reason }: Rejection| {
-            let key = (type_url, name);
-            let open = self.open.get(&key).filter(|open| open.serial <= serial)?.clone();
-            Some(Refusal { key, open, reason })
-        };
-        let mut refusals: Vec<Refusal> = blame(nack).into_iter().filter_map(&refusal).collect();
-        if refusals.is_empty() {
-            // It names nothing that is new, so all of that is to blame.
-            let all = nack.resources.iter().map(|name| Rejection { name: name.clone(), reason: nack.reason.clone() });
-            refusals = all.filter_map(refusal).collect();
-        }
-        self.refusals.append(&mut refusals);
-        self.closes(type_url, serial);
-        self.refused.insert(type_url, serial);
-    }
 }
 
 /// How Envoy answered.
@@ -133,18 +59,8 @@ impl Relay {
     pub fn new() -> Self {
         let mut snapshot = Snapshot::default();
         RELAYED.into_iter().for_each(|type_url| snapshot.set_partial(type_url, true));
-        let envoy = Envoy {
-            streams: BTreeSet::new(),
-            opened: 0,
-            absent_since: Instant::now(),
-            settled: 0,
-            accepted: BTreeMap::new(),
-            refused: BTreeMap::new(),
-            open: BTreeMap::new(),
-            refusals: Vec::new(),
-            told_late: BTreeMap::new(),
-        };
-        Self(Arc::new(Shared { snapshots: watch::Sender::new(Arc::new(snapshot)), envoy: watch::Sender::new(envoy) }))
+        let envoy = watch::Sender::new(Envoy::new(Instant::now()));
+        Self(Arc::new(Shared { snapshots: watch::Sender::new(Arc::new(snapshot)), envoy }))
     }
 
     /// What Envoy is given now.
@@ -154,7 +70,7 @@ impl Relay {
 
     /// Whether an Envoy is connected.
     pub fn connected(&self) -> bool {
-        !self.0.envoy.borrow().streams.is_empty()
+        self.0.envoy.borrow().is_connected()
     }
 
     /// Changes what Envoy is given, and returns the serial of the new state. `note` is told of it before Envoy can answer.
@@ -176,11 +92,10 @@ impl Relay {
         loop {
             let until = {
                 let envoy = envoy.borrow_and_update();
-                let answered = [envoy.refused.get(type_url), envoy.accepted.get(type_url), Some(&envoy.settled)];
-                if answered.into_iter().flatten().any(|answered| *answered >= serial) {
+                if envoy.has_answered(type_url, serial) {
                     return Answer::Given;
                 }
-                if envoy.streams.is_empty() { deadline.min(envoy.absent_since + PATIENCE) } else { deadline }
+                envoy.absent_since().map_or(deadline, |since| deadline.min(since + PATIENCE))
             };
             tokio::select! {
                 _ = envoy.changed() => {}
@@ -222,11 +137,13 @@ impl Relay {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         self.0.envoy.send_if_modified(|envoy| {
             for resource in changed {
-                match envoy.told_late.remove(&(type_url, resource.name.clone())) {
-                    Some((version, reason)) if version == resource.version => {
-                        bad.push(Rejection { name: resource.name.clone(), reason });
+                let key = (type_url, resource.name.clone());
+                match envoy.told_late.get(&key).filter(|(version, _)| *version == resource.version) {
+                    Some((_, reason)) => bad.push(Rejection { name: key.1, reason: reason.clone() }),
+                    None => {
+                        envoy.told_late.remove(&key);
+                        good.push(resource);
                     }
-                    _ => good.push(resource),
                 }
             }
             false
@@ -263,7 +180,7 @@ impl Sink for Relay {
         };
         let serial = self.publish(&revision, change, |envoy, serial| {
             for name in &removed {
-                envoy.open.remove(&(type_url, name.clone()));
+                envoy.loses(type_url, name);
             }
             for resource in &changed {
                 envoy.opens(serial, type_url, resource, before.get(type_url).get(&resource.name));
@@ -289,15 +206,30 @@ impl Sink for Relay {
     async fn late(&mut self) -> TakenBack {
         let mut envoy = self.0.envoy.subscribe();
         loop {
-            let first = envoy.borrow_and_update().refusals.first().map(|refusal| refusal.key.0);
-            if let Some(type_url) = first {
+            let (refused, accepted) = {
+                let envoy = envoy.borrow_and_update();
+                let refused = envoy.refusals.first().map(|refusal| refusal.key.0);
+                (refused, envoy.accepted_after_all.first().map(|(key, _)| key.0))
+            };
+            if let Some(type_url) = accepted {
+                let mut in_force = Vec::new();
+                self.0.envoy.send_if_modified(|envoy| {
+                    let of_type = envoy.accepted_after_all.extract_if(.., |(key, _)| key.0 == type_url);
+                    in_force.extend(of_type.map(|(key, resource)| (key.1, Some(resource))));
+                    false
+                });
+                tracing::info!(r#type = type_url, "Envoy accepts what an earlier one refused");
+                return TakenBack { type_url, in_force };
+            }
+            if let Some(type_url) = refused {
                 let refused = self.take_back(|key| key.0 == type_url);
                 let mut in_force = Vec::new();
                 self.0.envoy.send_if_modified(|envoy| {
-                    for Refusal { key, open, reason } in refused {
+                    for refusal in refused {
+                        let Refusal { key, open, reason } = &refusal;
                         tracing::warn!(r#type = type_url, name = %key.1, %reason, "Envoy refuses what was already accepted for it");
-                        in_force.push((key.1.clone(), open.before));
-                        envoy.told_late.insert(key, (open.version, reason));
+                        in_force.push((key.1.clone(), open.before.clone()));
+                        envoy.is_told(refusal);
                     }
                     false
                 });
@@ -349,94 +281,3 @@ fn readable(type_url: &'static str, resources: Vec<Arc<Resource>>) -> (Vec<Arc<R
     }
     (good, bad)
 }
-
-/// Which resources of a refused response Envoy complains about, each with its part of the text. Envoy writes
-/// `Error adding/updating cluster(s) a: reason, b: reason` for several, and only a reason for one. Where no name can be found, all are.
-fn blame(nack: &Nack) -> Vec<Rejection> {
-    let mut places: Vec<(usize, usize, &Arc<str>)> = Vec::new();
-    for name in &nack.resources {
-        let mark = format!("{name}: ");
-        let starts_a_word = |at: &usize| *at == 0 || nack.reason[..*at].ends_with([' ', '\n', ',', '(']);
-        let found = nack.reason.match_indices(&mark).map(|(at, _)| at).find(starts_a_word);
-        places.extend(found.map(|at| (at, at + mark.len(), name)));
-    }
-    places.sort_unstable();
-    if places.is_empty() {
-        let all = nack.resources.iter().cloned();
-        return all.map(|name| Rejection { name, reason: nack.reason.trim().to_owned() }).collect();
-    }
-    let ends = places.iter().skip(1).map(|place| place.0).chain([nack.reason.len()]);
-    let part = |((_, from, name), to): (&(usize, usize, &Arc<str>), usize)| {
-        let reason = nack.reason.get(*from..to).unwrap_or(&nack.reason);
-        Rejection { name: (*name).clone(), reason: reason.trim_end_matches([' ', ',', '\n']).to_owned() }
-    };
-    places.iter().zip(ends).map(part).collect()
-}
-
-#[tonic::async_trait]
-impl Directory for Relay {
-    async fn open(&self, _: Option<SpiffeId>, _: &Node) -> Result<Subscription, Status> {
-        let mut id = 0;
-        self.0.envoy.send_modify(|envoy| {
-            envoy.opened += 1;
-            id = envoy.opened;
-            envoy.streams.insert(id);
-            // A new Envoy has refused nothing yet.
-            envoy.refused.clear();
-            envoy.told_late.clear();
-        });
-        let observer = Listening { shared: self.0.clone(), id };
-        Ok(Subscription { snapshots: self.0.snapshots.subscribe(), observer: Box::new(observer) })
-    }
-}
-
-/// Notes what one Envoy stream says.
-struct Listening {
-    shared: Arc<Shared>,
-    id: u64,
-}
-
-impl Listening {
-    fn note(&self, change: impl FnOnce(&mut Envoy)) {
-        self.shared.envoy.send_if_modified(|envoy| {
-            let speaks = envoy.streams.last() == Some(&self.id);
-            if speaks {
-                change(envoy);
-            }
-            speaks
-        });
-    }
-}
-
-fn serial_of(revision: &str) -> u64 {
-    revision.rsplit_once('+').and_then(|(_, serial)| serial.parse().ok()).unwrap_or(0)
-}
-
-impl Observer for Listening {
-    fn ack(&mut self, type_url: &'static str, revision: &str) {
-        self.note(|envoy| {
-            envoy.closes(type_url, serial_of(revision));
-            envoy.accepted.insert(type_url, serial_of(revision));
-        });
-    }
-
-    fn nack(&mut self, nack: &Nack) {
-        self.note(|envoy| envoy.refuses(serial_of(&nack.revision), nack));
-    }
-
-    fn settled_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
-        self.note(|envoy| envoy.settled = envoy.settled.max(snapshot.serial));
-    }
-
-    fn closed(&mut self) {
-        self.shared.envoy.send_modify(|envoy| {
-            envoy.streams.remove(&self.id);
-            if envoy.streams.is_empty() {
-                envoy.absent_since = Instant::now();
-            }
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -141,7 +141,9 @@ impl<P: Protocol> StreamState<P> {
             self.node = node;
         }
         match self.session.on_request(request)? {
-            Some(Event::Ack { type_url, revision }) => self.observer.0.ack(type_url, &revision),
+            Some(Event::Ack { type_url, revision, still_refused }) => {
+                self.observer.0.ack(type_url, &revision, &still_refused);
+            }
             Some(Event::Nack(nack)) => {
                 tracing::warn!(node = %self.node.id, r#type = type_url::short(nack.type_url), revision = %nack.revision, reason = %nack.reason,
                     "xDS update refused");

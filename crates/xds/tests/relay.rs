@@ -45,7 +45,7 @@ fn state(revision: &str, alt: &str, route: &str) -> Snapshot {
 struct Agent {
     world: Arc<World>,
     log: common::Log,
-    _server: Server,
+    server: Server,
     relay: Relay,
     status: tokio::sync::watch::Receiver<ClientStatus>,
     _node: tokio::sync::watch::Sender<weft_xds::Node>,
@@ -63,7 +63,7 @@ async fn agent(first: Snapshot) -> Agent {
     let local = listener.local_addr().expect("bound");
     let ads = AdsServer::new(Arc::new(relay.clone())).ads();
     tokio::spawn(weft_xds::server_builder().add_service(ads).serve_with_incoming(TcpListenerStream::new(listener)));
-    Agent { world, log, _server: server, relay, status, _node: node, local }
+    Agent { world, log, server, relay, status, _node: node, local }
 }
 
 /// What Envoy has of the upstream state.
@@ -203,4 +203,43 @@ async fn what_was_accepted_for_an_envoy_that_was_away_can_still_be_refused_by_it
     let lines = log_until(&mut agent.log, "nack").await;
     assert_eq!(lines.last().expect("a line"), r#"nack EDS 1 ["a"]: a: no good"#);
     assert!(!agent.relay.snapshot().get(ENDPOINT).contains_key("a"), "there is nothing older");
+}
+
+#[tokio::test]
+async fn a_new_envoy_that_refuses_what_the_old_one_ran_on_is_told_of_until_one_accepts_it() {
+    let mut agent = agent(state("1", "bad", "to a")).await;
+    let first = Running::start("envoy", agent.local, None);
+    let lines = log_until(&mut agent.log, "settled 1").await;
+    assert!(!lines.iter().any(|line| line.starts_with("nack")), "{lines:?}");
+    let held = agent.relay.snapshot().get(CLUSTER)["a"].clone();
+    first.stop().await;
+
+    let second = slow_envoy(agent.local, 0);
+    let lines = log_until(&mut agent.log, "nack").await;
+    assert_eq!(lines.last().expect("a line"), r#"nack CDS 1 ["a"]: a: no good"#);
+    let refused = |status: &ClientStatus| status.refused.get(CLUSTER).is_some_and(|list| &*list[0].name == "a");
+    soon(agent.status.wait_for(refused)).await.expect("alive");
+    assert_eq!(agent.relay.snapshot().get(CLUSTER)["a"], held, "the next Envoy may accept it");
+
+    // What is accepted beside it changes nothing, and a control plane that comes back is told as well.
+    agent.world.snapshots.send_replace(Arc::new(state("2", "bad", "to a").with(cluster("b", ""))));
+    let lines = log_until(&mut agent.log, "settled 2").await;
+    assert!(lines.iter().any(|line| line == r#"ack CDS 2 but ["a"]"#), "{lines:?}");
+    assert!(refused(&agent.status.borrow()), "{:?}", agent.status.borrow());
+    agent.server.kill();
+    agent.server = Server::start_at(&agent.world, agent.server.address);
+    let lines = log_until(&mut agent.log, "nack").await;
+    assert_eq!(lines.last().expect("a line"), r#"nack CDS 2 ["a"]: a: no good"#);
+
+    drop(second);
+    soon(async {
+        while agent.relay.connected() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let _third = Running::start("envoy", agent.local, None);
+    let lines = log_until(&mut agent.log, "ack CDS 2").await;
+    assert!(!lines.iter().any(|line| line.starts_with("nack")), "{lines:?}");
+    soon(agent.status.wait_for(|status| !status.refused.contains_key(CLUSTER))).await.expect("alive");
 }

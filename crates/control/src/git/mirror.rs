@@ -1,12 +1,15 @@
 //! A bare mirror of one branch of a remote repository.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
+use gix::credentials::helper::Action;
 use gix::remote::Direction;
 use gix::remote::fetch::{Shallow, Tags};
 
-use super::{GitError, SLOTS, chain};
+use super::{GitConfig, GitError, SLOTS, chain, transport};
 
 /// A mirror with more packs than this is made anew when it is opened: every fetch brings one, and nobody packs them together.
 const MAX_PACKS: usize = 256;
@@ -20,12 +23,16 @@ pub(super) struct Mirror {
     url: String,
     /// `refs/heads/main`, or `HEAD`.
     branch: String,
+    /// Whose certificates are trusted, if not the system's.
+    ca: Option<PathBuf>,
+    /// How long the server may say nothing.
+    patience: Duration,
 }
 
-/// Opens the mirror of `url` below `cache`, making it if it is not there. Asks nobody yet.
-pub(super) fn open(url: &str, branch: Option<&str>, cache: &Path) -> Result<(gix::Repository, Mirror), GitError> {
-    let branch = branch.map_or("HEAD".to_owned(), |branch| format!("refs/heads/{branch}"));
-    let place = cache.join(folder(url, &branch));
+/// Opens the mirror of `url`, making it if it is not there. Asks nobody yet.
+pub(super) fn open(url: &str, config: &GitConfig) -> Result<(gix::Repository, Mirror), GitError> {
+    let branch = config.branch.as_ref().map_or("HEAD".to_owned(), |branch| format!("refs/heads/{branch}"));
+    let place = config.cache_dir.join(folder(url, &branch));
     let failed = |why: String| GitError::Open { place: place.display().to_string(), why };
     std::fs::create_dir_all(&place).map_err(|e| failed(e.to_string()))?;
     let options = || {
@@ -47,20 +54,29 @@ pub(super) fn open(url: &str, branch: Option<&str>, cache: &Path) -> Result<(gix
             gix::open_opts(&place, options()).map_err(|e| failed(chain(&e)))?
         }
     };
-    Ok((repo, Mirror { url: url.to_owned(), branch }))
+    let mirror = Mirror { url: url.to_owned(), branch, ca: config.ca.clone(), patience: config.patience };
+    transport::options(&repo, url, mirror.ca.as_deref(), mirror.patience)?;
+    Ok((repo, mirror))
 }
 
 impl Mirror {
-    /// Brings the newest commit of the branch, and only that. Bounded by the transport's own timeouts.
+    /// Brings the newest commit of the branch, and only that. A server that says nothing is given up after [`Self::patience`].
     pub(super) fn fetch(&self, repo: &gix::Repository) -> Result<(), GitError> {
-        let failed =
-            |e: gix::Error| GitError::Fetch { url: safe(&self.url), why: without_secrets(&chain(&e), &self.url) };
+        let login_asked = Cell::new(false);
+        let failed = |e: gix::Error| transport::explain(&e, &self.url, login_asked.get(), self.patience);
         let spec = format!("+{}:{HEAD}", self.branch);
         let remote = repo
             .remote_at(self.url.as_str())
             .and_then(|remote| remote.with_fetch_tags(Tags::None).with_refspecs([spec.as_str()], Direction::Fetch))
             .map_err(failed)?;
-        let connection = remote.connect(Direction::Fetch).map_err(failed)?;
+        let options = transport::options(repo, &self.url, self.ca.as_deref(), self.patience)?;
+        let connection = remote.connect(Direction::Fetch).map_err(failed)?.with_transport_options(options);
+        let mut helpers = connection.configured_credentials_for_current_url();
+        // Once a login was accepted, what fails is not the login.
+        let connection = connection.with_credentials(|action| {
+            login_asked.set(!matches!(action, Action::Store(_)));
+            helpers(action)
+        });
         let fetch = connection.prepare_fetch(gix::progress::Discard, Default::default()).map_err(failed)?;
         if fetch.ref_map().mappings.is_empty() {
             let branch = self.branch.trim_start_matches("refs/heads/").to_owned();
@@ -85,8 +101,8 @@ fn folder(url: &str, branch: &str) -> String {
     format!("{}-{hash}.git", name[start..].trim_start_matches('-'))
 }
 
-/// The URL without what logs in.
-pub(super) fn safe(url: &str) -> String {
+/// The URL without what logs in, for whoever reads logs and status.
+pub fn safe(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     match authority.rsplit_once('@') {
@@ -95,18 +111,23 @@ pub(super) fn safe(url: &str) -> String {
     }
 }
 
-fn without_secrets(text: &str, url: &str) -> String {
-    let text = text.replace(url, &safe(url));
-    let password = url
+/// A text that may quote the URL, in whatever spelling, without what logs in.
+pub(super) fn without_secrets(text: &str, url: &str) -> String {
+    let mut text: String = text.split_inclusive(char::is_whitespace).map(safe).collect();
+    let login = url
         .split_once("://")
         .and_then(|(_, rest)| rest.split('/').next())
         .and_then(|authority| authority.rsplit_once('@'))
-        .and_then(|(user, _)| user.split_once(':'))
-        .map(|(_, password)| password);
-    match password {
-        Some(password) if !password.is_empty() => text.replace(password, "***"),
-        _ => text,
+        .map(|(login, _)| login);
+    // GitHub takes a token as the user, without a password.
+    let secret = login.map(|login| login.split_once(':').map_or(login, |(_, password)| password)).unwrap_or_default();
+    let plain = gix::url::parse(url).ok().and_then(|url| url.password().map(str::to_owned)).unwrap_or_default();
+    for secret in [secret, &plain] {
+        if !secret.is_empty() {
+            text = text.replace(secret, "***");
+        }
     }
+    text
 }
 
 #[cfg(test)]
@@ -123,6 +144,10 @@ mod tests {
             without_secrets(&format!("could not reach {url} with secret"), url),
             "could not reach https://h.example/x.git with ***"
         );
+        let encoded = "https://me:s%40fe@h.example/x.git";
+        assert_eq!(without_secrets("s@fe, s%40fe (https://me:x@h/)", encoded), "***, *** (https://h/)");
+        assert_eq!(without_secrets("bad token t0ken", "https://t0ken@h.example/x.git"), "bad token ***");
+        assert_eq!(without_secrets("as it is", "https://h.example/x.git"), "as it is");
     }
 
     #[test]

@@ -289,7 +289,7 @@ mod remote {
     //! A remote over HTTP: `git http-backend`, which comes with Git, behind a few lines of CGI.
 
     use std::io::{BufRead, BufReader, Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::process::Stdio;
 
     use super::*;
@@ -447,6 +447,32 @@ mod remote {
         let gone = GitSource::open(GitConfig { branch: Some("gone".to_owned()), ..config }).expect("opens");
         let error = gone.head().expect_err("no such branch");
         assert!(matches!(&error, GitError::NoCommit { branch, .. } if branch == "gone"), "{error:?}");
+    }
+
+    /// A port that takes connections, says `greeting` to each, and then nothing.
+    fn mute(greeting: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.write_all(greeting.as_bytes());
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_is_given_up() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\nContent-Length: 999\r\n\r\n";
+        for (greeting, scheme) in [("", "http"), ("", "https"), (head, "http")] {
+            let cache = TempDir::new().expect("a folder");
+            let url = format!("{scheme}://{}/intent.git", mute(greeting));
+            let config = GitConfig { patience: Duration::from_millis(300), ..GitConfig::new(url, cache.path()) };
+            let error = GitSource::open(config).expect("opens").head().expect_err("nobody answers").to_string();
+            assert!(error.contains("no answer within 0.3 s"), "{scheme} {greeting:?}: {error}");
+        }
     }
 
     #[test]

@@ -106,6 +106,21 @@ async fn an_endpoint_comes_with_ready_and_goes_with_not_ready() {
 }
 
 #[tokio::test]
+async fn a_lost_proxy_without_an_endpoint_leaves_the_list_by_itself() {
+    let hub = hub().await;
+    let web = Stream::open(&hub, &agent("prod/web", "a", 10, false));
+    web.answer();
+    hub.publish().await;
+    hub.closed(web.id);
+    assert_eq!(hub.state().tracker.counts().lost, 1);
+    let next = hub.next_expiry().expect("it will be forgotten");
+    assert!(next <= Instant::now() + Duration::from_secs(30));
+    hub.expire(next);
+    assert_eq!(hub.state().tracker.counts().lost, 0);
+    assert_eq!(hub.next_expiry(), None);
+}
+
+#[tokio::test]
 async fn a_broken_stream_keeps_its_endpoint_until_the_grace_is_over() {
     let hub = hub().await;
     let web = Stream::open(&hub, &agent("prod/web", "a", 10, true));

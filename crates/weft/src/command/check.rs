@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use weft_control::check::{Look, check, render, to_json};
-use weft_control::git::read_dir;
+use weft_control::git::{read_dir, safe};
 use weft_model::Severity;
 
 use crate::output::{Format, count, hinted, say};
@@ -25,8 +25,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let files = read_dir(&args.dir)
-        .map_err(|error| hinted(error.to_string(), "name a folder with the mesh's YAML and Cedar files"))?;
+    let files = read_dir(&args.dir).map_err(|error| {
+        let hint = match args.dir.to_str().is_some_and(|dir| dir.contains("://")) {
+            true => "it checks a folder: clone the repository first",
+            false => "name a folder with the mesh's YAML and Cedar files",
+        };
+        hinted(safe(&error.to_string()), hint)
+    })?;
     let checked = check(&files);
     match args.output {
         Format::Json => say(format_args!("{:#}\n", to_json(&checked.findings))),

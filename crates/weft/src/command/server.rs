@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use weft_authz::ExtAuthz;
-use weft_control::git::GitConfig;
+use weft_control::git::{GitConfig, GitError, safe};
 use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
@@ -20,9 +20,12 @@ use crate::signal::Stop;
 /// Follows a Git repository of intent and serves configuration (xDS), identities, authorization for Envoy, an API and a dashboard.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Git repository of the intent: a path, file:// or https://
-    #[arg(long, alias = "git", value_name = "URL", env = "WEFT_REPO", default_value = ".")]
+    /// Git repository of the intent: a path, file:// or https://. A private one needs https://USER:TOKEN@… or a Git credential helper
+    #[arg(long, alias = "git", value_name = "URL", env = "WEFT_REPO", hide_env_values = true, default_value = ".")]
     repo: String,
+    /// Certificates (PEM) of the authority of an https:// repository, instead of the system's [default: Git's http.sslCAInfo]
+    #[arg(long, value_name = "FILE", env = "WEFT_REPO_CA")]
+    repo_ca: Option<PathBuf>,
     /// Branch to follow [default: the repository's HEAD]
     #[arg(long)]
     branch: Option<String>,
@@ -55,7 +58,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stop = Stop::listen()?;
     let git = git_config(&args);
-    tracing::info!(repository = git.url, folder = git.path, "starting");
+    tracing::info!(repository = safe(&git.url), folder = git.path, "starting");
     let config = ServerConfig {
         git,
         state: args.state_dir,
@@ -105,11 +108,13 @@ fn git_config(args: &Args) -> GitConfig {
     }
     config.branch.clone_from(&args.branch);
     config.poll = args.poll;
+    config.ca.clone_from(&args.repo_ca);
     config
 }
 
 fn explain(error: ControlError) -> anyhow::Error {
     let hint = match &error {
+        ControlError::Git(GitError::Authority { .. }) => "--repo-ca takes a file of PEM certificates",
         ControlError::Git(_) => "name a Git repository with --repo; `git init` and a first commit make a folder one",
         ControlError::Listen { .. } => {
             "is another control plane running? choose other addresses with --xds, --authz and --http"

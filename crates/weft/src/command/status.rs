@@ -4,12 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use weft_control::status::{ChangeState, ChangeStatus, FindingStatus, MeshStatus, ProxyStatus};
+use weft_control::status::{ChangeState, ChangeStatus, FindingStatus, MeshStatus, ProxyStatus, Waiting};
 
 use super::server::seconds;
 use crate::http::Api;
 use crate::output::{Format, hinted, say, shown, span, table, unix_now};
 
+/// A proxy that has not answered for this long is told of, in seconds.
+const SILENT: u64 = 10;
 /// Between two questions while waiting.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -20,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub(crate) struct Args {
     /// A commit id, at least 4 digits
     commit: Option<String>,
-    /// Wait until every connected proxy has answered
+    /// Wait until every connected proxy has answered. Who has not when the time is over is named
     #[arg(long, requires = "commit")]
     wait: bool,
     /// How long to wait, in seconds
@@ -39,7 +41,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     match &args.commit {
         None => mesh(&api, args.output).await,
         Some(commit) => {
-            let change = if args.wait { wait(&api, commit, args.timeout).await? } else { change(&api, commit).await? };
+            let change =
+                if args.wait { wait_and_tell(&api, commit, &args).await? } else { change(&api, commit).await? };
             match args.output {
                 Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(&change)?)),
                 Format::Text => say(describe(&change)),
@@ -51,6 +54,18 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 
 async fn change(api: &Api, commit: &str) -> Result<ChangeStatus> {
     api.get(&format!("/api/status/{commit}")).await
+}
+
+/// Waits; a program is told how far the commit has come also when the time is over.
+async fn wait_and_tell(api: &Api, commit: &str, args: &Args) -> Result<ChangeStatus> {
+    let waited = wait(api, commit, args.timeout).await;
+    if waited.is_err()
+        && args.output == Format::Json
+        && let Ok(change) = change(api, commit).await
+    {
+        say(format_args!("{}\n", serde_json::to_string_pretty(&change)?));
+    }
+    waited
 }
 
 /// Waits until the commit is done, refused or overtaken. A commit that was just made may not have been seen yet.
@@ -67,8 +82,9 @@ pub(crate) async fn wait(api: &Api, commit: &str, bound: Duration) -> Result<Cha
         Ok(change) => Ok(change),
         Err(_) => {
             let change = change(api, commit).await?; // not seen, or not reachable: that is the error
-            let hint = format!("still waiting for {}", shown(&change.pending.join(", ")));
-            Err(hinted(format!("commit {commit} was not settled within {} s", bound.as_secs()), hint))
+            let silent: Vec<String> = change.waiting.iter().map(silence).collect();
+            let hint = format!("{}", shown(&silent.join("; ")));
+            Err(hinted(format!("commit {commit} was not settled within {} s", bound.as_secs_f32()), hint))
         }
     }
 }
@@ -110,6 +126,10 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
         say(format_args!("\n{}", table(&["PROXY", "STATE", "COMMIT", "DATA PLANE", "CERTIFICATE", "INGRESS"], &rows)));
     }
     for proxy in &proxies {
+        if let Some(since) = proxy.unanswered.iter().map(|one| one.since).min().filter(|since| ago(*since) >= SILENT) {
+            let (node, unanswered) = (proxy.node.clone(), proxy.unanswered.clone());
+            say(format_args!("{}\n", shown(&silence(&Waiting { node, since, unanswered }))));
+        }
         for refusal in &proxy.refusals {
             say(format_args!(
                 "{} refuses {} [{}]: {}\n",
@@ -147,8 +167,29 @@ fn proxy_row(proxy: &ProxyStatus) -> Vec<String> {
         Some(address) => format!("{address} (not ready)"),
         None => "-".to_owned(),
     };
+    let state = match proxy.connected {
+        true => proxy.state.clone(),
+        false => format!("{} for {}", proxy.state, span(ago(proxy.since))),
+    };
     let commit = if proxy.commit.is_empty() { "-".to_owned() } else { short(&proxy.commit).to_owned() };
-    vec![proxy.node.clone(), proxy.state.clone(), commit, proxy.data_plane.clone(), certificate, ingress]
+    vec![proxy.node.clone(), state, commit, proxy.data_plane.clone(), certificate, ingress]
+}
+
+/// What a proxy owes, in one line.
+fn silence(waiting: &Waiting) -> String {
+    let (node, long) = (&waiting.node, span(ago(waiting.since)));
+    match &waiting.unanswered[..] {
+        [] => format!("{node} has taken nothing for {long}"),
+        some => {
+            let kinds: Vec<&str> = some.iter().map(|one| one.kind.as_str()).collect();
+            format!("{node} has neither accepted nor refused {} for {long}", kinds.join(", "))
+        }
+    }
+}
+
+/// Seconds since then.
+fn ago(then: u64) -> u64 {
+    unix_now().saturating_sub(then)
 }
 
 /// One commit in a few lines.
@@ -156,6 +197,7 @@ pub(crate) fn describe(change: &ChangeStatus) -> String {
     let answered = change.acknowledged.len();
     let asked = answered + change.refused.len() + change.pending.len();
     let state = match change.state {
+        ChangeState::Done if asked == 0 => "is in force; no proxy is connected".to_owned(),
         ChangeState::Done => format!("runs on {}", all(asked)),
         ChangeState::Rolling => format!("runs on {answered} of {}", proxies(asked)),
         ChangeState::Degraded => format!("runs on {answered} of {}; some refuse a part of it", proxies(asked)),
@@ -164,10 +206,11 @@ pub(crate) fn describe(change: &ChangeStatus) -> String {
     };
     let converged = change.converged_ms.map(|ms| format!(", converged in {ms:.1} ms")).unwrap_or_default();
     let mut text = format!("commit {} \"{}\" {state}{converged}\n", short(&change.commit), shown(&change.subject));
-    for (what, nodes) in [("pending", &change.pending), ("refused by", &change.refused)] {
-        if !nodes.is_empty() {
-            text += &format!("  {what}: {}\n", shown(&nodes.join(", ")));
-        }
+    for waiting in &change.waiting {
+        text += &format!("  pending: {}\n", shown(&silence(waiting)));
+    }
+    if !change.refused.is_empty() {
+        text += &format!("  refused by: {}\n", shown(&change.refused.join(", ")));
     }
     text + &findings(&change.findings)
 }

@@ -30,6 +30,8 @@ use state::State;
 const CACHE_QUIET: Duration = Duration::from_millis(200);
 /// but at most this long after the first of them.
 const CACHE_DELAY: Duration = Duration::from_secs(2);
+/// What could not be written is tried again after this long.
+const CACHE_AGAIN: Duration = Duration::from_secs(5);
 /// Requests that wait for the transport. A response makes at most three, and at most one response a type is unanswered, so this is
 /// never full while the server reads.
 const OUTBOX: usize = 64;
@@ -68,7 +70,8 @@ impl Client {
     /// Runs until the sender of the node is dropped, or the future is.
     pub async fn run(mut self, mut sink: impl Sink) {
         let mut state = State::default();
-        let mut cache = Cache { path: self.cache.take(), owner: self.node.borrow().cluster.clone(), due: None };
+        let mut cache =
+            Cache { path: self.cache.take(), owner: self.node.borrow().cluster.clone(), due: None, failed: false };
         self.start_from_cache(&mut cache, &mut state, &mut sink).await;
         let mut backoff = Backoff::default();
         while self.node.has_changed().is_ok() {
@@ -194,11 +197,14 @@ struct Cache {
     owner: String,
     /// When the first change came that is not written yet, and when to write it.
     due: Option<(Instant, Instant)>,
+    /// The last attempt failed, and that was told.
+    failed: bool,
 }
 
 impl Cache {
     fn changed(&mut self) {
-        if self.path.is_some() {
+        let waits_for_room = self.failed && self.due.is_some();
+        if self.path.is_some() && !waits_for_room {
             let now = Instant::now();
             let first = self.due.map_or(now, |(first, _)| first);
             self.due = Some((first, (now + CACHE_QUIET).min(first + CACHE_DELAY)));
@@ -220,10 +226,48 @@ impl Cache {
             let target = target.clone();
             move || cache::write(&target, &bytes)
         });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(path = %target.display(), %error, "the xDS cache could not be written"),
-            Err(error) => tracing::warn!(%error, "the xDS cache could not be written"),
+        let error = match written.await {
+            Ok(Ok(())) => {
+                if std::mem::take(&mut self.failed) {
+                    tracing::info!(path = %target.display(), "the xDS cache is written again");
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if !std::mem::replace(&mut self.failed, true) {
+            tracing::warn!(path = %target.display(), error, "the xDS cache could not be written, and is tried again; a restart would begin with an older one");
         }
+        let now = Instant::now();
+        self.due = Some((now, now + CACHE_AGAIN));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_that_could_not_be_written_is_written_when_it_can_be() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let place = folder.path().join("place");
+        std::fs::write(&place, "no folder").expect("written");
+        let path = place.join("xds");
+        let mut cache = Cache { path: Some(path.clone()), owner: "prod/board".to_owned(), due: None, failed: false };
+        cache.changed();
+        cache.time_to_write().await;
+        cache.write(&State::default()).await;
+        let again = cache.due;
+        assert!(cache.failed && again.is_some());
+        // What changes meanwhile does not put it off.
+        cache.changed();
+        assert_eq!(cache.due, again);
+
+        std::fs::remove_file(&place).expect("removed");
+        cache.time_to_write().await;
+        cache.write(&State::default()).await;
+        assert!(path.is_file() && !cache.failed && cache.due.is_none());
+        assert_eq!(std::fs::read_dir(&place).expect("a folder").count(), 1, "nothing is left beside it");
     }
 }

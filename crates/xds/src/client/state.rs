@@ -27,6 +27,8 @@ pub(super) struct State {
     held: BTreeMap<&'static str, Resources>,
     /// The names followed on the current stream, for the types that are followed by name.
     followed: BTreeMap<&'static str, BTreeSet<Arc<str>>>,
+    /// What is held and was refused late: the server is to send it again, so that it can be refused there too.
+    doubtful: BTreeSet<(&'static str, Arc<str>)>,
     revision: Arc<str>,
 }
 
@@ -35,6 +37,8 @@ pub(super) struct Answer {
     type_url: String,
     known: Option<&'static str>,
     revision: Arc<str>,
+    /// What it was about.
+    names: BTreeSet<Arc<str>>,
     rejections: Vec<Rejection>,
 }
 
@@ -51,6 +55,7 @@ impl State {
                 continue;
             }
             let held = self.held.get(type_url).into_iter().flatten();
+            let held = held.filter(|(name, _)| !self.doubtful.contains(&(type_url, (*name).clone())));
             requests.push(pb::DeltaDiscoveryRequest {
                 node: node.take(),
                 type_url: type_url.to_owned(),
@@ -112,6 +117,7 @@ impl State {
             if followed.is_none_or(|followed| followed.contains(&name)) {
                 again.push(name.to_string());
             }
+            self.doubtful.insert((type_url, name.clone()));
             match resource {
                 Some(resource) => drop(held.insert(name, resource)),
                 None => drop(held.remove(&name)),
@@ -132,6 +138,7 @@ impl State {
                 type_url: response.type_url,
                 known: None,
                 revision: self.revision.clone(),
+                names: BTreeSet::new(),
                 rejections: vec![rejection],
             };
         };
@@ -140,17 +147,26 @@ impl State {
         let removed: Vec<Arc<str>> = response.removed_resources.into_iter().map(Into::into).collect();
         let update =
             Update { type_url, revision: revision.clone(), changed: changed.clone(), removed: removed.clone() };
+        let names = changed.iter().map(|resource| &resource.name).chain(&removed).cloned().collect();
         rejections.extend(sink.apply(update).await);
         let refused: BTreeSet<_> = rejections.iter().map(|rejection| &*rejection.name).collect();
         let held = self.held.entry(type_url).or_default();
         for name in removed.iter().filter(|name| !refused.contains(&***name)) {
             held.remove(name);
+            self.doubtful.remove(&(type_url, name.clone()));
         }
         for resource in changed.into_iter().filter(|resource| !refused.contains(&*resource.name)) {
+            self.doubtful.remove(&(type_url, resource.name.clone()));
             held.insert(resource.name.clone(), resource);
         }
         self.revision = self.commit().unwrap_or(revision);
-        Answer { type_url: type_url.to_owned(), known: Some(type_url), revision: self.revision.clone(), rejections }
+        Answer {
+            type_url: type_url.to_owned(),
+            known: Some(type_url),
+            revision: self.revision.clone(),
+            names,
+            rejections,
+        }
     }
 
     /// The commit in the revision resource, if the server has one.
@@ -211,10 +227,12 @@ impl Answer {
             status.nacks += 1;
         }
         let Some(type_url) = self.known else { return };
-        if self.rejections.is_empty() {
+        let refused = status.refused.entry(type_url).or_default();
+        // What is refused and not in this response is refused still.
+        refused.retain(|rejection| !self.names.contains(&rejection.name));
+        refused.extend(self.rejections.iter().cloned());
+        if refused.is_empty() {
             status.refused.remove(type_url);
-        } else {
-            status.refused.insert(type_url, self.rejections.clone());
         }
     }
 

@@ -43,6 +43,8 @@ pub enum Event {
         type_url: &'static str,
         /// The revision that it was made from.
         revision: Arc<str>,
+        /// What the client has refused before, and this did not mend.
+        still_refused: Vec<Arc<str>>,
     },
     /// A response was refused.
     Nack(Nack),
@@ -98,7 +100,10 @@ impl Session {
             track.outstanding.take_if(|outstanding| outstanding.nonce == nonce)?;
         let whole = self.variant == Variant::Sotw && order::full_state(type_url);
         track.answered(&names, whole, error.is_some());
-        let Some(error) = error else { return Some(Event::Ack { type_url, revision }) };
+        let Some(error) = error else {
+            let still_refused = track.refused_names().cloned().collect();
+            return Some(Event::Ack { type_url, revision, still_refused });
+        };
         if type_url == CLUSTER {
             self.expected.clear();
         }

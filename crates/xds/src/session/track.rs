@@ -80,6 +80,11 @@ impl Track {
         !self.refused.is_empty() && (self.wildcard || !self.names.is_empty())
     }
 
+    /// Of which names it does.
+    pub(super) fn refused_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.refused.iter()
+    }
+
     /// Takes note of the answer to a response that carried `names`, or everything that there is if it was `whole`.
     pub(super) fn answered(&mut self, names: &[Arc<str>], whole: bool, refused: bool) {
         if refused {

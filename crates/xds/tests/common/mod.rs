@@ -87,8 +87,9 @@ impl Observer for Recorder {
         assert!(bytes > 0);
         self.say(format!("sent {} {count}", type_url::short(type_url)));
     }
-    fn ack(&mut self, type_url: &'static str, revision: &str) {
-        self.say(format!("ack {} {revision}", type_url::short(type_url)));
+    fn ack(&mut self, type_url: &'static str, revision: &str, still_refused: &[Arc<str>]) {
+        let but = if still_refused.is_empty() { String::new() } else { format!(" but {still_refused:?}") };
+        self.say(format!("ack {} {revision}{but}", type_url::short(type_url)));
     }
     fn nack(&mut self, nack: &Nack) {
         self.say(format!(

@@ -1,4 +1,5 @@
 use super::*;
+use crate::type_url::CLUSTER;
 
 fn nack(resources: &[&str], reason: &str) -> Nack {
     Nack {
@@ -10,7 +11,7 @@ fn nack(resources: &[&str], reason: &str) -> Nack {
 }
 
 fn blamed(nack: &Nack) -> Vec<(String, String)> {
-    blame(nack).into_iter().map(|rejection| (rejection.name.to_string(), rejection.reason)).collect()
+    nack.blamed().into_iter().map(|rejection| (rejection.name.to_string(), rejection.reason)).collect()
 }
 
 #[test]
@@ -19,6 +20,12 @@ fn the_blame_falls_on_the_resources_that_envoy_names() {
     let text = "Error adding/updating cluster(s) outbound|80||a: bad: field x, c: worse\n";
     let expected = [("outbound|80||a", "bad: field x"), ("c", "worse")];
     assert_eq!(blamed(&nack(&names, text)), expected.map(|(name, why)| (name.to_owned(), why.to_owned())));
+}
+
+#[test]
+fn weft_s_own_proxies_name_all() {
+    let expected = [("a", "field: bad"), ("b", "worse")].map(|(name, why)| (name.to_owned(), why.to_owned()));
+    assert_eq!(blamed(&nack(&["a", "b", "c"], "a: field: bad; b: worse")), expected);
 }
 
 #[test]

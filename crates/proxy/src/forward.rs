@@ -15,7 +15,7 @@ use crate::headers::strip_hop_by_hop;
 use crate::request::Call;
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
-use crate::upstream::{AttemptError, Leased, RequestBody, Sent, UpstreamBody};
+use crate::upstream::{AttemptError, Leased, Progress, RequestBody, Sent, UpstreamBody};
 use crate::worker::Worker;
 
 /// Where a request goes, as its configuration says.
@@ -58,7 +58,7 @@ pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: Client
     match answered {
         Ok((response, held)) => {
             let deadline = timeout.map(|timeout| call.exchange.started + timeout).filter(|_| progress.ended());
-            respond(call.exchange, response, held, deadline)
+            respond(call.exchange, response, held, deadline, Some(progress))
         }
         Err(mut stop) => {
             if let Some(fault) = progress.broken() {
@@ -130,6 +130,9 @@ async fn attempt(
     match lease {
         Leased::H2(connection, count) => {
             call.exchange.upstream_local = connection.local_address;
+            if let Err(error) = connection.ready().await {
+                return Err((error, Some((headers, body))));
+            }
             let response = connection.send(call.h2_head(headers), body).await.map_err(|error| (error, None))?;
             let held = Held { pool, _stream: Some((connection, count)), _active: active };
             Ok((response.map(UpstreamBody::H2), held))
@@ -196,6 +199,7 @@ pub(crate) fn respond(
     mut response: Response<UpstreamBody>,
     held: Held,
     deadline: Option<Instant>,
+    request: Option<Progress>,
 ) -> Response<ResponseBody> {
     exchange.upstream_ms = Some(exchange.elapsed_ms() as u64);
     exchange.status = Some(response.status());
@@ -203,5 +207,5 @@ pub(crate) fn respond(
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = exchange.protocol.unwrap_or_default();
     let length = length_for_http1(&exchange, &response);
-    response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline, length))
+    response.map(|body| ResponseBody::from_upstream(body, exchange, held, deadline, length, request))
 }

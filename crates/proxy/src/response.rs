@@ -13,7 +13,7 @@ use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
 use crate::headers::strip_trailers;
-use crate::upstream::{ActiveCount, BodyError, EndpointPool, H2Connection, StreamCount, UpstreamBody};
+use crate::upstream::{ActiveCount, BodyError, EndpointPool, H2Connection, Progress, StreamCount, UpstreamBody};
 
 /// What a response holds until its end.
 pub(crate) struct Held {
@@ -32,12 +32,14 @@ pub(crate) struct ResponseBody {
     /// Bytes to come by `content-length`, if that says it. An HTTP/1.1 client has the whole body with the last of them, and
     /// nobody waits for the end of an HTTP/2 stream that comes in a frame of its own.
     left: Option<u64>,
+    /// Of the request's body: a request that breaks off breaks its response.
+    request: Option<Progress>,
 }
 
 impl ResponseBody {
     /// A body that ends the exchange with its own end.
     pub(crate) fn new(inner: UpstreamBody, exchange: Box<Exchange>) -> Self {
-        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None, left: None };
+        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None, left: None, request: None };
         if body.inner.is_end_stream() {
             body.finish();
         }
@@ -51,10 +53,11 @@ impl ResponseBody {
         held: Held,
         deadline: Option<tokio::time::Instant>,
         length: Option<u64>,
+        request: Option<Progress>,
     ) -> Self {
         let ended = inner.is_end_stream() || length == Some(0);
         let deadline = deadline.filter(|_| !ended).map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline, left: length };
+        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline, left: length, request };
         if ended {
             body.finish();
         }
@@ -63,7 +66,7 @@ impl ResponseBody {
 
     /// No body; the exchange ends elsewhere.
     pub(crate) fn bare() -> Self {
-        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None, left: None }
+        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None, left: None, request: None }
     }
 
     fn finish(&mut self) {
@@ -78,8 +81,9 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, failure: Failure) {
+        let clients = self.request.as_ref().and_then(Progress::broken);
         if let Some(exchange) = &mut self.exchange {
-            exchange.failure.get_or_insert(failure);
+            exchange.failure.get_or_insert(clients.unwrap_or(failure));
         }
         self.exchange = None;
         self.held = None;

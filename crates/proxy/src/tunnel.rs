@@ -76,7 +76,7 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -
             let detail = format!("the app answered {}, not with a WebSocket", response.status());
             Stop::new(Failure::AppProtocol, detail).into_response(call.exchange)
         }
-        Ok(Opened::Refused(response, held)) => respond(call.exchange, response, held, None),
+        Ok(Opened::Refused(response, held)) => respond(call.exchange, response, held, None, None),
         Err(stop) => {
             call.exchange.transport_reason = Some(stop.detail.clone());
             stop.into_response(call.exchange)

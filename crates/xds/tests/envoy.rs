@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use prost::{Message, Name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
+use weft_tests::ports::free;
 use weft_xds::type_url::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use weft_xds::{AdsServer, Any, Client, Directory, Relay, Resource, Snapshot};
 
@@ -170,11 +171,6 @@ async fn answers(from: SocketAddr, body: &str) {
     .await;
 }
 
-fn free_port() -> SocketAddr {
-    let probe = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    probe.local_addr().expect("bound")
-}
-
 /// A process that ends with the test, and its output if the test fails.
 struct Envoy {
     process: Child,
@@ -306,7 +302,7 @@ impl Apps {
 
 async fn through_changes(api_type: &str) {
     let Some(binary) = envoy_binary() else { return };
-    let (folder, apps, at) = (tempfile::tempdir().expect("a folder"), Apps::start().await, free_port());
+    let (folder, apps, at) = (tempfile::tempdir().expect("a folder"), Apps::start().await, free());
     let (world, mut log) = World::new(Arc::new(apps.to("a", "1", at)));
     let socket = serve(world.clone(), folder.path());
     let _envoy = Envoy::start(&binary, folder.path(), &socket, api_type);
@@ -331,7 +327,7 @@ async fn through_changes(api_type: &str) {
     load.finish().await;
 
     // A bad listener is refused with its name and the reason, and the good one serves on.
-    let bad = apps.to("a", "bad", at).with(listener("ingress", free_port(), "nobody"));
+    let bad = apps.to("a", "bad", at).with(listener("ingress", free(), "nobody"));
     world.snapshots.send_replace(Arc::new(bad));
     let lines = log_until(&mut log, "nack LDS").await;
     let nack = lines.last().expect("a line");
@@ -343,7 +339,7 @@ async fn through_changes(api_type: &str) {
     answers(at, "a").await;
 
     // And once it is repaired, all is well again.
-    let port = free_port();
+    let port = free();
     world.snapshots.send_replace(Arc::new(apps.to("b", "good", at).with(listener("ingress", port, "router"))));
     wait_settled(&mut log, "good").await;
     answers(port, "b").await;
@@ -368,7 +364,7 @@ async fn envoy_follows_changes_by_state_of_the_world_without_a_failed_request() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_behind_the_relay_is_heard_upstream_and_outlives_the_server() {
     let Some(binary) = envoy_binary() else { return };
-    let (folder, apps, at) = (tempfile::tempdir().expect("a folder"), Apps::start().await, free_port());
+    let (folder, apps, at) = (tempfile::tempdir().expect("a folder"), Apps::start().await, free());
     let (world, mut log) = World::new(Arc::new(apps.to("a", "1", at)));
     let mut server = Server::start(&world);
     let (cache, upstream) = (folder.path().join("cache"), server.address);
@@ -394,7 +390,7 @@ async fn envoy_behind_the_relay_is_heard_upstream_and_outlives_the_server() {
     }
     load.finish().await;
 
-    world.snapshots.send_replace(Arc::new(apps.to("b", "bad", at).with(listener("ingress", free_port(), "nobody"))));
+    world.snapshots.send_replace(Arc::new(apps.to("b", "bad", at).with(listener("ingress", free(), "nobody"))));
     let lines = log_until(&mut log, "nack LDS").await;
     let nack = lines.last().expect("a line");
     assert!(

@@ -9,8 +9,9 @@ use super::World;
 use crate::app::FLOOD;
 use crate::{grpc, log, wait};
 
-/// What all buffers between two ends of a stopped stream may hold: kernel sockets (4 MiB each way a hop), HTTP/2 windows.
-const BUFFERS: u64 = 64 << 20;
+/// What all buffers between two ends of a stopped stream may hold: three hops' kernel sockets (6 MiB of receive and 4 MiB of send
+/// buffer, which the kernel may count at half of what they take), HTTP/2 windows (Envoy's are 16 MiB).
+const BUFFERS: u64 = 96 << 20;
 
 pub(super) fn large(world: &World) {
     let folder = world.mesh.folder();

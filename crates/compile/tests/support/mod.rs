@@ -51,10 +51,7 @@ pub fn endpoint(address: SocketAddr, labels: &[(&str, &str)]) -> Endpoint {
     Endpoint { address, labels, id: address.to_string().into() }
 }
 
-/// A port that was free a moment ago.
-pub fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
+pub use weft_tests::ports::free;
 
 /// An address that refuses connections for as long as the socket is held: bound, but not listening.
 pub fn refusing() -> (SocketAddr, tokio::net::TcpSocket) {

@@ -51,7 +51,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, connection: Rc<Connection>, io: Bo
         match after {
             After::Next => {}
             After::Close => return linger(&wire).await,
-            After::Gone | After::Switched => return,
+            After::Gone => return,
         }
     }
 }
@@ -68,8 +68,8 @@ enum Head {
 enum After {
     Next,
     Close,
+    /// It is over.
     Gone,
-    Switched,
 }
 
 async fn next_head(wire: &RefCell<Wire>, mut drained: Pin<&mut impl Future>) -> Head {
@@ -78,6 +78,7 @@ async fn next_head(wire: &RefCell<Wire>, mut drained: Pin<&mut impl Future>) -> 
     poll_fn(|cx| {
         let mut wire = wire.borrow_mut();
         loop {
+            wire.skip_empty_lines();
             if !wire.read.is_empty() {
                 if let Some(head) = take_head(&mut wire.read) {
                     return Poll::Ready(head);
@@ -136,8 +137,11 @@ async fn exchange(
     asked.keep_alive &= !worker.shared.is_draining() && !wire.borrow_mut().is_abandoned();
     let Ok(kept) = respond(wire, response, &asked).await else { return After::Gone };
     if let (true, Some(sender)) = (switches, sender) {
-        let _ = sender.send(Box::new(Duplex(wire.clone())));
-        return After::Switched;
+        let (duplex, ended) = Duplex::new(wire.clone());
+        if sender.send(Box::new(duplex)).is_ok() {
+            let _ = ended.await;
+        }
+        return After::Gone;
     }
     if !kept {
         return After::Close;
@@ -182,6 +186,9 @@ async fn respond(wire: &RefCell<Wire>, response: Response<ResponseBody>, asked: 
             } else {
                 ready!(Pin::new(&mut wire.io).poll_flush(cx)).map_err(|_| Gone)?;
                 if ended {
+                    if !whole && encoder == Encoder::UntilClose {
+                        wire.io.reset(); // an orderly end would be the end of the answer
+                    }
                     return Poll::Ready(if whole { Ok(()) } else { Err(Gone) });
                 }
                 return wire.poll_gone(cx).map(|()| Err(Gone));
@@ -222,6 +229,8 @@ mod tests {
         fn broken(&self) -> Option<std::io::Error> {
             None
         }
+
+        fn reset(&self) {}
     }
 
     async fn begun(bytes: &[u8]) -> (tokio::io::DuplexStream, RefCell<Wire>) {
@@ -241,7 +250,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_waits_and_holds_nothing() {
-        let (_client, wire) = begun(b"").await;
+        // Some clients end a body with a line of their own (RFC 9112 s.2.2).
+        let (_client, wire) = begun(b"\r\n").await;
         let waited = tokio::time::timeout(Duration::from_secs(3600), next_head(&wire, pin!(pending::<()>()))).await;
         assert!(waited.is_err());
         assert_eq!(wire.borrow().read.capacity(), 0);

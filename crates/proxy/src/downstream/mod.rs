@@ -8,10 +8,12 @@ mod wire;
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
+use socket2::SockRef;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -63,16 +65,27 @@ impl ClientBody {
 pub(crate) trait ClientIo: Way {
     /// What broke the connection, if something did: told even while nobody reads.
     fn broken(&self) -> Option<io::Error>;
+
+    /// The end of the connection is to be a break, that no client takes for an orderly one.
+    fn reset(&self);
 }
 
 impl ClientIo for TcpStream {
     fn broken(&self) -> Option<io::Error> {
         self.take_error().ok().flatten()
     }
+
+    fn reset(&self) {
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
 }
 
 impl ClientIo for TlsStream<BufReader<TcpStream>> {
     fn broken(&self) -> Option<io::Error> {
         self.get_ref().0.get_ref().broken()
+    }
+
+    fn reset(&self) {
+        self.get_ref().0.get_ref().reset();
     }
 }

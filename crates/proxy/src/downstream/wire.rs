@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use super::ClientIo;
@@ -75,6 +76,15 @@ impl Wire {
         self.read_size = READ_MIN;
         if self.read.is_empty() {
             self.read = BytesMut::new();
+        }
+    }
+
+    /// Empty lines may stand before a request (RFC 9112 s.2.2).
+    pub(super) fn skip_empty_lines(&mut self) {
+        let skipped = self.read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.read.advance(skipped);
+        if self.read.is_empty() {
+            self.rest();
         }
     }
 
@@ -226,11 +236,22 @@ impl Drop for Body {
 }
 
 /// A connection as a stream of bytes, with what was read of it already in front.
-pub(super) struct Duplex(pub(super) Rc<RefCell<Wire>>);
+pub(super) struct Duplex {
+    wire: Rc<RefCell<Wire>>,
+    _open: oneshot::Sender<()>,
+}
+
+impl Duplex {
+    /// The second value comes when the first is gone.
+    pub(super) fn new(wire: Rc<RefCell<Wire>>) -> (Self, oneshot::Receiver<()>) {
+        let (open, ended) = oneshot::channel();
+        (Self { wire, _open: open }, ended)
+    }
+}
 
 impl AsyncRead for Duplex {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let wire = &mut *self.0.borrow_mut();
+        let wire = &mut *self.wire.borrow_mut();
         if wire.read.is_empty() {
             return Pin::new(&mut wire.io).poll_read(cx, buf);
         }
@@ -242,14 +263,14 @@ impl AsyncRead for Duplex {
 
 impl AsyncWrite for Duplex {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_write(cx, buf)
+        Pin::new(&mut self.wire.borrow_mut().io).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_flush(cx)
+        Pin::new(&mut self.wire.borrow_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().io).poll_shutdown(cx)
+        Pin::new(&mut self.wire.borrow_mut().io).poll_shutdown(cx)
     }
 }

@@ -84,6 +84,17 @@ impl H2Connection {
         StreamCount(self.streams.clone())
     }
 
+    /// Waits until a request can be put on it. If it cannot any more, nothing of the request is used up.
+    pub(crate) async fn ready(&self) -> Result<(), AttemptError> {
+        let mut send = self.send.clone();
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(|error| self.unsent(&error))
+    }
+
+    fn unsent(&self, error: &h2::Error) -> AttemptError {
+        self.open.set(false);
+        AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
+    }
+
     /// Sends a request and waits for the head of its response. The body is sent beside, for as long as anybody waits for the
     /// response or reads it.
     pub(crate) async fn send(&self, request: Request<()>, body: RequestBody) -> Result<Response<H2Body>, AttemptError> {
@@ -112,14 +123,10 @@ impl H2Connection {
         no_body: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), AttemptError> {
         let mut send = self.send.clone();
-        let unsent = |error: h2::Error| {
-            self.open.set(false);
-            AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
-        };
-        poll_fn(|cx| send.poll_ready(cx)).await.map_err(unsent)?;
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(|error| self.unsent(&error))?;
         send.send_request(request, no_body).map_err(|error| {
             if error.is_io() || error.is_go_away() {
-                unsent(error)
+                self.unsent(&error)
             } else {
                 AttemptError::new(Failure::UpstreamProtocol, Sent::NotProcessed, error)
             }

@@ -10,7 +10,7 @@ mod h2;
 mod pool;
 mod upload;
 
-pub(crate) use body::{BodyError, RequestBody, UpstreamBody, is_malformed};
+pub(crate) use body::{BodyError, Progress, RequestBody, UpstreamBody, is_malformed};
 pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
 pub(crate) use h2::{H2Body, H2Connection, StreamCount};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};

@@ -71,7 +71,7 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
     if http.authorize {
         let protocol = crate::log_line::protocol(call.exchange.protocol.unwrap_or_default());
-        authorize(&mut call.exchange, path::split(call.path.as_str()).0, &host, protocol)?;
+        authorize(&mut call.exchange, path::split(call.path.as_str()).0, authority.as_str(), protocol)?;
     }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);

@@ -24,3 +24,5 @@ mod worker;
 
 pub use listen::is_free;
 pub use runtime::{Proxy, ProxyConfig, ProxyHandle, ProxySink, StartError};
+#[doc(hidden)]
+pub use upstream::fuzz;

@@ -11,6 +11,7 @@ mod pool;
 
 pub(crate) use body::{BodyError, RequestBody, UpstreamBody};
 pub(crate) use connect::{Stream, TLS_READ_AHEAD, connect};
+pub use h1::fuzz;
 pub(crate) use h1::is_malformed;
 pub(crate) use h2::{H2Connection, H2Duplex, StreamCount};
 pub(crate) use pool::{ActiveCount, EndpointPool, Leased, Pools};

@@ -5,6 +5,7 @@
 //! task, since the app may answer before it has read it, and a caller may read only after it has sent everything.
 
 mod codec;
+pub mod fuzz;
 mod upload;
 
 use std::cell::RefCell;

@@ -27,8 +27,8 @@ bench: setup ## side-by-side measurements against peers (CASES=chain)
 	@for case in $(or $(CASES),chain); do \
 	  WEFT_BIN=$(abspath $(TARGET))/release/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
 
-fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60); needs a nightly toolchain and cargo-fuzz
-	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60, TARGETS=name for some)
+	@scripts/fuzz
 
 fmt: ## format the code
 	cargo fmt

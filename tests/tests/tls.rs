@@ -68,6 +68,32 @@ fn envoy_lets_only_living_members_of_the_mesh_in() {
     only_living_members_of_the_mesh_get_in(DataPlane::Envoy);
 }
 
+/// Whoever has an SVID can talk to an ingress without a sidecar of its own, and spell hosts as it likes.
+fn a_host_is_one_to_policies_however_it_is_spelled(data_plane: DataPlane) {
+    let forbid = "forbid(principal, action == Action::\"call\", resource) when { context.host == \"closed.prod\" };\n";
+    let mesh = Mesh::start_with(|repo| repo.write("policies/host.cedar", forbid));
+    let app = App::start("v1");
+    let board = mesh.sidecar("board", Spec::new("prod/board", app.address()).on(data_plane));
+    let web = mesh.svid("prod/web", "web");
+    let call = |host: &str| tls::request(board.ingress, Some(&web), host, "/api/").response;
+    let answer = wait::until("an SVID of prod/web to be let in", wait::SOON, || call("open.prod").ok_or("no response"));
+    assert_eq!(answer, "HTTP/1.1 200 OK");
+    for host in ["closed.prod", "Closed.Prod", "closed.prod:8080", "closed.prod.", "closed.prod.:80", "closed.prod.."] {
+        let answer = call(host);
+        assert!(answer.as_deref().is_some_and(|line| line.starts_with("HTTP/1.1 403")), "{host}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_host_is_one_to_weft_however_it_is_spelled() {
+    a_host_is_one_to_policies_however_it_is_spelled(DataPlane::Weft);
+}
+
+#[test]
+fn a_host_is_one_to_envoy_however_it_is_spelled() {
+    a_host_is_one_to_policies_however_it_is_spelled(DataPlane::Envoy);
+}
+
 #[test]
 fn a_certificate_is_an_x509_svid() {
     let mesh = Mesh::start();

@@ -256,6 +256,17 @@ pub(crate) fn verify(
     Ok(id)
 }
 
+/// For the fuzz target `certificate`: who a client is that shows this chain, leaf first.
+#[doc(hidden)]
+pub fn verify_client(
+    state: &IdentityState,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<SpiffeId, PeerError> {
+    let [leaf, rest @ ..] = chain else { return Err(PeerError::NoCertificate) };
+    verify(state, leaf, rest, now, Role::Client)
+}
+
 /// The issuing CA of this process's own chain, if that chain holds up against the bundle.
 pub(crate) fn verified_issuer(svid: &Svid, bundle: &Arc<TrustBundle>, now: UnixTime) -> Option<VerifiedIssuer> {
     let [leaf, rest @ ..] = svid.chain() else { return None };

@@ -51,16 +51,16 @@ fn condition(rule: &AccessRule, findings: &mut Vec<Finding>) -> Option<Option<Va
             (Some(method), Some(path)) => any.push(pattern::and(method, path)),
         }
     }
-    (!refused).then(|| any_of(&any).filter(|_| !everything))
+    (!refused).then(|| any_of(&mut any).filter(|_| !everything))
 }
 
 /// A balanced tree: Cedar descends into operands by recursion, so a list of a thousand must not become a thousand levels.
-fn any_of(conditions: &[Value]) -> Option<Value> {
+fn any_of(conditions: &mut [Value]) -> Option<Value> {
     match conditions {
         [] => None,
-        [one] => Some(one.clone()),
+        [one] => Some(std::mem::take(one)),
         several => {
-            let (first, second) = several.split_at(several.len() / 2);
+            let (first, second) = several.split_at_mut(several.len() / 2);
             Some(pattern::or(any_of(first)?, any_of(second)?))
         }
     }
@@ -74,14 +74,17 @@ fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Opt
         Caller::Role(name) => (json!({"op": "in", "entity": entity("Role", name)}), format!("role:{name}")),
         Caller::Anyone => (json!({"op": "All"}), "*".to_owned()),
     };
-    let conditions: Vec<Value> = condition.iter().map(|body| json!({"kind": "when", "body": body})).collect();
-    let form = json!({
+    let mut form = json!({
         "effect": "permit",
         "principal": principal,
         "action": {"op": "==", "entity": entity("Action", "call")},
         "resource": {"op": "==", "entity": entity("Service", service.name.as_str())},
-        "conditions": conditions,
+        "conditions": [],
     });
+    if let Some(body) = condition {
+        form["conditions"] = json!([{"kind": "when"}]);
+        form["conditions"][0]["body"] = body.clone();
+    }
     let span = &rule.span;
     let id: Arc<str> = match rule.from.len() {
         1 => format!("{}:{}", span.file, span.line).into(),

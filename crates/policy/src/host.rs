@@ -1,4 +1,4 @@
-//! One spelling for `context.host`: what `Host` or `:authority` names, without a port, in lower case, without a final dot.
+//! One spelling for `context.host`: what `Host` or `:authority` names, without a port, in lower case, without dots at its end.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,12 @@ use std::borrow::Cow;
 ///
 /// Not a validator: whether the host exists is for routing to say.
 pub fn normalize(authority: &str) -> Cow<'_, str> {
-    let host = match authority.rsplit_once(':') {
+    let whole = authority.trim_end_matches('.');
+    let host = match whole.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && is_whole(host) => host,
-        _ => authority,
+        _ => whole,
     };
-    let host = host.strip_suffix('.').unwrap_or(host);
+    let host = host.trim_end_matches('.');
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
     } else {
@@ -33,6 +34,8 @@ mod tests {
             ("board.prod", "board.prod"),
             ("Board.PROD.:8080", "board.prod"),
             ("board:", "board"),
+            ("board..", "board"),
+            ("board.:80.", "board"),
             ("[::1]:80", "[::1]"),
             ("[::1]", "[::1]"),
             ("::1", "::1"),

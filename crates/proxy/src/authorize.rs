@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
-use weft_policy::CallRequest;
+use weft_policy::{CallRequest, host};
 use weft_telemetry::{Failure, trace};
 
 use crate::exchange::{Exchange, Verdict};
 use crate::stop::Stop;
 
 /// Decides about a request whose path is normalised and whose identity headers are gone.
-pub(crate) fn authorize(exchange: &mut Exchange, path: &str, host: &str, protocol: &str) -> Result<(), Stop> {
+///
+/// The host is spelled for the policies as it is with Envoy; routes are more particular about ports and final dots.
+pub(crate) fn authorize(exchange: &mut Exchange, path: &str, authority: &str, protocol: &str) -> Result<(), Stop> {
     let worker = exchange.worker.clone();
     let id = worker.with_rng(trace::decision_id);
     let Some(engine) = exchange.config.policy.clone() else {
@@ -24,7 +26,7 @@ pub(crate) fn authorize(exchange: &mut Exchange, path: &str, host: &str, protoco
         principal: connection.peer.as_ref(),
         method: exchange.method(),
         path,
-        host,
+        host: &host::normalize(authority),
         protocol,
         source_ip: connection.remote_address.map(|address| address.ip()),
     };

@@ -25,5 +25,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+#[doc(hidden)]
+pub use h1::fuzz;
 pub use listen::is_free;
 pub use runtime::{Proxy, ProxyConfig, ProxyHandle, ProxySink, StartError};

@@ -93,7 +93,7 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
     if http.authorize {
         let protocol = crate::log_line::protocol(call.exchange.protocol.unwrap_or_default());
-        authorize(&mut call.exchange, path::split(call.path.as_str()).0, &host, protocol)?;
+        authorize(&mut call.exchange, path::split(call.path.as_str()).0, authority.as_str(), protocol)?;
     }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
@@ -165,9 +165,10 @@ fn begin(
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
     let detail = match authority {
-        Some(authority) if one_host => {
+        Some(authority) if one_host && !authority.as_str().contains('@') => {
             return Ok((Call { exchange, kind, method, headers, authority, path }, http));
         }
+        Some(authority) if authority.as_str().contains('@') => "a host has no user name in front (RFC 9110 s.4.2.4)",
         // Whoever decides by one and routes by the other can be deceived (RFC 9112 s.3.2).
         Some(_) => "send one Host header, not several",
         None => "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod",

@@ -19,6 +19,8 @@ mod sink;
 pub mod type_url;
 
 pub use client::Client;
+#[doc(hidden)]
+pub use client::replay;
 pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
 pub use relay::Relay;
 pub use resource::{Resource, Resources, Snapshot};

@@ -122,7 +122,7 @@ fn the_finding_has_its_place_and_hides_no_other() {
 fn an_access_entry_is_within_the_bounds() {
     let mut intent = testing::intent(&["prod/web", "prod/board"]);
     let path = |n: usize| format!("/p{n}{}", "/*".repeat(16));
-    let allow = (0..100).map(|n| Allow { method: Some("PUT".into()), path: path(n).into() }).collect();
+    let allow = (0..300).map(|n| Allow { method: Some("PUT".into()), path: path(n).into() }).collect();
     testing::allow(&mut intent, "prod/board", Caller::Anyone, allow);
     let bundle = testing::bundle(&intent, "prod/board");
     assert_eq!(check(&bundle.policies[0].text), Ok(()));

@@ -125,7 +125,7 @@ impl Decoder {
                 }
                 Self::ChunkSize => match httparse::parse_chunk_size(read) {
                     _ if !read[0].is_ascii_hexdigit() => return Err(Malformed::Chunk),
-                    Ok(httparse::Status::Complete((length, size))) => {
+                    Ok(httparse::Status::Complete((length, size))) if length <= CHUNK_LINE_MAX => {
                         read.advance(length);
                         *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
                     }

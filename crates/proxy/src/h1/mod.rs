@@ -5,6 +5,8 @@
 
 mod body;
 mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 mod request;
 mod response;
 #[cfg(test)]

@@ -107,7 +107,9 @@ fn what_is_not_a_response_is_refused() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: 1\r\n".repeat(FIELDS_MAX + 1));
     assert_eq!(whole(&Method::GET, &many, false).err(), Some(Malformed::HeadTooLarge));
     let line = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;{}", "x".repeat(CHUNK_LINE_MAX));
-    assert_eq!(whole(&Method::GET, &line, false).err(), Some(Malformed::Chunk));
+    for line in [&line, &format!("{line}\r\na\r\n0\r\n\r\n")] {
+        assert_eq!(whole(&Method::GET, line, false).err(), Some(Malformed::Chunk));
+    }
 }
 
 #[test]

@@ -15,11 +15,11 @@ const HASH: usize = 32;
 
 /// What follows the magic and the SHA-256 of it.
 #[derive(Clone, PartialEq, Message)]
-struct Content {
+pub(super) struct Content {
     #[prost(string, tag = "1")]
-    owner: String,
+    pub(super) owner: String,
     #[prost(message, repeated, tag = "2")]
-    responses: Vec<DeltaDiscoveryResponse>,
+    pub(super) responses: Vec<DeltaDiscoveryResponse>,
 }
 
 /// The bytes of a cache file.
@@ -42,7 +42,7 @@ pub(super) fn read(path: &Path, owner: &str) -> io::Result<Vec<DeltaDiscoveryRes
     Ok(content.responses)
 }
 
-fn decode(bytes: &[u8]) -> Result<Content, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Content, String> {
     let rest = bytes.strip_prefix(MAGIC).ok_or("it is not a cache file of this version")?;
     let (hash, content) = rest.split_at_checked(HASH).ok_or("it is cut short")?;
     if Sha256::digest(content).as_slice() != hash {

@@ -57,7 +57,7 @@ impl Value<'_> {
     }
 }
 
-/// Names a difference that is known to exist; the best guess where lists differ in more than one entry.
+/// Names a difference that is known to exist; the best guess where lists differ in more than one entry, and always the same.
 fn missing(original: &[u8], again: &[u8], depth: usize) -> Option<String> {
     let (original, again) = (fields(original)?, fields(again)?);
     let short = |(number, values): &(&u64, &Vec<_>)| values.len() > again.get(number).map_or(0, Vec::len);
@@ -65,14 +65,27 @@ fn missing(original: &[u8], again: &[u8], depth: usize) -> Option<String> {
         return Some(number.to_string());
     }
     original.iter().filter(|_| depth < MAX_DEPTH).find_map(|(number, values)| {
-        let pairs = values.iter().zip(&again[number]).filter(|(given, kept)| given != kept);
-        let bytes = pairs.filter_map(|pair| match pair {
+        let (given, kept) = (sorted(values, depth), sorted(&again[number], depth));
+        let bytes = without(&given, &kept).zip(without(&kept, &given)).filter_map(|pair| match pair {
             (Value::Bytes(given), Value::Bytes(kept)) => Some((given, kept)),
             _ => None,
         });
         let mut inner = bytes.filter_map(|(given, kept)| missing(given, kept, depth + 1));
         inner.next().map(|inner| format!("{number}.{inner}"))
     })
+}
+
+/// Values with their canonical bytes, in the order of these.
+fn sorted<'a>(values: &[Value<'a>], depth: usize) -> Vec<(Vec<u8>, Value<'a>)> {
+    let mut sorted: Vec<_> = values.iter().map(|value| (value.canonical(depth), *value)).collect();
+    sorted.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    sorted
+}
+
+/// What `some` has and `others` has not.
+fn without<'a>(some: &[(Vec<u8>, Value<'a>)], others: &[(Vec<u8>, Value<'a>)]) -> impl Iterator<Item = Value<'a>> {
+    let in_others = |bytes: &Vec<u8>| others.binary_search_by(|(other, _)| other.cmp(bytes)).is_ok();
+    some.iter().filter(move |(bytes, _)| !in_others(bytes)).map(|(_, value)| *value)
 }
 
 /// The fields of a message by number; `None` if these bytes are no message.
@@ -155,6 +168,19 @@ mod tests {
         assert_eq!(dropped_field(&[0x1a, 4, 0x08, 1, 0x38, 1], &[0x1a, 2, 0x08, 1]), Some("3.7".to_owned()));
         // An empty message can switch something on.
         assert_eq!(dropped_field(&[0x08, 1, 0x3a, 0], &[0x08, 1]), Some("7".to_owned()));
+    }
+
+    /// A map is encoded in another order each time, so entries that stand at the same place need not be the same entry.
+    #[test]
+    fn an_unknown_field_of_a_map_entry_is_found_in_whatever_order() {
+        // field 1 { 1: key, 2 { 3: "x" } }, and one entry with a 9: 1 beside the 3
+        let entry = |key| [0x0a, 8, 0x0a, 1, key, 0x12, 3, 0x1a, 1, b'x'];
+        let more = [0x0a, 10, 0x0a, 1, b'm', 0x12, 5, 0x1a, 1, b'x', 0x48, 1];
+        let original = [&entry(b'a')[..], &more, &entry(b'z')].concat();
+        for order in [b"amz", b"azm", b"mza", b"zma"] {
+            let again: Vec<u8> = order.iter().flat_map(|key| entry(*key)).collect();
+            assert_eq!(dropped_field(&original, &again), Some("1.2.9".to_owned()));
+        }
     }
 
     proptest! {

@@ -1,0 +1,171 @@
+//! What several targets begin with: a small mesh, compiled, a way to damage good bytes, and one to cut them.
+
+use std::fmt::Debug;
+use std::sync::{Arc, LazyLock};
+
+use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy, ProxyKind};
+use weft_model::source::SourceFile;
+use weft_model::{Intent, ServiceName, SpiffeId};
+use weft_policy::{Bundle, CallRequest, Decisions, Engine};
+use weft_proxy::config::Builder;
+use weft_xds::{Rejection, Snapshot, Update, type_url};
+
+/// A mesh with something of everything.
+pub const MESH: &str = r#"kind: Mesh
+name: acme
+trustDomain: acme.internal
+attributes: {sensitivity: [low, high]}
+---
+kind: Service
+name: web
+namespace: prod
+port: 8080
+protocol: http
+attributes: {sensitivity: low}
+access: [{from: [prod/board]}]
+---
+kind: Service
+name: board
+namespace: prod
+port: 8080
+protocol: http
+subsets: {v1: {version: v1}, v2: {version: v2}}
+access:
+  - {from: [prod/web, "role:ops"], allow: ["GET /api/**", "POST /api/pins"]}
+  - {from: ["*"], allow: ["* /public/*/x"]}
+routes:
+  - matches: [{headers: [{name: x-version, value: v2}]}]
+    backendRefs: [{subset: v2}]
+  - matches: [{path: {type: Exact, value: /slow}}, {path: {type: PathPrefix, value: /slow/}, method: POST}]
+    timeouts: {request: 500ms}
+  - backendRefs: [{subset: v1, weight: 90}, {subset: v2, weight: 10}]
+---
+kind: Service
+name: echo
+namespace: tools
+port: 9000
+protocol: grpc
+access: [{from: ["prod/*"]}]
+---
+kind: Service
+name: db
+namespace: prod
+port: 5432
+protocol: tcp
+endpoints: {static: [{address: 10.0.0.7:15006, labels: {zone: b}}]}
+access: [{from: [prod/web]}]
+---
+kind: Role
+name: ops
+members: [tools/echo]
+"#;
+
+/// The intent of [`MESH`].
+pub fn intent() -> Intent {
+    let (intent, findings) = weft_model::parse::parse(&[SourceFile::new("mesh.yaml", MESH.as_bytes())]);
+    intent.unwrap_or_else(|| panic!("{findings:#?}"))
+}
+
+/// The mesh of an intent that the check accepts.
+pub fn compiled(intent: Intent) -> CompiledMesh {
+    let intent = Arc::new(intent);
+    let policy = Arc::new(weft_policy::compile(&intent, "c0ffee").expect("good policies"));
+    CompiledMesh::new(intent, policy, "c0ffee")
+}
+
+/// What the control plane sends to a sidecar of `service`.
+pub fn snapshot(mesh: &CompiledMesh, service: &str) -> Snapshot {
+    let endpoint = |port: u16, version: &str| Endpoint {
+        address: ([127, 0, 0, 1], port).into(),
+        labels: [("version".into(), version.into()), ("zone".into(), "a".into())].into(),
+        id: "x".into(),
+    };
+    let board: ServiceName = "prod/board".parse().expect("legal");
+    let endpoints: EndpointSet = [(board, [endpoint(1, "v1"), endpoint(2, "v1"), endpoint(3, "v2")].into())].into();
+    let proxy = Proxy {
+        service: service.parse().expect("legal"),
+        ingress: ([127, 0, 0, 1], 15006).into(),
+        egress: ([127, 0, 0, 1], 15001).into(),
+        app: ([127, 0, 0, 1], 8080).into(),
+        access_log: "/dev/stdout".into(),
+        kind: ProxyKind::Sidecar,
+    };
+    weft_compile::compile(mesh, &endpoints, &proxy)
+}
+
+/// The snapshot of `prod/web` in [`MESH`].
+pub fn web() -> &'static Snapshot {
+    static WEB: LazyLock<Snapshot> = LazyLock::new(|| snapshot(&compiled(intent()), "prod/web"));
+    &WEB
+}
+
+/// Gives a proxy all of a snapshot, and returns what it refuses.
+pub fn apply(builder: &mut Builder, snapshot: &Snapshot) -> Vec<Rejection> {
+    let updates = type_url::ALL.into_iter().map(|type_url| {
+        let changed = snapshot.get(type_url).values().cloned().collect();
+        Update { type_url, revision: snapshot.revision.clone(), changed, removed: Vec::new() }
+    });
+    updates.flat_map(|update| builder.apply(update)).collect()
+}
+
+/// The bundle of `prod/board`.
+pub fn board(intent: &Intent) -> Bundle {
+    let model = weft_policy::compile(intent, "c0ffee").unwrap_or_else(|findings| panic!("{findings:#?}"));
+    model.bundle_for(&"prod/board".parse().expect("legal"))
+}
+
+/// What the engine says of a GET of this path by this caller. A decision that is remembered must be the same.
+pub fn decide(engine: &Engine, caller: Option<&SpiffeId>, path: &str) -> bool {
+    let request = CallRequest {
+        principal: caller,
+        method: "GET",
+        path,
+        host: "board.prod",
+        protocol: "HTTP/2",
+        source_ip: Some([10, 1, 2, 3].into()),
+    };
+    let decision = engine.decide(&request);
+    let mut remembered = Decisions::default();
+    for _ in 0..2 {
+        let again = remembered.decide(engine, &request);
+        assert_eq!(
+            (again.allowed, &again.policies, &again.reason),
+            (decision.allowed, &decision.policies, &decision.reason)
+        );
+    }
+    decision.allowed
+}
+
+/// `base` with edits: each is a place, how many bytes go, how many come, and those. No edits leave it as it is.
+pub fn edited(base: &[u8], mut edits: &[u8]) -> Vec<u8> {
+    let mut bytes = base.to_vec();
+    while let [high, low, gone, count, rest @ ..] = edits {
+        let at = usize::from(u16::from_be_bytes([*high, *low])) % (bytes.len() + 1);
+        let (new, rest) = rest.split_at(usize::from(*count).min(rest.len()));
+        bytes.splice(at..(at + usize::from(*gone)).min(bytes.len()), new.iter().copied());
+        edits = rest;
+    }
+    bytes
+}
+
+/// Asserts that a reader understands bytes alike, whether they come at once, cut at two places, or one by one.
+pub fn same_in_pieces<T: Debug + PartialEq>(
+    bytes: &[u8],
+    cuts: [u8; 2],
+    read: impl Fn(&mut dyn Iterator<Item = &[u8]>) -> Result<T, String>,
+) {
+    let whole = read(&mut [bytes].into_iter());
+    let (one, rest) = bytes.split_at(usize::from(cuts[0]).min(bytes.len()));
+    let (two, three) = rest.split_at(usize::from(cuts[1]).min(rest.len()));
+    let mut cut = vec![read(&mut [one, two, three].into_iter())];
+    if bytes.len() < 1000 {
+        cut.push(read(&mut bytes.chunks(1)));
+    }
+    for cut in cut {
+        match (&whole, &cut) {
+            (Ok(whole), Ok(cut)) => assert_eq!(whole, cut),
+            (Err(_), Err(_)) => {}
+            _ => panic!("at once {whole:?}, in pieces {cut:?}"),
+        }
+    }
+}

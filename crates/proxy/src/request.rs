@@ -157,23 +157,29 @@ fn begin(
     exchange.protocol = Some(parts.version);
     exchange.grpc = grpc;
     exchange.request_id = Some(request_id);
-    let one_host = headers.get_all(header::HOST).iter().nth(1).is_none();
     if let Some(fault) = fault {
         return Err(Stop::new(fault.failure(), fault.to_string()).into_response(exchange));
     }
     if let Some(detail) = wrong_case(&method) {
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
-    let detail = match authority {
-        Some(authority) if one_host && !authority.as_str().contains('@') => {
-            return Ok((Call { exchange, kind, method, headers, authority, path }, http));
-        }
-        Some(authority) if authority.as_str().contains('@') => "a host has no user name in front (RFC 9110 s.4.2.4)",
-        // Whoever decides by one and routes by the other can be deceived (RFC 9112 s.3.2).
-        Some(_) => "send one Host header, not several",
-        None => "send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod",
-    };
-    Err(Stop::new(Failure::BadHost, detail).into_response(exchange))
+    match one_host(authority, &headers) {
+        Ok(authority) => Ok((Call { exchange, kind, method, headers, authority, path }, http)),
+        Err(detail) => Err(Stop::new(Failure::BadHost, detail).into_response(exchange)),
+    }
+}
+
+/// Whoever decides by one host and routes by another can be deceived (RFC 9112 s.3.2).
+fn one_host(authority: Option<Authority>, headers: &HeaderMap) -> Result<Authority, &'static str> {
+    let authority = authority
+        .ok_or("send a Host header (HTTP/1.1) or :authority (HTTP/2) that names the service, like board.prod")?;
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err("send one Host header, not several");
+    }
+    if authority.as_str().contains('@') {
+        return Err("a host has no user name in front of it (RFC 9110 s.4.2.4)");
+    }
+    Ok(authority)
 }
 
 /// Policies name methods as they are registered; an app may not care for their case.

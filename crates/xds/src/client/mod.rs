@@ -244,6 +244,18 @@ impl Cache {
     }
 }
 
+/// For the fuzz target `cache`: gives a sink what a cache file with this content holds, and says what the file would hold then.
+#[doc(hidden)]
+pub async fn replay(bytes: &[u8], sink: &mut impl Sink) -> Result<Vec<u8>, String> {
+    let content = cache::decode(bytes)?;
+    let mut state = State::default();
+    for response in content.responses {
+        state.receive(response, sink).await;
+    }
+    state.resubscribe(sink).await;
+    Ok(cache::encode(&content.owner, state.as_responses()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,16 +282,4 @@ mod tests {
         assert!(path.is_file() && !cache.failed && cache.due.is_none());
         assert_eq!(std::fs::read_dir(&place).expect("a folder").count(), 1, "nothing is left beside it");
     }
-}
-
-/// For the fuzz target `cache`: gives a sink what a cache file with this content holds, and says what the file would hold then.
-#[doc(hidden)]
-pub async fn replay(bytes: &[u8], sink: &mut impl Sink) -> Result<Vec<u8>, String> {
-    let content = cache::decode(bytes)?;
-    let mut state = State::default();
-    for response in content.responses {
-        state.receive(response, sink).await;
-    }
-    state.resubscribe(sink).await;
-    Ok(cache::encode(&content.owner, state.as_responses()))
 }

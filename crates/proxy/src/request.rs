@@ -139,7 +139,7 @@ fn begin(
     let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
 
     let http = HttpRef(listener.clone());
-    let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256);
+    let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256 && id.to_str().is_ok());
     let request_id = match kept.filter(|_| http.preserve_request_id || !connection.is_tls) {
         Some(id) => id.clone(),
         None => new_request_id(&worker),
@@ -300,6 +300,7 @@ impl Call {
     pub(crate) fn h1_head(&self, mut headers: HeaderMap) -> Request<()> {
         let mut head = Request::new(());
         *head.method_mut() = self.method.clone();
+        join_cookies(&mut headers);
         let same = headers.get(header::HOST).is_some_and(|host| host.as_bytes() == self.authority.as_str().as_bytes());
         if !same && let Ok(host) = HeaderValue::from_str(self.authority.as_str()) {
             headers.insert(header::HOST, host);
@@ -307,5 +308,32 @@ impl Call {
         *head.headers_mut() = headers;
         *head.uri_mut() = Uri::from(self.path.clone());
         head
+    }
+}
+
+/// HTTP/2 may send a cookie in pieces; HTTP/1.1 knows one field of them (RFC 9113 s.8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() < 2 {
+        return;
+    }
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_cookie_become_one() {
+        let mut headers = HeaderMap::new();
+        for piece in ["a=1", "b=2", "c=3"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(piece));
+        }
+        join_cookies(&mut headers);
+        let cookies: Vec<_> = headers.get_all(header::COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3"]);
     }
 }

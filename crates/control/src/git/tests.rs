@@ -456,6 +456,8 @@ mod remote {
         std::thread::spawn(move || {
             let mut open = Vec::new();
             for mut stream in listener.incoming().flatten() {
+                // What a client has not asked for is not an answer.
+                let _ = stream.read(&mut [0; 1024]);
                 let _ = stream.write_all(greeting.as_bytes());
                 open.push(stream);
             }

@@ -34,7 +34,8 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Makes the sockets what `config` says. Gives the listeners whose address could not be bound.
+    /// Makes the sockets what `config` says; one whose routes are still on their way is not opened yet. Gives the listeners whose
+    /// address could not be bound.
     pub(crate) fn reconcile(&mut self, worker: &Rc<Worker>, config: &Config) -> Vec<(Arc<str>, io::Error)> {
         self.open.retain(|name, listening| {
             let kept = config.listeners.iter().any(|listener| {
@@ -49,6 +50,9 @@ impl Listeners {
         for listener in &config.listeners {
             if let Some(listening) = self.open.get(&listener.name) {
                 listening.listener.replace(listener.clone());
+                continue;
+            }
+            if !config.has_routes(listener) {
                 continue;
             }
             match self.start(worker, listener) {

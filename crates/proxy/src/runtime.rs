@@ -228,9 +228,10 @@ impl Sink for ProxySink {
         let mut unopened = self.take_out_foreign(&mut config);
         let config = Arc::new(config);
         self.proxy.shared.config.store(config.clone());
-        if [type_url::LISTENER, type_url::CLUSTER, type_url::ENDPOINT].contains(&type_url) {
+        if [type_url::LISTENER, type_url::ROUTE, type_url::CLUSTER, type_url::ENDPOINT].contains(&type_url) {
             unopened.extend(self.reconcile(&config).await);
-            if unopened.is_empty() && !config.listeners.is_empty() {
+            let whole = config.listeners.iter().all(|listener| config.has_routes(listener));
+            if whole && unopened.is_empty() && !config.listeners.is_empty() {
                 self.proxy.ready.send_replace(true);
             }
         }

@@ -63,6 +63,14 @@ impl Config {
         self.upstreams.get(cluster.id.index())?.as_ref()
     }
 
+    /// Whether the routes of a listener are there, so that it can take requests.
+    pub(crate) fn has_routes(&self, listener: &Listener) -> bool {
+        match &listener.kind {
+            ListenerKind::Http(http) => self.route_table(&http.routes).is_some(),
+            ListenerKind::Tcp(_) => true,
+        }
+    }
+
     /// The routes that a listener uses. `None`: its route configuration has not come yet (Envoy's flag `NR`).
     pub fn route_table<'a>(&'a self, source: &'a RouteSource) -> Option<&'a Arc<RouteTable>> {
         match source {

@@ -52,6 +52,19 @@ fn new_endpoints_make_a_new_upstream_of_the_same_cluster() {
 }
 
 #[test]
+fn a_listener_waits_for_its_routes() {
+    let mut builder = web();
+    let config = builder.build();
+    assert!(config.listeners.iter().all(|listener| config.has_routes(listener)));
+    let removed = vec!["egress".into()];
+    let update = Update { type_url: type_url::ROUTE, revision: "2".into(), changed: Vec::new(), removed };
+    assert_eq!(builder.apply(update), []);
+    let config = builder.build();
+    let waiting: Vec<_> = config.listeners.iter().filter(|listener| !config.has_routes(listener)).collect();
+    assert_eq!(waiting.iter().map(|listener| &*listener.name).collect::<Vec<_>>(), ["egress"]);
+}
+
+#[test]
 fn what_is_wanted_follows_clusters_and_listeners() {
     let mut builder = web();
     assert_eq!(builder.wanted(type_url::ROUTE), BTreeSet::from(["egress".into()]));

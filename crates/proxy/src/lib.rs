@@ -13,6 +13,7 @@ mod forward;
 mod h1;
 mod h2_stream;
 mod headers;
+mod heads;
 mod listen;
 mod log_line;
 mod request;

@@ -52,18 +52,13 @@ impl Repo {
     /// Commits everything and gives the commit's id.
     #[track_caller]
     pub fn commit(&self, message: &str) -> String {
+        self.commit_all("--allow-empty", message)
+    }
+
+    fn commit_all(&self, how: &str, message: &str) -> String {
         self.git(&["add", "-A"]);
-        self.git(&[
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@example.com",
-            "commit",
-            "-q",
-            "--allow-empty",
-            "-m",
-            message,
-        ]);
+        let person = ["-c", "user.name=test", "-c", "user.email=test@example.com"];
+        self.git(&[&person[..], &["commit", "-q", how, "-m", message]].concat());
         self.head()
     }
 
@@ -75,19 +70,7 @@ impl Repo {
     /// Rewrites the newest commit, with everything that was changed since, and gives the new id.
     #[track_caller]
     pub fn amend(&self) -> String {
-        self.git(&["add", "-A"]);
-        self.git(&[
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@example.com",
-            "commit",
-            "-q",
-            "--amend",
-            "-m",
-            "Rewritten",
-        ]);
-        self.head()
+        self.commit_all("--amend", "Rewritten")
     }
 
     /// Makes the `main` of the bare repository `to` what is here, whatever it was.

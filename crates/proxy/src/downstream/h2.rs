@@ -48,14 +48,13 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, connection: Rc<Connection>, htt
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let ended =
-        match tokio::time::timeout(PREFACE_BOUND, builder(http.max_concurrent_streams, http.websocket).handshake(io))
-            .await
-        {
-            Ok(Ok(served)) => serve_streams(&worker, &connection, served).await,
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("no HTTP/2 preface came".to_owned()),
-        };
+    let _serving = worker.serving();
+    let handshake = builder(http.max_concurrent_streams, http.websocket).handshake(io);
+    let ended = match tokio::time::timeout(PREFACE_BOUND, handshake).await {
+        Ok(Ok(served)) => serve_streams(&worker, &connection, served).await,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no HTTP/2 preface came".to_owned()),
+    };
     if let Err(why) = ended {
         tracing::debug!(why, "client connection ended");
     }

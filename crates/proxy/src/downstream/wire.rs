@@ -81,8 +81,9 @@ impl Wire {
 
     /// Empty lines may stand before a request (RFC 9112 s.2.2).
     pub(super) fn skip_empty_lines(&mut self) {
-        let skipped = self.read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        self.read.advance(skipped);
+        while self.read.starts_with(b"\r\n") {
+            self.read.advance(2);
+        }
         if self.read.is_empty() {
             self.rest();
         }

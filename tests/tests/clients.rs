@@ -313,3 +313,38 @@ fn a_client_that_leaves_in_its_first_word_is_gone() {
         assert!(said.is_empty() || word == "PRI", "{word:?}: {said:?}");
     }
 }
+
+/// A client may send again what came after the last request that a GOAWAY names (RFC 9113 s.6.8), so that one must come.
+#[test]
+fn a_sidecar_that_stops_tells_http2_clients_what_it_has_taken() {
+    const GOAWAY: u8 = 7;
+    const PING: u8 = 6;
+    let world = World::start();
+    let mut client = world.client();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    let next = |client: &mut Client| {
+        let mut head = [0; 9];
+        client.stream.read_exact(&mut head).ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        client.stream.read_exact(&mut payload).expect("a whole frame");
+        Some((head[3], head[4], payload))
+    };
+    next(&mut client).expect("the settings of the sidecar");
+    let mut web = world.web;
+    let (tell, stopped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(web.stop()));
+    let mut last_taken = Vec::new();
+    while let Some((kind, flags, payload)) = next(&mut client) {
+        match kind {
+            GOAWAY => last_taken.push(u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]])),
+            PING if flags == 0 => {
+                let early = stopped.recv_timeout(Duration::from_secs(1));
+                assert!(early.is_err(), "the sidecar left a client that had not heard it out: {early:?}");
+                client.send([&b"\0\0\x08\x06\x01\0\0\0\0"[..], &payload].concat());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(last_taken, [(1 << 31) - 1, 0], "first that it ends, then that nothing was taken");
+    assert!(stopped.recv().expect("the sidecar stops").success());
+}

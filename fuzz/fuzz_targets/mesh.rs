@@ -6,7 +6,7 @@ use weft_fuzz::{MESH, apply, compiled, edited, snapshot};
 use weft_model::Severity;
 use weft_model::parse::parse;
 use weft_model::source::SourceFile;
-use weft_proxy::config::Builder;
+use weft_proxy_config::Builder;
 
 fuzz_target!(|edits: &[u8]| {
     let (intent, findings) = parse(&[SourceFile::new("mesh.yaml", edited(MESH.as_bytes(), edits))]);

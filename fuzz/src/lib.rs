@@ -7,7 +7,7 @@ use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy, ProxyKind};
 use weft_model::source::SourceFile;
 use weft_model::{Intent, ServiceName, SpiffeId};
 use weft_policy::{Bundle, CallRequest, Decisions, Engine};
-use weft_proxy::config::Builder;
+use weft_proxy_config::Builder;
 use weft_xds::{Rejection, Snapshot, Update, type_url};
 
 /// A mesh with something of everything.

@@ -17,9 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use weft_identity::LiveIdentity;
+use weft_proxy_config::{Config, ListenerKind};
 
-use crate::config::{Config, ListenerKind};
-use crate::runtime::ProxyHandle;
+use crate::handle::ProxyHandle;
 
 /// How long `POST /drain_listeners` lets requests go on.
 const DRAIN_BOUND: Duration = Duration::from_secs(30);
@@ -170,7 +170,7 @@ fn config(config: &Config) -> Value {
 fn clusters(config: &Config) -> Value {
     let mut clusters: Vec<_> = config.clusters.values().collect();
     clusters.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
-    let describe = |upstream: &&Arc<crate::config::Upstream>| {
+    let describe = |upstream: &&Arc<weft_proxy_config::Upstream>| {
         let endpoints: Vec<Value> = upstream
             .endpoints
             .iter()

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use tokio::time::Instant;
+use weft_proxy_config::{Cluster, Endpoints, RetryPolicy, Route};
+use weft_proxy_http::headers::strip_hop_by_hop;
+use weft_proxy_http::{AttemptError, Progress, RequestBody, Sent, UpstreamBody};
 use weft_telemetry::Failure;
 
-use crate::config::{Cluster, Endpoints, RetryPolicy, Route};
-use crate::downstream::ClientBody;
+use crate::call::Call;
 use crate::exchange::Exchange;
-use crate::headers::strip_hop_by_hop;
-use crate::request::Call;
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
-use crate::upstream::{AttemptError, Leased, Progress, RequestBody, Sent, UpstreamBody};
+use crate::upstream::Leased;
 use crate::worker::Worker;
 
 /// Where a request goes, as its configuration says.
@@ -36,8 +36,7 @@ impl Upstream {
 }
 
 /// Sends the request and answers with what comes back.
-pub(crate) async fn forward(mut call: Call, upstream: Upstream, incoming: ClientBody) -> Response<ResponseBody> {
-    let body = RequestBody::new(incoming, call.exchange.received.clone(), &call.exchange.listener);
+pub(crate) async fn forward(mut call: Call, upstream: Upstream, body: RequestBody) -> Response<ResponseBody> {
     let progress = body.progress();
     let timeout = upstream.route.timeout.filter(|timeout| !timeout.is_zero());
     let attempts = attempts(&mut call, &upstream, body);

@@ -9,11 +9,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
+use weft_proxy_http::client::{H2Connection, StreamCount};
+use weft_proxy_http::headers::strip_trailers;
+use weft_proxy_http::{BodyError, Progress, UpstreamBody, is_malformed};
 use weft_telemetry::Failure;
 
 use crate::exchange::Exchange;
-use crate::headers::strip_trailers;
-use crate::upstream::{ActiveCount, BodyError, EndpointPool, H2Connection, Progress, StreamCount, UpstreamBody};
+use crate::upstream::{ActiveCount, EndpointPool};
 
 /// What a response holds until its end.
 pub(crate) struct Held {
@@ -130,8 +132,7 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                let failure =
-                    if crate::upstream::is_malformed(error) { Failure::AppProtocol } else { Failure::UpstreamClosed };
+                let failure = if is_malformed(error) { Failure::AppProtocol } else { Failure::UpstreamClosed };
                 self.fail(failure);
             }
             None => self.finish(),

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use weft_proxy_http::{AttemptError, UpstreamBody};
 use weft_telemetry::{Failure, Problem};
 
 use crate::exchange::Exchange;
 use crate::response::ResponseBody;
-use crate::upstream::{AttemptError, UpstreamBody};
 
 /// Why a request goes no further.
 #[derive(Debug)]

@@ -9,58 +9,24 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use h2::ext::Protocol;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::oneshot;
+use weft_proxy_http::client::{H2Body, H2Connection};
+use weft_proxy_http::h2_stream::H2Duplex;
+use weft_proxy_http::headers::strip_hop_by_hop;
+use weft_proxy_http::{AttemptError, Kind, RequestBody, Sent, Switched, UpstreamBody, Way};
 use weft_telemetry::Failure;
 
+use crate::call::Call;
 use crate::exchange::Exchange;
 use crate::forward::{Upstream, respond};
-use crate::h1::has_option;
-use crate::h2_stream::H2Duplex;
-use crate::headers::strip_hop_by_hop;
-use crate::request::{Call, Kind};
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
-use crate::upstream::{AttemptError, H2Body, Leased, RequestBody, Sent, UpstreamBody};
+use crate::upstream::Leased;
 
 /// How long one side of a WebSocket may go on after the other has ended.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-
-/// A stream of bytes both ways.
-pub(crate) trait Way: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Way for T {}
-
-/// The client's way, once it has been told that it has it.
-pub(crate) type Switched = oneshot::Receiver<Box<dyn Way>>;
-
-/// Whether the request wants its connection, or its stream, for itself.
-pub(crate) fn is_wanted(request: &Request<()>) -> bool {
-    kind(request) != Kind::Plain
-}
-
-/// What the client asks for. An upgrade is asked for in HTTP/1.1, named as one for this connection, and has no body; where one of
-/// that fails, it is an ordinary request (RFC 9110 s.7.8).
-pub(crate) fn kind(request: &Request<()>) -> Kind {
-    let is_websocket = |value: &[u8]| value.eq_ignore_ascii_case(b"websocket");
-    let headers = request.headers();
-    if *request.method() == Method::CONNECT {
-        return match request.extensions().get::<Protocol>() {
-            Some(protocol) if is_websocket(protocol.as_str().as_bytes()) => Kind::WebSocket,
-            Some(_) => Kind::Unknown,
-            None => Kind::Connect,
-        };
-    }
-    let Some(upgrade) = headers.get(header::UPGRADE) else { return Kind::Plain };
-    let has_body = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
-        || headers.contains_key(header::TRANSFER_ENCODING);
-    let asked = request.version() == Version::HTTP_11
-        && *request.method() == Method::GET
-        && is_websocket(upgrade.as_bytes())
-        && has_option(headers, &header::CONNECTION, "upgrade");
-    if asked && !has_body { Kind::WebSocket } else { Kind::Plain }
-}
 
 /// Opens the way upstream, and only then tells the client that it is open.
 pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -> Response<ResponseBody> {
@@ -120,7 +86,7 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
                 let held = Held { pool, _stream: Some((connection, count)), _active: active };
                 return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(H2Body::new(receive))), held));
             }
-            let way = H2Duplex::new(send, receive, Some((connection, count)));
+            let way = H2Duplex::new(send, receive, Some(Box::new((connection, count))));
             Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
         }
         Leased::H1(connection) => {
@@ -149,10 +115,7 @@ async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop
 }
 
 /// The peer's SETTINGS say whether it takes extended CONNECT; on a new connection they may still be on their way.
-async fn wait_for_extended_connect(
-    connection: &crate::upstream::H2Connection,
-    bound: std::time::Duration,
-) -> Result<(), Stop> {
+async fn wait_for_extended_connect(connection: &H2Connection, bound: std::time::Duration) -> Result<(), Stop> {
     let mut look = tokio::time::interval(std::time::Duration::from_millis(2));
     let told = async {
         while !connection.takes_extended_connect() {

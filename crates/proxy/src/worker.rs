@@ -21,8 +21,8 @@ use weft_telemetry::access_log::{LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
 use crate::balance;
-use crate::config::{Cluster, Config, Endpoints, LogFormat};
 use crate::upstream::Pools;
+use weft_proxy_config::{Cluster, Config, Endpoints, LogFormat};
 
 /// Log lines are handed to the writing thread at least this often.
 const TICK: Duration = Duration::from_millis(100);

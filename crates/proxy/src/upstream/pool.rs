@@ -11,12 +11,12 @@ use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant};
 use weft_identity::LiveIdentity;
 use weft_identity::tls::PeerMatch;
+use weft_proxy_config::{Cluster, ClusterId, Config, UpstreamProtocol};
+use weft_proxy_http::client::{H1Connection, H2Connection, StreamCount};
+use weft_proxy_http::{AttemptError, Sent, Stream};
 use weft_telemetry::Failure;
 
-use super::h1::H1Connection;
-use super::h2::{H2Connection, StreamCount};
-use super::{AttemptError, Sent, connect};
-use crate::config::{Cluster, ClusterId, Config, UpstreamProtocol};
+use super::connect::connect;
 
 /// Idle connections to an app that a worker keeps.
 const IDLE_MAX: usize = 256;
@@ -139,7 +139,7 @@ impl EndpointPool {
     }
 
     /// A new connection for bytes in both directions.
-    pub(crate) async fn dial(&self) -> Result<super::Stream, AttemptError> {
+    pub(crate) async fn dial(&self) -> Result<Stream, AttemptError> {
         self.remember(connect(&self.cluster, self.address, self.tls.as_ref()).await)
     }
 

@@ -70,6 +70,10 @@ pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
     Resource::new(type_url::LISTENER, EGRESS, &listener)
 }
 
+/// How long a client may take nothing of an answer that is there, so that none holds up an app for ever. Five minutes are Envoy's
+/// own bound for idle streams.
+const FLUSH: Duration = Duration::from_secs(300);
+
 /// From accept to the end of the TLS handshake, so that silent connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -166,6 +170,7 @@ fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
         server_header_transformation: hcm::ServerHeaderTransformation::PassThrough.into(),
         // Streams live as long as their ends want; the route's timeout is for requests.
         stream_idle_timeout: duration(Duration::ZERO),
+        stream_flush_timeout: duration(FLUSH),
         proxy_status_config: Some(hcm::ProxyStatusConfig {
             proxy_name: Some(ProxyName::UseNodeId(true)),
             ..Default::default()

@@ -6,14 +6,17 @@ use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLogFilter, AndFilter, ComparisonFilter, HeaderFilter, ResponseFlagFilter, StatusCodeFilter,
 };
-use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeUInt32, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, data_source::Specifier,
+};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::StatusCode;
 
 use crate::access_log::Hop;
 use crate::pb::text;
-use crate::{listener, wire};
+use crate::{headers, listener, wire};
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -33,6 +36,9 @@ const EGRESS: [Meaning; 9] = [
     ("UT", "request_timeout", "timeout", "The request took longer than the route allows"),
     ("UO", "overflow", "overload", "Too many requests are under way"),
 ];
+
+/// The flag of an endpoint to which no connection came about.
+const UNREACHABLE: &str = "UF";
 
 /// Behind an ingress there is only the app.
 const INGRESS: [Meaning; 5] = [
@@ -57,16 +63,32 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
     });
     let denied = mapper(flag("UAEX"), as_given(PROBLEM));
     let grpc = mapper(grpc_call(), as_given(""));
-    let by_flag = meanings.iter().map(|&(name, cause, layer, title)| mapper(flag(name), problem(cause, layer, title)));
+    let grpc_untouched =
+        (hop == Hop::Ingress).then(|| telling_untouched(mapper(both(grpc_call(), flag(UNREACHABLE)), as_given(""))));
+    let by_flag = meanings.iter().map(|&(name, cause, layer, title)| {
+        let mapper = mapper(flag(name), problem(cause, layer, title));
+        if hop == Hop::Ingress && name == UNREACHABLE { telling_untouched(mapper) } else { mapper }
+    });
     wire::LocalReplyConfig {
-        mappers: std::iter::once(grpc).chain(undecided).chain([denied]).chain(by_flag).collect(),
+        mappers: grpc_untouched.into_iter().chain([grpc]).chain(undecided).chain([denied]).chain(by_flag).collect(),
         body_format: Some(problem("bad_request", "client", "The request cannot be served")),
     }
 }
 
 fn mapper(filter: FilterSpecifier, body: wire::SubstitutionFormat) -> wire::ResponseMapper {
     let filter = AccessLogFilter { filter_specifier: Some(filter) };
-    wire::ResponseMapper { filter: Some(filter), body_format_override: Some(body) }
+    wire::ResponseMapper { filter: Some(filter), body_format_override: Some(body), headers_to_add: Vec::new() }
+}
+
+/// Tells the caller's sidecar that no app began to work on the request.
+fn telling_untouched(mapper: wire::ResponseMapper) -> wire::ResponseMapper {
+    let header = HeaderValue { key: headers::UNTOUCHED.to_owned(), value: "true".to_owned(), ..Default::default() };
+    let option = HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    };
+    wire::ResponseMapper { headers_to_add: vec![option], ..mapper }
 }
 
 fn flag(name: &str) -> FilterSpecifier {

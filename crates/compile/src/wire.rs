@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLogFilter;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, Locality};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, Locality};
 use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
 use envoy_types::pb::google::protobuf::{UInt32Value, Value};
 
@@ -52,6 +52,9 @@ pub(crate) struct ResponseMapper {
     /// Body of the reply.
     #[prost(message, optional, tag = "4")]
     pub(crate) body_format_override: Option<SubstitutionFormat>,
+    /// Fields that the reply gets.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) headers_to_add: Vec<HeaderValueOption>,
 }
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig`.

@@ -31,6 +31,16 @@ pub struct Listener {
     pub access_log: Option<Arc<LogFormat>>,
 }
 
+impl Listener {
+    /// How long a client may take nothing of an answer; `None` is for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        match &self.kind {
+            ListenerKind::Http(http) => http.patience,
+            ListenerKind::Tcp(_) => None,
+        }
+    }
+}
+
 /// `traffic_direction`; where it is not given, a listener with TLS is inbound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -106,6 +116,9 @@ pub struct HttpListener {
     pub normalize_path: bool,
     /// W3C trace context is made where a request has none, and carried on.
     pub tracing: bool,
+    /// How long a client may take nothing of an answer that is there (`stream_flush_timeout`; `None` is for ever). Envoy asks it of
+    /// the end of an answer only.
+    pub patience: Option<Duration>,
     /// `max_concurrent_streams` of HTTP/2, if given.
     pub max_concurrent_streams: Option<u32>,
 }

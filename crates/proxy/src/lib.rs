@@ -5,10 +5,12 @@
 //! phase by phase; `runtime.rs` that of a process.
 
 mod admin;
+mod attempts;
 mod authorize;
 pub mod balance;
 mod call;
 mod connection;
+mod deadline;
 mod exchange;
 mod forward;
 mod handle;

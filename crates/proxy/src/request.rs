@@ -14,11 +14,12 @@ use weft_proxy_http::{Kind, RequestBody, kind};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
 
+use crate::attempts::Upstream;
 use crate::authorize::authorize;
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
-use crate::forward::{Upstream, forward};
+use crate::forward::forward;
 use crate::response::ResponseBody;
 use crate::stop::Stop;
 use crate::tunnel;
@@ -37,7 +38,8 @@ pub(crate) async fn handle(
             (Err(stop), _) => stop.into_response(call.exchange),
             (Ok(upstream), Some(client)) => tunnel::open(call, upstream, client).await,
             (Ok(upstream), None) => {
-                let body = RequestBody::new(body, call.exchange.received.clone(), &http.reserved);
+                let body =
+                    RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
                 forward(call, upstream, body).await
             }
         },

@@ -91,6 +91,8 @@ pub enum Failure {
     Overflow,
     /// The caller went away before the response was complete.
     ClientGone,
+    /// The caller took nothing of the answer for too long.
+    ClientStalled,
     /// The app could not be reached by its sidecar.
     AppUnreachable,
     /// The app closed the connection before it answered.
@@ -314,6 +316,15 @@ impl Failure {
                 "downstream_remote_disconnect",
                 "connection_terminated",
                 "The caller went away"
+            ),
+            ClientStalled => facts!(
+                REQUEST_TIMEOUT,
+                "SI",
+                Client,
+                "client_stalled",
+                "stream_idle_timeout",
+                "http_request_error",
+                "The caller took nothing of the answer"
             ),
             AppUnreachable => facts!(
                 SERVICE_UNAVAILABLE,

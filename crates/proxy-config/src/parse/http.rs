@@ -2,6 +2,7 @@
 
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use http::HeaderName;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, named, required, uint32, unbounded};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, named, required, uint32, unbounded};
 use super::{Names, access_log, from_ads, local_reply, route, to_agent, v3};
 use crate::Reserved;
 use crate::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, RouteSource};
@@ -37,6 +38,7 @@ pub(crate) fn manager(
     let at_removed = at.field("early_header_mutation_extensions");
     common_options(&mut given, at)?;
     unbounded(given.stream_idle_timeout.take(), &at.field("stream_idle_timeout"))?;
+    let patience = bound(given.stream_flush_timeout.take(), Duration::ZERO, &at.field("stream_flush_timeout"))?;
     let listener = HttpListener {
         routes: routes(&mut given, at, names)?,
         protocol: protocol(&mut given, at)?,
@@ -53,6 +55,7 @@ pub(crate) fn manager(
         connect: upgrades.connect,
         normalize_path: normalize_path(&mut given, at)?,
         tracing: tracing(given.tracing.take(), &at.field("tracing"))?,
+        patience,
         max_concurrent_streams: concurrent_streams(&mut given, at)?,
     };
     local_reply::check(given.local_reply_config.take(), &at.field("local_reply_config"))?;

@@ -47,9 +47,6 @@ pub struct H1Connection {
     idle_since: Instant,
 }
 
-/// A request that failed and had no body: whether it may be sent again is for the caller to say.
-pub type Again = Option<Request<()>>;
-
 impl H1Connection {
     /// A connection that has carried nothing yet.
     pub fn new(stream: Stream) -> Self {
@@ -78,20 +75,20 @@ impl H1Connection {
         self.idle_since.elapsed() > bound
     }
 
-    /// Sends a request and waits for the head of its response. A request without a body comes back with the error.
+    /// Sends a request and waits for the head of its response. The head of the request comes back with an error: whether it may
+    /// be sent again is for the caller to say.
     pub async fn send(
         mut self,
         head: Request<()>,
         mut body: RequestBody,
-    ) -> Result<Response<H1Body>, (AttemptError, Again)> {
-        let had_body = !body.is_empty();
+    ) -> Result<Response<H1Body>, (AttemptError, Request<()>)> {
         match self.exchange(&head, &mut body).await {
             Ok(ResponseHead { response, body, reusable }) => {
                 self.used = true;
                 self.reusable = reusable;
                 Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
             }
-            Err(error) => Err((error, (!had_body).then_some(head))),
+            Err(error) => Err((error, head)),
         }
     }
 

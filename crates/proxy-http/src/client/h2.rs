@@ -9,12 +9,14 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use http_body::{Body, Frame};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use weft_telemetry::Failure;
 
@@ -40,8 +42,9 @@ pub struct H2Connection {
 }
 
 impl H2Connection {
-    /// Exchanges prefaces and starts the connection's task on this worker.
-    pub async fn start(stream: Stream, generation: u64) -> Result<Self, AttemptError> {
+    /// Exchanges prefaces and starts the connection's task on this worker. Waits at most `bound` for the SETTINGS with which a
+    /// server begins (RFC 9113 s.3.4): only they say how many requests it takes at once, and what is sent beyond that it refuses.
+    pub async fn start(stream: Stream, generation: u64, bound: Duration) -> Result<Self, AttemptError> {
         let local_address = stream.local_address();
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -51,19 +54,36 @@ impl H2Connection {
             .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
             .data_frame_budget(SMALL_FRAMES_MAX)
             .enable_push(false)
+            .initial_max_send_streams(0)
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, error))?;
         let open = Rc::new(Cell::new(true));
         let closing = open.clone();
-        tokio::task::spawn_local(async move {
-            let ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
+        let (told, settings) = oneshot::channel();
+        // A handle would keep the connection open: this one goes as soon as it has told.
+        let mut waiting = Some((told, send.clone()));
+        let task = tokio::task::spawn_local(async move {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                if let Some((told, _)) = waiting.take_if(|(_, send)| send.current_max_send_streams() > 0) {
+                    let _ = told.send(());
+                }
+                ended
+            });
+            let ended = ended.await;
             closing.set(false);
             if let Err(error) = ended {
                 tracing::debug!(%error, "connection to an endpoint ended");
             }
         });
-        Ok(Self { send, open, streams: Rc::default(), generation, local_address })
+        let why = match tokio::time::timeout(bound, settings).await {
+            Ok(Ok(())) => return Ok(Self { send, open, streams: Rc::default(), generation, local_address }),
+            Ok(Err(_)) => "the connection ended before its HTTP/2 SETTINGS came; does the endpoint speak HTTP/2?",
+            Err(_) => "no HTTP/2 SETTINGS came that allow a request; does the endpoint speak HTTP/2?",
+        };
+        task.abort();
+        Err(AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, why))
     }
 
     /// Whether another request may be put on it.

@@ -208,11 +208,17 @@ impl EndpointPool {
             let reason = format!("{}: the attempt that this request waited for failed", self.address);
             return Err(AttemptError::new(failure, Sent::NoConnection, reason));
         }
-        let connection = Rc::new(H2Connection::start(self.dial().await?, generation).await?);
+        let connection =
+            Rc::new(H2Connection::start(self.dial().await?, generation, self.cluster.connect_timeout).await?);
         let mut open = self.h2.borrow_mut();
         open.retain(|older| older.generation == generation && older.is_open());
         open.push(connection.clone());
         Ok(connection)
+    }
+
+    /// Avoids the endpoint for a while, as one to which no connection can be made.
+    pub(crate) fn avoid(&self, failure: Failure) {
+        self.failed.set(Some((Instant::now(), failure)));
     }
 
     fn remember<T>(&self, result: Result<T, AttemptError>) -> Result<T, AttemptError> {

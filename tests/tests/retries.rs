@@ -15,11 +15,7 @@ use weft_tests::{curl, ports, wait};
 /// Two endpoints of a service, the app of one does not listen: its sidecar says that nothing was done, and the other is asked.
 fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlane) {
     let mesh = Mesh::start_with(|repo| {
-        repo.replace(
-            "services/board.yaml",
-            "  - backendRefs: [{subset: v1, weight: 80}, {subset: v2, weight: 20}]\n    timeouts: {request: 60s}\n",
-            "",
-        );
+        repo.replace("services/board.yaml", "{subset: v1, weight: 80}, {subset: v2, weight: 20}", "{weight: 1}");
     });
     let app = App::start("listens");
     let _listens = mesh.sidecar("board-1", Spec::new("prod/board", app.address()).on(callee));

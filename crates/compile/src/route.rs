@@ -24,8 +24,9 @@ use crate::{headers, names};
 /// Failures that prove that no server began to work on the request: no connection, `REFUSED_STREAM` (or a stream beyond the last
 /// one of a GOAWAY), a connection that broke before the request was written to it, and an ingress that says so of its app.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
-/// The same of an app behind its ingress, which has one address: an app that does not listen is not asked again.
-const RETRY_ON_OF_APP: &str = "refused-stream,reset-before-request";
+/// Of an app behind its ingress, which has one address: one that does not listen is not asked again (Envoy's
+/// `reset-before-request` would).
+const RETRY_ON_OF_APP: &str = "refused-stream";
 /// Attempts after the first.
 const RETRIES: u32 = 2;
 

@@ -60,7 +60,11 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     assert_eq!(http.xfcc, ForwardClientCert::SanitizeSet);
     let table = config.route_table(&http.routes).unwrap();
     let hit = hit(table, "whatever", Method::GET, "/x", &HeaderMap::new(), 0);
-    assert_eq!((hit.route.timeout, &hit.route.retry), (None, &None));
+    assert_eq!(hit.route.timeout, None);
+    let retry = hit.route.retry.as_ref().unwrap();
+    assert_eq!((retry.on, retry.num_retries), (RetryOn { refused_stream: true, ..Default::default() }, 2));
+    assert_eq!(*hit.route.removed_response_headers, ["x-weft-untouched"]);
+    assert_eq!(http.patience, Some(Duration::from_secs(300)));
     let app = config.upstream(hit.cluster).unwrap();
     assert_eq!((&*app.cluster.name, app.cluster.protocol), ("inbound|8080||", UpstreamProtocol::Http1));
     assert!(app.cluster.tls.is_none());

@@ -97,8 +97,8 @@ fn route_configuration() {
     let accepted = |build: &dyn Fn(&[u8]) -> Vec<u8>| accepted(type_url::ROUTE, "r", build);
     // validate_clusters (false)
     assert_eq!(accepted(&|extra| of(&good, b"", extra)), [7]);
-    // another of domains
-    assert_eq!(accepted(&|extra| of(&good, extra, b"")), [2]);
+    // another of domains, response_headers_to_remove
+    assert_eq!(accepted(&|extra| of(&good, extra, b"")), [2, 11]);
     // name
     assert_eq!(accepted(&|extra| of(&[&good, extra].concat(), b"", b"")), [14]);
     let in_match =

@@ -18,11 +18,11 @@ fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlan
         repo.replace("services/board.yaml", "{subset: v1, weight: 80}, {subset: v2, weight: 20}", "{weight: 1}");
     });
     let app = App::start("listens");
-    let _listens = mesh.sidecar("board-1", Spec::new("prod/board", app.address()).on(callee));
+    let listens = mesh.sidecar("board-1", Spec::new("prod/board", app.address()).on(callee));
     // It listens until it is registered.
     let silent = ports::free();
     let listener = std::net::TcpListener::bind(silent).expect("the port is free");
-    let _silent = mesh.sidecar("board-2", Spec::new("prod/board", silent).on(callee));
+    let silent_sidecar = mesh.sidecar("board-2", Spec::new("prod/board", silent).on(callee));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));
     mesh.wait_endpoints("prod/board", 2);
     drop(listener);
@@ -30,6 +30,29 @@ fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlan
         let reply = curl::get(web.egress, "board.prod", "/api/", &[]);
         if reply.status == 200 { Ok(()) } else { Err(format!("{reply:?}")) }
     });
+    calls_succeed(&web);
+    // The endpoint leaves by itself, everybody is told, and it comes back when the app does.
+    mesh.wait_endpoints("prod/board", 1);
+    let health = |sidecar: &Sidecar| curl::curl(&[&format!("http://{}/ready", sidecar.health)]);
+    let reply = health(&silent_sidecar);
+    assert_eq!((reply.status, reply.body.trim()), (503, "APP_UNREACHABLE"), "{reply:?}");
+    let status = weft_tests::mesh::text(&mesh.weft(&["status"]));
+    assert!(status.contains(&format!("{} (app does not listen)", silent_sidecar.ingress)), "{status}");
+    let listener = std::net::TcpListener::bind(silent).expect("the port is free");
+    mesh.wait_endpoints("prod/board", 2);
+    assert_eq!(health(&silent_sidecar).status, 200);
+    drop(listener);
+    // Where there is no other endpoint, the caller is told that it is the app, until its endpoint leaves too.
+    drop(listens);
+    wait::until("the other endpoint to be gone", wait::SOON, || {
+        let reply = curl::get(web.egress, "board.prod", "/api/", &[]);
+        let told = ["app_unreachable", "no_endpoint"].iter().any(|cause| reply.body.contains(cause));
+        let told = reply.status == 503 && told;
+        if told && reply.header("x-weft-untouched").is_none() { Ok(()) } else { Err(format!("{reply:?}")) }
+    });
+}
+
+fn calls_succeed(web: &Sidecar) {
     for number in 0..30 {
         let (path, args): (_, &[&str]) = match number % 3 {
             0 => ("/count", &["--data-binary", "five!"]),
@@ -43,13 +66,6 @@ fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlan
             assert!(reply.body.starts_with("5 "), "the body was sent again as it was: {reply:?}");
         }
     }
-    // Where there is no other endpoint, the caller is told which app it is.
-    drop(_listens);
-    wait::until("the other endpoint to be gone", wait::SOON, || {
-        let reply = curl::get(web.egress, "board.prod", "/api/", &[]);
-        let told = reply.status == 503 && reply.body.contains("app_unreachable");
-        if told && reply.header("x-weft-untouched").is_none() { Ok(()) } else { Err(format!("{reply:?}")) }
-    });
 }
 
 #[test]

@@ -94,7 +94,8 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
     }
 }
 
-const HELP: &str = "GET  /ready               200 when there is an identity and a configuration
+const HELP: &str =
+    "GET  /ready               200 when there is an identity and a configuration, and the app takes connections
 GET  /config_dump         listeners, routes and policy in force
 GET  /clusters            clusters and their endpoints
 GET  /certs               own certificate and trust bundle
@@ -106,6 +107,8 @@ POST /drain_listeners     stop accepting, finish what is under way
 fn state(proxy: &ProxyHandle) -> &'static str {
     if proxy.is_draining() {
         "DRAINING"
+    } else if proxy.is_app_gone() {
+        "APP_UNREACHABLE"
     } else if proxy.is_ready() {
         "LIVE"
     } else {
@@ -115,7 +118,7 @@ fn state(proxy: &ProxyHandle) -> &'static str {
 
 fn ready(proxy: &ProxyHandle) -> Response<Full<Bytes>> {
     let mut response = text("text/plain", format!("{}\n", state(proxy)));
-    if !proxy.is_ready() {
+    if !proxy.is_ready() || proxy.is_app_gone() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response

@@ -26,7 +26,8 @@ impl Upstream {
     /// The endpoint for one attempt; those that were tried are taken only if there is no other.
     fn pick(&self, worker: &Worker, tried: &[SocketAddr]) -> Result<SocketAddr, Stop> {
         worker.pick(&self.cluster, &self.endpoints, tried).ok_or_else(|| {
-            let detail = format!("{} has no endpoint: no sidecar of it is registered", self.cluster.name);
+            let name = &self.cluster.name;
+            let detail = format!("{name} has no endpoint: no sidecar of it is registered whose app listens");
             Stop::new(Failure::NoEndpoint, detail)
         })
     }

@@ -48,6 +48,21 @@ impl ProxyHandle {
         self.shared.is_draining()
     }
 
+    /// Waits until the app took no connection.
+    pub async fn app_refused(&self) {
+        self.shared.app_refused.notified().await;
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub fn set_app_gone(&self, gone: bool) {
+        self.shared.app_gone.store(gone, Ordering::Release);
+    }
+
+    /// Whether that was said.
+    pub fn is_app_gone(&self) -> bool {
+        self.shared.app_gone.load(Ordering::Acquire)
+    }
+
     /// The commit that is in force, empty before the first.
     pub fn revision(&self) -> Arc<str> {
         self.shared.config.load().revision.clone()

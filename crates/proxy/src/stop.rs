@@ -55,6 +55,7 @@ impl Stop {
         }
         // Only a sidecar is told, which may ask another endpoint; the ingress takes the field off what apps answer.
         if self.untouched && exchange.connection.is_tls {
+            exchange.worker.shared.app_refused.notify_one();
             headers.insert(X_WEFT_UNTOUCHED, HeaderValue::from_static("true"));
         }
         if exchange.grpc {

@@ -41,6 +41,7 @@ where
         Err((failure, why)) => {
             let peer = connection.peer_id.as_deref().unwrap_or("unknown");
             tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
+            worker.shared.app_refused.notify_one();
             record.failure = Some(failure);
             record.transport_reason = Some(why);
         }

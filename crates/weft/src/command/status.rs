@@ -164,7 +164,7 @@ fn proxy_row(proxy: &ProxyStatus) -> Vec<String> {
     });
     let ingress = match &proxy.ingress {
         Some(address) if proxy.ready => address.clone(),
-        Some(address) => format!("{address} (not ready)"),
+        Some(address) => format!("{address} (app does not listen)"),
         None => "-".to_owned(),
     };
     let state = match proxy.connected {

@@ -45,6 +45,9 @@ pub(crate) async fn serve(address: SocketAddr, envoy: Arc<Envoy>) -> Result<()> 
 
 async fn answer(path: &str, envoy: &Envoy) -> Response<Full<Bytes>> {
     match path {
+        "/ready" | "/healthz/ready" if envoy.is_app_gone() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "APP_UNREACHABLE\n")
+        }
         "/ready" | "/healthz/ready" if envoy.is_ready().await => text(StatusCode::OK, "LIVE\n"),
         "/ready" | "/healthz/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING\n"),
         "/stats/prometheus" | "/metrics" => {

@@ -8,6 +8,7 @@ mod envoy;
 mod health;
 mod place;
 mod plane;
+mod presence;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -144,7 +145,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         () = app::listens(args.app) => {
             update(&node, |agent| agent.ready = true);
             tracing::info!(app = %args.app, "the app listens; the endpoint is registered");
+            let told = |change| {
+                let gone = change == presence::Change::Withdrawn;
+                plane.set_app_gone(gone);
+                update(&node, |agent| agent.ready = !gone);
+            };
             tokio::select! {
+                () = presence::watch(args.app, async || plane.app_refused().await, told) => unreachable!("it watches for ever"),
                 code = app.ended() => Leave::AppEnded(code),
                 () = stop.wait() => Leave::Told,
             }

@@ -48,3 +48,71 @@ impl Patience {
         Poll::Ready(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http_body::Frame;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    struct Answer {
+        patience: Option<Duration>,
+        due: Pin<Box<Sleep>>,
+        given_up: bool,
+    }
+
+    impl Answer {
+        fn new(patience: Option<Duration>, due: Duration) -> Self {
+            Self { patience, due: Box::pin(tokio::time::sleep(due)), given_up: false }
+        }
+    }
+
+    impl Body for Answer {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[b'e'; 1024])))))
+        }
+    }
+
+    impl TimedBody for Answer {
+        fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            self.due.as_mut().poll(cx)
+        }
+
+        fn patience(&self) -> Option<Duration> {
+            self.patience
+        }
+
+        fn give_up(&mut self) {
+            self.given_up = true;
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up() {
+        let mut answer = Answer::new(Some(Duration::from_secs(300)), HOUR);
+        let mut patience = Patience::default();
+        let begun = Instant::now();
+        let early = tokio::time::timeout(Duration::from_secs(299), poll_fn(|cx| patience.poll_lost(&mut answer, cx)));
+        assert!(early.await.is_err());
+        // It took something: the time begins again.
+        patience.renew();
+        poll_fn(|cx| patience.poll_lost(&mut answer, cx)).await;
+        assert_eq!((begun.elapsed().as_secs(), answer.given_up), (599, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_ends_when_its_time_is_up_also_while_nobody_reads() {
+        let mut answer = Answer::new(None, Duration::from_secs(2));
+        let begun = Instant::now();
+        poll_fn(|cx| Patience::default().poll_lost(&mut answer, cx)).await;
+        assert_eq!((begun.elapsed().as_secs(), answer.given_up), (2, false));
+    }
+}

@@ -212,3 +212,56 @@ fn failed(error: &h2::Error) -> AttemptError {
     };
     AttemptError::new(failure, sent, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// SETTINGS with `MAX_CONCURRENT_STREAMS` 10 (RFC 9113 s.6.5).
+    const TEN: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 10];
+
+    /// Our end of a connection, and the peer's.
+    async fn accepted() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let near = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+        (Stream::Clear(near), listener.accept().await.expect("a client").0)
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_are_taken_than_the_settings_allow() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, far) = accepted().await;
+                let told = tokio::task::spawn_local(async move {
+                    let mut far = far;
+                    far.write_all(&TEN).await.expect("the client reads");
+                    far
+                });
+                let connection = H2Connection::start(near, 0, Duration::from_secs(30)).await.expect("SETTINGS came");
+                let _far = told.await.expect("no panic");
+                let taken: Vec<_> = (0..10).map(|_| (connection.has_room(), connection.enter())).collect();
+                assert!(taken.iter().all(|(room, _)| *room));
+                assert!(!connection.has_room(), "an eleventh would be refused");
+                drop(taken);
+                assert!(connection.has_room());
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_no_settings_is_no_endpoint() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, _silent) = accepted().await;
+                let Err(error) = H2Connection::start(near, 0, Duration::from_millis(50)).await else {
+                    panic!("it says nothing");
+                };
+                assert_eq!((error.failure, error.sent), (Failure::UpstreamProtocol, Sent::NoConnection));
+            })
+            .await;
+    }
+}

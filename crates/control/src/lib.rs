@@ -20,6 +20,7 @@ pub mod registry;
 mod saved;
 mod server;
 pub mod status;
+mod text;
 pub mod tracker;
 
 pub use api::parse_duration;

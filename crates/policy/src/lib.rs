@@ -15,6 +15,7 @@ pub mod host;
 mod model;
 pub mod path;
 mod pattern;
+mod read;
 pub mod schema;
 mod scope;
 mod source;

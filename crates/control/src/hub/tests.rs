@@ -3,6 +3,12 @@
 use weft_model::source::SourceFile;
 use weft_xds::type_url;
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use weft_xds::Snapshot;
+
+use super::state::Withdrawn;
 use super::*;
 use crate::node::AgentNode;
 use crate::status::ChangeState;

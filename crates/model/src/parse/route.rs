@@ -34,9 +34,9 @@ const MAX_WEIGHT: u64 = 1_000_000;
 type Subsets = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>;
 
 /// A match and where it is written.
-pub(super) struct PlacedMatch {
-    pub(super) value: RouteMatch,
-    pub(super) span: Span,
+struct PlacedMatch {
+    value: RouteMatch,
+    span: Span,
 }
 
 /// Reads the rules and reports those that can never be chosen.
@@ -71,7 +71,8 @@ pub(super) fn read(field: Field<'_>, protocol: Option<Protocol>, subsets: &Subse
         });
         placed.extend(matches);
     }
-    for dead in shadow::never_chosen(&placed) {
+    let in_order: Vec<&RouteMatch> = placed.iter().map(|placed| &placed.value).collect();
+    for dead in shadow::never_chosen(&in_order) {
         let (first, later) = (&placed[dead.by].span, &placed[dead.what].span);
         let hint = format!("the same match stands at {first} and comes first; change or remove one");
         report.error(code::SHADOWED, later, "this can never be chosen", hint);

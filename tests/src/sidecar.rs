@@ -37,6 +37,10 @@ pub struct Spec {
     pub egress: Option<SocketAddr>,
     /// The app that the sidecar runs itself, program and arguments; empty for none.
     pub command: Vec<String>,
+    /// The `weft` to run; `None` is [`peers::weft`].
+    pub program: Option<PathBuf>,
+    /// What it runs under, a program and its arguments; empty for nothing.
+    pub under: Vec<String>,
 }
 
 impl Spec {
@@ -50,6 +54,8 @@ impl Spec {
             workers: None,
             egress: None,
             command: Vec::new(),
+            program: None,
+            under: Vec::new(),
         }
     }
 
@@ -71,6 +77,13 @@ impl Spec {
     #[must_use]
     pub fn running(mut self, command: &[&str]) -> Self {
         self.command = command.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Under another program, such as a tool that counts what it does.
+    #[must_use]
+    pub fn under(mut self, command: &[String]) -> Self {
+        self.under = command.to_vec();
         self
     }
 
@@ -189,7 +202,8 @@ impl Sidecar {
     fn until_ready(&mut self) {
         let what = format!("{} to be ready", self.name);
         let url = format!("http://{}/ready", self.health);
-        wait::until(&what, wait::SOON, || {
+        let bound = if self.spec.under.is_empty() { wait::SOON } else { wait::SLOW };
+        wait::until(&what, bound, || {
             self.process.assert_running();
             let reply = curl::curl(&[&url]);
             if reply.status == 200 { Ok(()) } else { Err(format!("{} {} {}", reply.status, reply.body, reply.error)) }
@@ -227,5 +241,6 @@ fn spawn(folder: &Path, name: &str, spec: &Spec, args: &[String]) -> Process {
         DataPlane::Weft => String::new(),
     };
     let env: &[(&str, &str)] = if envoy.is_empty() { &[] } else { &[("WEFT_ENVOY", &envoy)] };
-    Process::start(folder, name, peers::weft(), args, env)
+    let program = spec.program.clone().unwrap_or_else(peers::weft);
+    Process::start_under(&spec.under, folder, name, program, args, env)
 }

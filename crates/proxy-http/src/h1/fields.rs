@@ -31,6 +31,26 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// How the lines of a head end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineEnds {
+    Crlf,
+    /// As a reader may take it (RFC 9112 s.2.2).
+    Lf,
+    /// A reader that takes CRLF only sees other fields than one that takes both.
+    Mixed,
+}
+
+/// How the lines of a head end that was read to its end: httparse takes no CR but before an LF.
+pub(super) fn line_ends(head: &[u8]) -> LineEnds {
+    let count = |wanted| head.iter().filter(|&&b| b == wanted).count();
+    match (count(b'\r'), count(b'\n')) {
+        (0, _) => LineEnds::Lf,
+        (carriage_returns, lines) if carriage_returns == lines => LineEnds::Crlf,
+        _ => LineEnds::Mixed,
+    }
+}
+
 /// Where names and values are in a head, so that values can share its bytes.
 pub(super) struct Places(Vec<[usize; 4]>);
 

@@ -6,7 +6,8 @@ use bytes::BytesMut;
 use http::{Method, Request, Uri, Version, header};
 
 use super::fields::{
-    Places, content_length, declared_length, has_option, is_chunked, keeps_alive, put_field, put_fields, size,
+    LineEnds, Places, content_length, declared_length, has_option, is_chunked, keeps_alive, line_ends, put_field,
+    put_fields, size,
 };
 use super::{Asked, Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
 
@@ -32,6 +33,9 @@ pub(crate) fn take_request(read: &mut BytesMut) -> Result<Option<RequestHead>, M
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::HeadTooLarge),
         Err(_) => return Err(Malformed::Head),
     };
+    if line_ends(&read[..length]) == LineEnds::Mixed {
+        return Err(Malformed::LineEnds);
+    }
     let version_11 = parsed.version == Some(1);
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| Malformed::Head)?;
     let target = parsed.path.unwrap_or_default();

@@ -6,7 +6,9 @@ use bytes::BytesMut;
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::SizeHint;
 
-use super::fields::{Places, content_length, declared_length, is_chunked, keeps_alive, put_field, put_fields, size};
+use super::fields::{
+    LineEnds, Places, content_length, declared_length, is_chunked, keeps_alive, line_ends, put_field, put_fields, size,
+};
 use super::{Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
 
 /// A response's head.
@@ -42,6 +44,9 @@ fn take_one(read: &mut BytesMut) -> Result<Option<(Response<()>, bool)>, Malform
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::HeadTooLarge),
         Err(_) => return Err(Malformed::Head),
     };
+    if line_ends(&read[..length]) == LineEnds::Mixed {
+        return Err(Malformed::LineEnds);
+    }
     let version_11 = parsed.version == Some(1);
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Malformed::Head)?;
     let places = Places::of(read, parsed.headers);

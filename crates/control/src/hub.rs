@@ -14,10 +14,11 @@ use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy, ProxyKind};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::{Nack, Node, Snapshot};
 
+use crate::issued::Issued;
 use crate::metrics::Metrics;
 use crate::node::{Introduction, NodeKind, introduce};
 use crate::registry::{Registration, Registry, Touched};
-use crate::status::{FindingStatus, Refusal, RefusedCommit, unix_seconds};
+use crate::status::{FindingStatus, ProxyStatus, Refusal, RefusedCommit, unix_seconds};
 use crate::tracker::{Now, Tracker};
 
 pub(crate) struct Hub {
@@ -26,6 +27,8 @@ pub(crate) struct Hub {
     work: Notify,
     /// The registry differs from what is saved.
     pub(crate) registry_changed: Notify,
+    /// What is known of certificates differs from what is saved.
+    pub(crate) issued_changed: Notify,
     /// Grows whenever a stream settles, opens or closes; whoever waits for that looks at the tracker again.
     progress: watch::Sender<u64>,
     grace: Duration,
@@ -40,6 +43,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) endpoints: EndpointSet,
     pub(crate) tracker: Tracker,
+    /// The certificates that are out.
+    pub(crate) issued: Issued,
     /// The newest commit, when it was refused.
     pub(crate) refused: Option<RefusedCommit>,
     /// Why the repository cannot be read now.
@@ -98,14 +103,15 @@ pub(crate) struct Withdrawn {
 }
 
 impl Hub {
-    pub(crate) fn new(registry: Registry, grace: Duration) -> Arc<Self> {
-        let mut state = State { registry, ..State::default() };
+    pub(crate) fn new(registry: Registry, issued: Issued, grace: Duration) -> Arc<Self> {
+        let mut state = State { registry, issued, ..State::default() };
         let services = state.registry.iter().map(|(_, registration)| registration.service.clone()).collect();
         state.refresh(&services);
         Arc::new(Self {
             state: Mutex::new(state),
             work: Notify::new(),
             registry_changed: Notify::new(),
+            issued_changed: Notify::new(),
             progress: watch::Sender::new(0),
             grace,
             metrics: Metrics::default(),
@@ -438,6 +444,11 @@ impl State {
                 self.endpoints.insert(service.clone(), list);
             }
         }
+    }
+
+    /// Every proxy, and every node whose certificate has run out.
+    pub(crate) fn proxies(&self) -> Vec<ProxyStatus> {
+        self.issued.complete(self.tracker.proxies(), unix_seconds(SystemTime::now()))
     }
 
     /// Endpoints of a service that callers are sent now.

@@ -118,7 +118,7 @@ async fn attempt(
     let headers = std::mem::take(&mut call.headers);
     let address = match upstream.pick(&worker, tried) {
         Ok(address) => address,
-        Err(stop) => return Err((AttemptError::new(stop.failure, Sent::Perhaps, stop.detail), None)),
+        Err(stop) => return Err((AttemptError::new(stop.failure, Sent::Nowhere, stop.detail), None)),
     };
     let pool = worker.pools.endpoint(&upstream.cluster, address);
     let active = pool.enter();
@@ -167,7 +167,7 @@ fn permits(retry: &RetryPolicy, sent: Sent) -> bool {
     match sent {
         Sent::NoConnection => retry.on.connect_failure,
         Sent::NotProcessed => retry.on.refused_stream || retry.on.reset_before_request,
-        Sent::Perhaps => false,
+        Sent::Nowhere | Sent::Perhaps => false,
     }
 }
 

@@ -14,6 +14,7 @@ mod h1;
 mod h2_stream;
 mod headers;
 mod heads;
+mod identity;
 mod listen;
 mod log_line;
 mod request;

@@ -4,6 +4,7 @@ use weft_model::source::SourceFile;
 use weft_xds::type_url;
 
 use super::*;
+use crate::issued::Issued;
 use crate::node::AgentNode;
 use crate::status::ChangeState;
 
@@ -38,7 +39,7 @@ async fn commit(hub: &Arc<Hub>, id: &str, services: &str) -> bool {
 }
 
 async fn hub() -> Arc<Hub> {
-    let hub = Hub::new(Registry::default(), Duration::from_secs(30));
+    let hub = Hub::new(Registry::default(), Issued::default(), Duration::from_secs(30));
     assert!(commit(&hub, "c1", SERVICES).await);
     hub
 }
@@ -236,7 +237,7 @@ async fn the_trust_domain_cannot_change() {
 
 #[tokio::test]
 async fn nobody_gets_in_before_the_first_commit_or_without_a_service() {
-    let empty = Hub::new(Registry::default(), Duration::from_secs(30));
+    let empty = Hub::new(Registry::default(), Issued::default(), Duration::from_secs(30));
     let peer = |name: &str| Some(format!("spiffe://t.internal/ns/prod/sa/{name}").parse().expect("legal"));
     let refused = empty.open(peer("web"), &agent("prod/web", "a", 1, true).to_node()).err().expect("nothing to serve");
     assert_eq!(refused.code(), tonic::Code::Unavailable);

@@ -16,6 +16,7 @@ use weft_telemetry::Failure;
 
 use super::{AttemptError, Sent};
 use crate::config::Cluster;
+use crate::identity;
 
 /// What one read of a TLS connection takes from the socket, at most. rustls itself reads 4 KiB at a time, a quarter of a record.
 pub(crate) const TLS_READ_AHEAD: usize = 32 * 1024;
@@ -56,7 +57,8 @@ pub(crate) async fn connect(
             .connect(name, BufReader::with_capacity(TLS_READ_AHEAD, tcp))
             .await
             .map_err(|error| {
-                failed(Failure::TlsFailed, format!("{address}: {}", weft_identity::tls::explain(&error)))
+                let (peer, why) = (&tls.expected_id, weft_identity::tls::explain(&error));
+                failed(identity::handshake(&error), format!("{address} ({peer}): {why}"))
             })?;
         Ok(Stream::Tls(Box::new(stream)))
     };

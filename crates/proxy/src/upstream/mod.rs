@@ -31,6 +31,8 @@ pub(crate) struct AttemptError {
 /// What is proven about a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
+    /// Nothing can be sent by this process now, whoever the endpoint is.
+    Nowhere,
     /// No connection was there to send it on.
     NoConnection,
     /// A connection was there; not a byte of the request was sent, or the peer said that it did not process it.

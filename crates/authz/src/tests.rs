@@ -1,6 +1,6 @@
 //! The service as Envoy meets it: over gRPC, on a loopback connection.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
@@ -10,47 +10,16 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckResponse, DeniedHttpResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::transport::Channel;
-use weft_model::intent::{Defaults, Endpoints, Mesh, PolicyFile, Protocol, Service};
-use weft_model::{Intent, ServiceName, Span};
+use weft_policy::testing;
 
 use super::*;
 
 const WEB: &str = "spiffe://acme.internal/ns/prod/sa/web";
 
 fn engine(policies: &str) -> Arc<Engine> {
-    let span = Span { file: "mesh.yaml".into(), line: 1, column: 1 };
-    let service = |name: &str| {
-        let name: ServiceName = name.parse().expect("a service name");
-        let service = Service {
-            name: name.clone(),
-            attributes: BTreeMap::new(),
-            port: 8080,
-            protocol: Protocol::Http,
-            endpoints: Endpoints::Registry,
-            subsets: BTreeMap::new(),
-            access: Vec::new(),
-            routes: Vec::new(),
-            span: span.clone(),
-            access_span: span.clone(),
-        };
-        (name, service)
-    };
-    let second = std::time::Duration::from_secs(1);
-    let intent = Intent {
-        mesh: Mesh {
-            name: "acme".into(),
-            trust_domain: "acme.internal".parse().expect("legal"),
-            attributes: BTreeMap::new(),
-            defaults: Defaults { timeout: second, svid_ttl: second },
-            span: span.clone(),
-        },
-        services: [service("prod/web"), service("prod/board")].into(),
-        roles: BTreeMap::new(),
-        policies: vec![PolicyFile { path: "policies/x.cedar".into(), text: policies.into() }],
-        local: Vec::new(),
-    };
-    let model = weft_policy::compile(&intent, "c0ffee").expect("good policies");
-    Arc::new(Engine::new(&model.bundle_for(&"prod/board".parse().expect("legal"))).expect("an engine"))
+    let mut intent = testing::intent(&["prod/web", "prod/board"]);
+    testing::policies(&mut intent, policies);
+    Arc::new(testing::engine(&intent, "prod/board"))
 }
 
 /// A client of a server that decides with `source`, on a free port.

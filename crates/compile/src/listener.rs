@@ -22,29 +22,24 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode, tcp_proxy};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
-use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent, StatusCode};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent};
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weft_model::TrustDomain;
 use weft_model::intent::{Protocol, Service};
 use weft_xds::{Resource, type_url};
 
-use crate::access_log::{self, HTTP_AUTHZ, Hop, TCP_AUTHZ};
+use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
+use crate::hop::{EGRESS, Hop, INGRESS};
+use crate::local_reply::NO_DECISION;
 use crate::pb::{ads, agent_service, any, boolean, duration, socket_address, uint32};
 use crate::{Proxy, headers, local_reply, names, route, tls, wire};
-
-/// Name of the listener that the app calls, and of its route configuration.
-pub const EGRESS: &str = "egress";
-/// Name of the listener that other sidecars call.
-pub const INGRESS: &str = "ingress";
 
 /// Envoy's question to its agent next door, which answers from memory within a millisecond. Envoy's own 200 ms are less than a busy
 /// machine may take to run the agent at all (two cores under a load of ten: just over a second), and each such pause would fail
 /// calls; after five seconds the agent is rather stuck than slow. An agent that is gone is told at once. It is far below the 15 s
 /// that a route allows, so that the caller is told the cause and not that its time ran out.
 const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
-/// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
-pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 /// What a TCP caller may send while the app is being connected to.
 const EARLY_DATA_BYTES: u32 = 64 * 1024;

@@ -14,9 +14,12 @@ use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::H
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::StatusCode;
 
-use crate::access_log::Hop;
+use crate::hop::Hop;
 use crate::pb::text;
-use crate::{headers, listener, wire};
+use crate::{headers, wire};
+
+/// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
+pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 const PROBLEM: &str = "application/problem+json";
 
@@ -59,7 +62,7 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
     // Only the ingress asks.
     let undecided = (hop == Hop::Ingress).then(|| {
         let body = problem("no_decision", "policy", "Nobody could be asked whether the call is allowed");
-        mapper(both(flag("UAEX"), status(listener::NO_DECISION)), body)
+        mapper(both(flag("UAEX"), status(NO_DECISION)), body)
     });
     let denied = mapper(flag("UAEX"), as_given(PROBLEM));
     let grpc = mapper(grpc_call(), as_given(""));

@@ -17,8 +17,9 @@ use support::agent::Agent;
 use support::client::{Answer, echo, get, open, request};
 use support::envoy::{Sidecar, find, find_within};
 use support::pki::Ca;
-use support::{app, endpoint, free, name, refusing};
+use support::{app, free, refusing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_compile::testing::{endpoint, name};
 use weft_compile::{EndpointSet, Proxy, ProxyKind};
 
 const MESH: &str = include_str!("mesh.yaml");

@@ -22,6 +22,7 @@ use weft_compile::CompiledMesh;
 use weft_model::SpiffeId;
 use weft_xds::{Nack, Node};
 
+use crate::issued::Issued;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::status::{FindingStatus, Refusal, unix_seconds};
@@ -38,6 +39,8 @@ pub(crate) struct Hub {
     work: Notify,
     /// The registry differs from what is saved.
     pub(crate) registry_changed: Notify,
+    /// What is known of certificates differs from what is saved.
+    pub(crate) issued_changed: Notify,
     /// Grows whenever a stream settles, opens or closes; whoever waits for that looks at the tracker again.
     progress: watch::Sender<u64>,
     grace: Duration,
@@ -45,11 +48,12 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(registry: Registry, grace: Duration) -> Arc<Self> {
+    pub(crate) fn new(registry: Registry, issued: Issued, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State::new(registry)),
+            state: Mutex::new(State::new(registry, issued)),
             work: Notify::new(),
             registry_changed: Notify::new(),
+            issued_changed: Notify::new(),
             progress: watch::Sender::new(0),
             grace,
             metrics: Metrics::default(),

@@ -13,6 +13,7 @@ mod directory;
 mod engines;
 pub mod git;
 mod hub;
+mod issued;
 mod metrics;
 pub mod node;
 mod registrar;

@@ -24,6 +24,7 @@ use crate::change;
 use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
 use crate::hub::Hub;
+use crate::issued::Issued;
 use crate::registrar::MeshRegistrar;
 use crate::registry::Registry;
 use crate::saved::Saved;
@@ -112,7 +113,11 @@ impl ControlPlane {
             .map_err(|source| ControlError::AdminToken { file: admin::path(&config.state), source })?;
         let http = listen(config.http, "the API and the dashboard").await?;
         let saved = Saved::new(&config.state);
-        let hub = Hub::new(Registry::restore(saved.endpoints(), started), config.grace);
+        let hub = Hub::new(
+            Registry::restore(saved.endpoints(), started),
+            Issued::restore(saved.certificates()),
+            config.grace,
+        );
         let tokens = Arc::new(Tokens::default());
 
         let http_address = local_address(&http, config.http);
@@ -120,6 +125,7 @@ impl ControlPlane {
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
         tokio::spawn(saved.clone().follow_endpoints(hub.clone()));
+        tokio::spawn(saved.clone().follow_certificates(hub.clone()));
 
         let good = saved.commit();
         if let Some(good) = &good {

@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
     use crate::engine::CallRequest;
-    use crate::pattern::tests::matches_by_the_letter;
     use crate::testing;
+    use crate::testing::matches_by_the_letter;
 
     fn any_caller() -> impl Strategy<Value = Caller> {
         prop_oneof![

@@ -20,8 +20,8 @@ pub mod schema;
 mod scope;
 mod source;
 mod split;
-#[cfg(test)]
-mod testing;
+#[doc(hidden)]
+pub mod testing;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;

@@ -190,21 +190,8 @@ fn node<const N: usize>(operator: &str, operands: [(&str, Value); N]) -> Value {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// What a pattern means, by the letter: segment by segment.
-    pub(crate) fn matches_by_the_letter(pattern: &str, path: &str) -> bool {
-        let pattern: Vec<&str> = pattern[1..].split('/').collect();
-        let Some(path) = path.strip_prefix('/') else { return pattern == ["**"] };
-        let path: Vec<&str> = path.split('/').collect();
-        let (head, open) = match pattern.split_last() {
-            Some((&"**", head)) => (head, true),
-            _ => (&pattern[..], false),
-        };
-        let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
-        enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
-    }
 
     /// Three thousand patterns of sixteen wildcards took the check of a commit minutes, when each wildcard was a comparison.
     #[test]

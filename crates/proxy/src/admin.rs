@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use weft_identity::LiveIdentity;
+use weft_identity::{LiveIdentity, OwnFault};
 use weft_proxy_config::{Config, ListenerKind};
 
 use crate::handle::ProxyHandle;
@@ -72,7 +72,7 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
         (&Method::GET, "/clusters") if admin => document(&clusters(&proxy.shared.config.load())),
         (&Method::GET, "/certs") if admin => document(&certificates(&proxy.shared.identity)),
         (&Method::GET, "/server_info") if admin => document(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy), "revision": &*proxy.revision(),
+            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy).0, "revision": &*proxy.revision(),
         })),
         (&Method::POST, "/drain_listeners") if admin => {
             let proxy = proxy.clone();
@@ -95,7 +95,7 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
 }
 
 const HELP: &str =
-    "GET  /ready               200 when there is an identity and a configuration, and the app takes connections
+    "GET  /ready               200 when there is an identity that is valid now and a configuration, and the app takes connections
 GET  /config_dump         listeners, routes and policy in force
 GET  /clusters            clusters and their endpoints
 GET  /certs               own certificate and trust bundle
@@ -104,20 +104,24 @@ GET  /server_info         version, state and commit
 POST /drain_listeners     stop accepting, finish what is under way
 ";
 
-fn state(proxy: &ProxyHandle) -> &'static str {
-    if proxy.is_draining() {
-        "DRAINING"
-    } else if proxy.is_app_gone() {
-        "APP_UNREACHABLE"
-    } else if proxy.is_ready() {
-        "LIVE"
-    } else {
-        "INITIALIZING"
-    }
+/// One word, and a sentence where the word is not enough.
+fn state(proxy: &ProxyHandle) -> (String, Option<OwnFault>) {
+    let fault = proxy.shared.identity.fault();
+    let word = match &fault {
+        _ if proxy.is_draining() => "DRAINING".to_owned(),
+        Some(OwnFault::Missing) => "INITIALIZING".to_owned(),
+        Some(fault) => fault.cause().to_ascii_uppercase(),
+        None if proxy.is_app_gone() => "APP_UNREACHABLE".to_owned(),
+        None if proxy.is_ready() => "LIVE".to_owned(),
+        None => "INITIALIZING".to_owned(),
+    };
+    (word, fault)
 }
 
 fn ready(proxy: &ProxyHandle) -> Response<Full<Bytes>> {
-    let mut response = text("text/plain", format!("{}\n", state(proxy)));
+    let (word, fault) = state(proxy);
+    let why = fault.map(|fault| format!("{fault}\n")).unwrap_or_default();
+    let mut response = text("text/plain", format!("{word}\n{why}"));
     if !proxy.is_ready() || proxy.is_app_gone() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }

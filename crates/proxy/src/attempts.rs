@@ -100,7 +100,7 @@ fn permits(policy: &RetryPolicy, sent: Sent) -> bool {
     match sent {
         Sent::NoConnection => policy.on.connect_failure,
         Sent::NotProcessed => policy.on.refused_stream || policy.on.reset_before_request,
-        Sent::Perhaps => false,
+        Sent::Nowhere | Sent::Perhaps => false,
     }
 }
 

@@ -38,9 +38,10 @@ impl ProxyHandle {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Whether [`ready`](Self::ready) would return at once.
+    /// Whether requests are taken and can be sent: it has been [`ready`](Self::ready), no drain has begun, and the identity is of use
+    /// now.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow() && self.shared.identity.id().is_some() && !self.is_draining()
+        *self.ready.borrow() && self.shared.identity.fault().is_none() && !self.is_draining()
     }
 
     /// Whether a drain has begun.

@@ -14,6 +14,7 @@ mod deadline;
 mod exchange;
 mod forward;
 mod handle;
+mod identity;
 mod listen;
 mod log_line;
 mod record;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy};
@@ -10,9 +10,10 @@ use weft_model::ServiceName;
 use weft_xds::Snapshot;
 
 use super::dirty::Dirty;
+use crate::issued::Issued;
 use crate::node::Introduction;
 use crate::registry::{Registration, Registry, Touched};
-use crate::status::{FindingStatus, RefusedCommit, unix_seconds};
+use crate::status::{FindingStatus, ProxyStatus, RefusedCommit, unix_seconds};
 use crate::tracker::{Now, Tracker};
 
 #[derive(Default)]
@@ -23,6 +24,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(super) endpoints: EndpointSet,
     pub(crate) tracker: Tracker,
+    /// The certificates that are out.
+    pub(crate) issued: Issued,
     /// The newest commit, when it was refused.
     pub(crate) refused: Option<RefusedCommit>,
     /// Why the repository cannot be read now.
@@ -54,8 +57,8 @@ pub(crate) struct Withdrawn {
 
 impl State {
     /// Nobody listens yet; these endpoints are known.
-    pub(super) fn new(registry: Registry) -> Self {
-        let mut state = Self { registry, ..Self::default() };
+    pub(super) fn new(registry: Registry, issued: Issued) -> Self {
+        let mut state = Self { registry, issued, ..Self::default() };
         let services = state.registry.iter().map(|(_, registration)| registration.service.clone()).collect();
         state.refresh(&services);
         state
@@ -94,6 +97,11 @@ impl State {
             findings: findings.clone(),
         });
         self.tracker.refuse(commit.into(), subject, findings, took, now);
+    }
+
+    /// Every proxy, and every node whose certificate has run out.
+    pub(crate) fn proxies(&self) -> Vec<ProxyStatus> {
+        self.issued.complete(self.tracker.proxies(), unix_seconds(SystemTime::now()))
     }
 
     /// Endpoints of a service that callers are sent now.

@@ -129,6 +129,7 @@ impl ProxyState {
             service: facts.service.to_string(),
             identity: facts.identity.to_string(),
             certificate_expires: facts.certificate_expires,
+            cause: None,
             data_plane: facts.data_plane.to_string(),
             labels: facts.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
             ingress: facts.ingress.map(|address| address.to_string()),

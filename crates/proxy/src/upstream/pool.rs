@@ -17,6 +17,7 @@ use weft_proxy_http::{AttemptError, Sent, Stream};
 use weft_telemetry::Failure;
 
 use super::connect::connect;
+use crate::identity;
 
 /// Idle connections to an app that a worker keeps.
 const IDLE_MAX: usize = 256;
@@ -140,6 +141,12 @@ impl EndpointPool {
 
     /// A new connection for bytes in both directions.
     pub(crate) async fn dial(&self) -> Result<Stream, AttemptError> {
+        if self.tls.is_some()
+            && let Some(fault) = self.identity.fault()
+        {
+            // The endpoint is not to blame: nothing is remembered against it.
+            return Err(AttemptError::new(identity::own(&fault), Sent::Nowhere, fault));
+        }
         self.remember(connect(&self.cluster, self.address, self.tls.as_ref()).await)
     }
 

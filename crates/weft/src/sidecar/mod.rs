@@ -179,6 +179,7 @@ async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
     let config = IdentityConfig {
         server: args.server.clone(),
         service: args.service.clone(),
+        node_id: place.node(args).id(),
         join_token,
         state_dir: place.state.clone(),
     };
@@ -194,7 +195,11 @@ fn configure(args: &Args, place: &place::Place, identity: &Identity, plane: &Pla
     let (server, live) = (args.server.clone(), identity.live().clone());
     let connect = move || {
         let (server, live) = (server.clone(), live.clone());
-        async move { weft_identity::connect(&server, &live).await }
+        async move {
+            // With an expired identity there is nobody to connect as; the renewal has told of it.
+            live.unexpired().await;
+            weft_identity::connect(&server, &live).await
+        }
     };
     let client = Client::new(nodes, Some(place.state.join("xds-cache")), connect);
     match plane {

@@ -3,18 +3,19 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::tool;
 
 /// Whether valgrind can be used here.
 ///
 /// # Errors
 /// When it cannot, with what to do.
 pub(crate) fn ready() -> Result<()> {
-    for tool in ["valgrind", "vgdb"] {
-        let found = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        found.map_err(|error| anyhow!("{tool} cannot run ({error}): `scripts/setup bench` installs it"))?;
+    for program in ["valgrind", "vgdb"] {
+        tool::output(Command::new(program).arg("--help"))?;
     }
     Ok(())
 }
@@ -69,7 +70,7 @@ fn dump(folder: &Path, pid: u32) -> Result<u64> {
 
 /// A command for the valgrind of a process; returns when it is done.
 fn tell(pid: u32, command: &[&str]) -> Result<()> {
-    let output = Command::new("vgdb").arg(format!("--pid={pid}")).args(command).output().context("running vgdb")?;
+    let output = tool::output(Command::new("vgdb").arg(format!("--pid={pid}")).args(command))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "vgdb {}: {}", command.join(" "), said.trim());
     Ok(())

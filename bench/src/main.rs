@@ -18,6 +18,7 @@ mod spread;
 mod strace;
 mod subject;
 mod table;
+mod tool;
 mod weft;
 mod wrk;
 

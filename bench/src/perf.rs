@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+
+use crate::tool;
 
 /// User space only: what the kernel does for a process depends on the machine.
 const EVENT: &str = "instructions:u";
@@ -13,10 +15,7 @@ const EVENT: &str = "instructions:u";
 /// # Errors
 /// When it does not, with why.
 pub(crate) fn ready() -> Result<()> {
-    let output = Command::new("perf")
-        .args(["stat", "-x", ",", "-e", EVENT, "true"])
-        .output()
-        .map_err(|error| anyhow!("perf cannot run ({error}): `scripts/setup bench` installs it"))?;
+    let output = tool::output(Command::new("perf").args(["stat", "-x", ",", "-e", EVENT, "true"]))?;
     total(&String::from_utf8_lossy(&output.stderr)).map(|_| ())
 }
 

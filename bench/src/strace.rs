@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::tool;
 
 /// How long strace may take to attach, or to let go and write.
 const BOUND: Duration = Duration::from_secs(30);
@@ -17,8 +19,7 @@ const BOUND: Duration = Duration::from_secs(30);
 /// # Errors
 /// When it cannot, with what to do.
 pub(crate) fn ready() -> Result<()> {
-    let found = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    found.map(|_| ()).map_err(|error| anyhow!("strace cannot run ({error}): `scripts/setup bench` installs it"))
+    tool::output(Command::new("strace").arg("-V")).map(|_| ())
 }
 
 /// The number of system calls of all threads of `pids` while `load` runs.

@@ -40,7 +40,8 @@ pub use tls::{ClientAuth, PeerMatch};
 pub use token::{JoinToken, JoinTokens, TokenError};
 
 /// The messages and the gRPC service of `proto/weft/v1/identity.proto`.
+///
+/// Generated, and in the repository: a compiler for it would be a tenth of the whole build. `tests/generated.rs` keeps it true.
+#[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub)]
-pub mod proto {
-    tonic::include_proto!("weft.v1");
-}
+pub mod proto;

@@ -11,6 +11,7 @@ pub mod bootstrap;
 mod cluster;
 mod endpoint;
 pub mod headers;
+mod limits;
 mod listener;
 mod local_reply;
 mod mesh;

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substit
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::LocalReplyConfig;
 use envoy_types::pb::google::protobuf::value::Kind;
 
-use super::strict::{Path, Refused};
+use super::strict::{Path, Refused, uint32};
 
 /// The body that stands already.
 const AS_GIVEN: &str = "%LOCAL_REPLY_BODY%";
@@ -28,6 +28,9 @@ pub(crate) fn check(given: Option<LocalReplyConfig>, at: &Path<'_>) -> Result<()
     for (index, mut mapper) in take(&mut given.mappers).into_iter().enumerate() {
         let at = &at_mappers.index(index);
         mapper.filter = None; // which problem stands for what
+        if uint32(mapper.status_code.take()).is_some_and(|status| status != 502) {
+            return Err(at.field("status_code").refuse("only 502, for what the app broke, is supported by this proxy"));
+        }
         if let Some(body) = mapper.body_format_override.take() {
             format(body, &at.field("body_format_override"))?;
         }

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckResponse, DeniedHttpResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::transport::Channel;
+use weft_model::intent::EscapedSlashes;
 use weft_policy::testing;
 
 use super::*;
@@ -17,8 +18,15 @@ use super::*;
 const WEB: &str = "spiffe://acme.internal/ns/prod/sa/web";
 
 fn engine(policies: &str) -> Arc<Engine> {
+    engine_with(policies, EscapedSlashes::Reject)
+}
+
+fn engine_with(policies: &str, escaped_slashes: EscapedSlashes) -> Arc<Engine> {
     let mut intent = testing::intent(&["prod/web", "prod/board"]);
     testing::policies(&mut intent, policies);
+    for service in intent.services.values_mut() {
+        service.paths = weft_model::intent::Paths { escaped_slashes };
+    }
     Arc::new(testing::engine(&intent, "prod/board"))
 }
 
@@ -155,6 +163,28 @@ async fn a_path_that_two_readers_take_differently_is_a_bad_request() {
 }
 
 #[tokio::test]
+async fn where_encoded_slashes_are_kept_what_could_be_meant_by_them_is_refused_or_forbidden() {
+    let policies = "permit(principal, action, resource);
+        forbid(principal, action, resource) when { context.path like \"/admin/*\" };";
+    let engine = engine_with(policies, EscapedSlashes::Keep);
+    let mut client = client(move |_: Option<&SpiffeId>| Some(engine.clone())).await;
+    let lower = ask(&mut client, check(WEB, get("/repos/a%2fb/files"))).await;
+    assert!(is_allowed(&lower));
+    let Some(HttpResponse::OkResponse(ok)) = &lower.http_response else { panic!("{lower:?}") };
+    let path = ok.headers.iter().filter_map(|option| option.header.as_ref()).find(|header| header.key == ":path");
+    assert_eq!(path.map(|header| &*header.value), Some("/repos/a%2Fb/files"), "the app gets what was decided on");
+    for path in ["/a%2F..%2Fadmin/x", "/a%5Cb", "/a\\b"] {
+        let response = ask(&mut client, check(WEB, get(path))).await;
+        assert_eq!(denial(&response).status.as_ref().expect("a status").code, 400, "{path}");
+    }
+    for path in ["/admin%2Fx", "/admin%2fx", "/admin%2F%2Fx", "/%2Fadmin%2Fx"] {
+        let response = ask(&mut client, check(WEB, get(path))).await;
+        assert_eq!(denial(&response).status.as_ref().expect("a status").code, 403, "{path}");
+        assert_eq!(metadata(&response, "policy"), "policies/x.cedar:2", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn callers_without_an_identity_are_denied() {
     let mut client = client(board("permit(principal, action, resource);")).await;
     for principal in ["", "CN=web", "web.prod", "spiffe://acme.internal", "spiffe://other.org/ns/prod/sa/web"] {
@@ -233,7 +263,7 @@ fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
     let decide = |path: &str| {
         let check = check(WEB, get(path));
         let engine = in_force.lock().expect("not poisoned").clone();
-        authz.decide(&Call::read(&check), Some(&engine))
+        authz.decide(&Call::read(&check, EscapedSlashes::Reject), Some(&engine))
     };
     // The sentence of a denial by default is made anew by each evaluation.
     let first = decide("/other");

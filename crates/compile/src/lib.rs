@@ -12,6 +12,7 @@ mod cluster;
 mod endpoint;
 pub mod headers;
 mod hop;
+mod limits;
 mod listener;
 mod local_reply;
 mod mesh;

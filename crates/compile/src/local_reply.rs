@@ -15,13 +15,16 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use envoy_types::pb::envoy::r#type::v3::StatusCode;
 
 use crate::hop::Hop;
-use crate::pb::text;
+use crate::pb::{text, uint32};
 use crate::{headers, wire};
 
 /// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
 pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 const PROBLEM: &str = "application/problem+json";
+
+/// The last status of those that say success (RFC 9110 s.15.3).
+const LAST_SUCCESS: u32 = 299;
 
 /// Envoy's response flag, and what it means: cause, layer, title.
 type Meaning = (&'static str, &'static str, &'static str, &'static str);
@@ -62,7 +65,13 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
     // Only the ingress asks.
     let undecided = (hop == Hop::Ingress).then(|| {
         let body = problem("no_decision", "policy", "Nobody could be asked whether the call is allowed");
-        mapper(both(flag("UAEX"), status(NO_DECISION)), body)
+        mapper(both(flag("UAEX"), status(Op::Eq, NO_DECISION as u32)), body)
+    });
+    // An app that answers a WebSocket with a success. Envoy says that success itself then, which the caller's Envoy takes for an open
+    // one (RFC 8441 s.4). No other reply of its own is a success.
+    let no_websocket = (hop == Hop::Ingress).then(|| wire::ResponseMapper {
+        status_code: uint32(StatusCode::BadGateway as u32),
+        ..mapper(status(Op::Le, LAST_SUCCESS), problem("app_protocol", "app", "The app broke the HTTP protocol"))
     });
     let denied = mapper(flag("UAEX"), as_given(PROBLEM));
     let grpc = mapper(grpc_call(), as_given(""));
@@ -73,14 +82,26 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
         if hop == Hop::Ingress && name == UNREACHABLE { telling_untouched(mapper) } else { mapper }
     });
     wire::LocalReplyConfig {
-        mappers: grpc_untouched.into_iter().chain([grpc]).chain(undecided).chain([denied]).chain(by_flag).collect(),
+        mappers: no_websocket
+            .into_iter()
+            .chain(grpc_untouched)
+            .chain([grpc])
+            .chain(undecided)
+            .chain([denied])
+            .chain(by_flag)
+            .collect(),
         body_format: Some(problem("bad_request", "client", "The request cannot be served")),
     }
 }
 
 fn mapper(filter: FilterSpecifier, body: wire::SubstitutionFormat) -> wire::ResponseMapper {
     let filter = AccessLogFilter { filter_specifier: Some(filter) };
-    wire::ResponseMapper { filter: Some(filter), body_format_override: Some(body), headers_to_add: Vec::new() }
+    wire::ResponseMapper {
+        filter: Some(filter),
+        status_code: None,
+        body_format_override: Some(body),
+        headers_to_add: Vec::new(),
+    }
 }
 
 /// Tells the caller's sidecar that no app began to work on the request.
@@ -103,10 +124,10 @@ fn both(one: FilterSpecifier, other: FilterSpecifier) -> FilterSpecifier {
     FilterSpecifier::AndFilter(AndFilter { filters })
 }
 
-fn status(code: StatusCode) -> FilterSpecifier {
+fn status(op: Op, code: u32) -> FilterSpecifier {
     // A value of Envoy's runtime, which nobody sets, would come before the default.
-    let value = RuntimeUInt32 { default_value: code as u32, runtime_key: "weft.local_reply".to_owned() };
-    let comparison = Some(ComparisonFilter { op: Op::Eq.into(), value: Some(value) });
+    let value = RuntimeUInt32 { default_value: code, runtime_key: "weft.local_reply".to_owned() };
+    let comparison = Some(ComparisonFilter { op: op.into(), value: Some(value) });
     FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison })
 }
 

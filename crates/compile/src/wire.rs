@@ -49,6 +49,9 @@ pub(crate) struct ResponseMapper {
     /// When it applies.
     #[prost(message, optional, tag = "1")]
     pub(crate) filter: Option<AccessLogFilter>,
+    /// Its status, instead of the one that it would have.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) status_code: Option<UInt32Value>,
     /// Body of the reply.
     #[prost(message, optional, tag = "4")]
     pub(crate) body_format_override: Option<SubstitutionFormat>,

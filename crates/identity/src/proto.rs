@@ -10,12 +10,18 @@ pub struct AttestRequest {
     /// PKCS#10 in DER, ECDSA P-256. Only its public key is used; every name in it is ignored.
     #[prost(bytes = "vec", tag = "3")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+    /// Node.id of the workload's xDS streams. Optional: it is only shown, beside when the certificate runs out.
+    #[prost(string, tag = "4")]
+    pub node_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
     /// As in AttestRequest.
     #[prost(bytes = "vec", tag = "1")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+    /// As in AttestRequest.
+    #[prost(string, tag = "2")]
+    pub node_id: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SvidResponse {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::intent::{
-    AccessRule, Allow, Caller, Defaults, Endpoints, Intent, Mesh, PolicyFile, Protocol, Role, Service,
+    AccessRule, Allow, App, Caller, Defaults, Endpoints, Intent, Mesh, Paths, PolicyFile, Protocol, Role, Service,
 };
 use weft_model::{ServiceName, Span, SpiffeId};
 
@@ -48,6 +48,8 @@ pub fn service(text: &str) -> Service {
         routes: Vec::new(),
         span: span(&file, 1),
         access_span: span(&file, 10),
+        app: App::default(),
+        paths: Paths::default(),
     }
 }
 

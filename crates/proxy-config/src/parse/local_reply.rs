@@ -15,7 +15,7 @@ use envoy_types::pb::google::protobuf::value::Kind;
 
 use weft_proxy_http::headers::X_WEFT_UNTOUCHED;
 
-use super::strict::{Path, Refused};
+use super::strict::{Path, Refused, uint32};
 
 /// The body that stands already.
 const AS_GIVEN: &str = "%LOCAL_REPLY_BODY%";
@@ -32,6 +32,9 @@ pub(crate) fn check(given: Option<LocalReplyConfig>, at: &Path<'_>) -> Result<()
     for (index, mut mapper) in take(&mut given.mappers).into_iter().enumerate() {
         let at = &at_mappers.index(index);
         mapper.filter = None; // which problem stands for what
+        if uint32(mapper.status_code.take()).is_some_and(|status| status != 502) {
+            return Err(at.field("status_code").refuse("only 502, for what the app broke, is supported by this proxy"));
+        }
         if let Some(body) = mapper.body_format_override.take() {
             format(body, &at.field("body_format_override"))?;
         }

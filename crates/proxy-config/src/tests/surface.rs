@@ -62,7 +62,8 @@ fn cluster() {
         let entry = [bytes(1, kind.as_bytes()), any(2, kind, &[&explicit, extra].concat())].concat();
         [base.clone(), bytes(36, &entry)].concat()
     };
-    assert_eq!(accepted(type_url::CLUSTER, "c", http), [0_u32; 0]);
+    // common_http_protocol_options
+    assert_eq!(accepted(type_url::CLUSTER, "c", http), [1]);
 }
 
 #[test]
@@ -180,9 +181,8 @@ fn listener_and_tls() {
 
 #[test]
 fn filters() {
-    // codec_type, http_protocol_options (empty), use_remote_address (false), preserve_external_request_id,
-    // common_http_protocol_options (empty)
-    assert_eq!(Parts::of("prod/web", "egress").in_filter(0), [1, 8, 14, 32, 35]);
+    // codec_type, use_remote_address (false), preserve_external_request_id
+    assert_eq!(Parts::of("prod/web", "egress").in_filter(0), [1, 14, 32]);
     // include_peer_certificate
     assert_eq!(Parts::of("prod/db", "ingress").in_filter(0), [4]);
     // idle_timeout

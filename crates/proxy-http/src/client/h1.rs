@@ -32,6 +32,9 @@ const READ_MIN: usize = 8 * 1024;
 /// And at most, while the reads come back full.
 const READ_MAX: usize = 64 * 1024;
 
+/// The app's clock began to run before ours, and a request takes its time to get there.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
 /// One connection, free for a request.
 pub struct H1Connection {
     stream: Rc<RefCell<Stream>>,
@@ -44,6 +47,8 @@ pub struct H1Connection {
     pub used: bool,
     /// Whether it can carry another one after this.
     reusable: bool,
+    /// How long it may wait for one, as the app said with its last response.
+    kept_for: Option<Duration>,
     idle_since: Instant,
 }
 
@@ -58,6 +63,7 @@ impl H1Connection {
             upload: None,
             used: false,
             reusable: false,
+            kept_for: None,
             idle_since: Instant::now(),
         }
     }
@@ -70,9 +76,10 @@ impl H1Connection {
         Pin::new(&mut *stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    /// Whether it has been waiting for longer than that.
-    pub fn is_idle_for(&self, bound: Duration) -> bool {
-        self.idle_since.elapsed() > bound
+    /// Whether it has been waiting for longer than `bound`, or for as long as the app keeps it.
+    pub fn is_stale(&self, bound: Option<Duration>) -> bool {
+        let bound = bound.into_iter().chain(self.kept_for.map(safe_wait)).min();
+        bound.is_some_and(|bound| self.idle_since.elapsed() >= bound)
     }
 
     /// Sends a request and waits for the head of its response. The head of the request comes back with an error: whether it may
@@ -83,9 +90,10 @@ impl H1Connection {
         mut body: RequestBody,
     ) -> Result<Response<H1Body>, (AttemptError, Request<()>)> {
         match self.exchange(&head, &mut body).await {
-            Ok(ResponseHead { response, body, reusable }) => {
+            Ok(ResponseHead { response, body, reusable, kept_for }) => {
                 self.used = true;
                 self.reusable = reusable;
+                self.kept_for = kept_for;
                 Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
             }
             Err(error) => Err((error, head)),
@@ -168,6 +176,12 @@ impl H1Connection {
     fn has_sent_all(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.outcome(None) == Some(Outcome::Whole))
     }
+}
+
+/// How long a connection can be used that the app keeps for `timeout`. A request on one that is being closed fails, and one that is not
+/// idempotent is not sent again.
+fn safe_wait(timeout: Duration) -> Duration {
+    timeout - KEEP_ALIVE_MARGIN.min(timeout / 2)
 }
 
 fn closed(sent: Sent, error: &io::Error) -> AttemptError {

@@ -1,13 +1,15 @@
 //! Heads of responses (RFC 9112 s.4).
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::SizeHint;
 
 use super::fields::{
-    LineEnds, Places, content_length, declared_length, is_chunked, keeps_alive, line_ends, put_field, put_fields, size,
+    LineEnds, Places, content_length, declared_length, is_chunked, keep_alive_timeout, keeps_alive, line_ends,
+    put_field, put_fields, size,
 };
 use super::{Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
 
@@ -18,6 +20,8 @@ pub(crate) struct ResponseHead {
     pub(crate) body: Decoder,
     /// Whether the connection can carry another request after the body.
     pub(crate) reusable: bool,
+    /// How long the app keeps an idle connection, if it says.
+    pub(crate) kept_for: Option<Duration>,
 }
 
 /// Takes a head off the front of `read`, with the 1xx ones before it (but 101). `None`: more bytes are needed.
@@ -30,7 +34,8 @@ pub(crate) fn take_response(read: &mut BytesMut, method: &Method) -> Result<Opti
         }
         let (body, delimited) = framing(method, &mut response, version_11)?;
         let reusable = keeps_alive(response.headers(), version_11) && delimited;
-        return Ok(Some(ResponseHead { response, body, reusable }));
+        let kept_for = keep_alive_timeout(response.headers());
+        return Ok(Some(ResponseHead { response, body, reusable, kept_for }));
     }
 }
 

@@ -312,6 +312,23 @@ fn a_body_of_another_length_than_declared_is_broken() {
     assert_eq!(encoder.put(&mut out, data(b"ab"), true), Ok(true));
 }
 
+#[test]
+fn an_app_may_say_how_long_it_keeps_a_connection() {
+    for (field, seconds) in [
+        ("keep-alive: timeout=5", Some(5)),
+        ("Keep-Alive: max=100, Timeout = 5", Some(5)),
+        ("keep-alive: max=100\r\nkeep-alive: timeout=0", Some(0)),
+        ("keep-alive: timeout=-1", None),
+        ("keep-alive: timeout", None),
+        ("keep-alive: 5", None),
+        ("x-timeout: timeout=5", None),
+    ] {
+        let mut bytes = BytesMut::from(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{field}\r\n\r\n").as_str());
+        let head = take_response(&mut bytes, &Method::GET).expect("well-formed").expect("whole");
+        assert_eq!(head.kept_for.map(|kept| kept.as_secs()), seconds, "{field}");
+    }
+}
+
 proptest! {
     /// What is sent in chunks is read as it was, however the network cuts it.
     #[test]

@@ -21,8 +21,6 @@ use crate::identity;
 
 /// Idle connections to an app that a worker keeps.
 const IDLE_MAX: usize = 256;
-/// And for how long.
-const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Endpoints that failed to connect are avoided for so long.
 pub(crate) const AVOID_FOR: Duration = Duration::from_secs(2);
 
@@ -163,15 +161,19 @@ impl EndpointPool {
         }
     }
 
-    /// Drops idle connections that the app has closed, or that nobody has wanted for long.
+    /// Drops idle connections that the app has closed or is about to close, or that nobody has wanted for long.
     fn sweep(&self) {
-        self.idle.borrow_mut().retain(|connection| connection.is_open() && !connection.is_idle_for(IDLE_FOR));
+        self.idle.borrow_mut().retain(|connection| self.is_usable(connection));
+    }
+
+    fn is_usable(&self, connection: &H1Connection) -> bool {
+        connection.is_open() && !connection.is_stale(self.cluster.idle_timeout)
     }
 
     fn idle_ready(&self) -> Option<H1Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            if connection.is_open() {
+            if self.is_usable(&connection) {
                 return Some(connection);
             }
         }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::GitError;
 use super::local;
 use super::url::safe;
 
@@ -54,16 +53,14 @@ impl GitConfig {
         }
     }
 
-    /// The repository that the folder `dir` is in, with `dir` as the path within it, whether or not a commit has it. `None` if it is
-    /// in none, or is no folder.
-    ///
-    /// # Errors
-    /// There is a repository that cannot be read.
-    pub fn discover(dir: &Path, cache_dir: impl Into<PathBuf>) -> Result<Option<Self>, GitError> {
-        let Ok(dir) = dir.canonicalize() else { return Ok(None) };
-        let Some(repo) = local::around(&dir)? else { return Ok(None) };
-        let Some((root, path)) = local::place_in(&repo, &dir) else { return Ok(None) };
-        let (Some(root), Some(path)) = (root.to_str(), path.to_str()) else { return Ok(None) };
-        Ok(Some(Self { path: path.to_owned(), ..Self::new(root, cache_dir) }))
+    /// The repository that the folder `dir` is in, with `dir` as the path within it: whether or not a commit has it, and whether or
+    /// not the repository can be read, which is for [`GitSource::open`](super::GitSource::open) to say. `None` if it is in none.
+    pub fn discover(dir: &Path, cache_dir: impl Into<PathBuf>) -> Option<Self> {
+        let dir = dir.canonicalize().ok()?;
+        let (root, path) = match local::around(&dir) {
+            Ok(repo) => local::place_in(&repo?, &dir)?,
+            Err(_) => local::place_below(&dir)?,
+        };
+        Some(Self { path: path.to_str()?.to_owned(), ..Self::new(root.to_str()?, cache_dir) })
     }
 }

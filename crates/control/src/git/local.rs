@@ -55,6 +55,15 @@ pub(super) fn place_in(repo: &gix::Repository, dir: &Path) -> Option<(PathBuf, P
     }
 }
 
+/// As [`place_in`], of a repository that cannot be opened: its work tree is where its `.git` is.
+pub(super) fn place_below(dir: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (found, _) = gix::discover::upwards(dir).ok()?;
+    let (git_dir, root) = found.into_repository_and_work_tree_directories();
+    let root = root.unwrap_or(git_dir).canonicalize().ok()?;
+    let path = dir.strip_prefix(&root).ok()?.to_owned();
+    Some((root, path))
+}
+
 /// Whether objects may be missing that were left for later (`git clone --filter`).
 pub(super) fn is_partial(repo: &gix::Repository) -> bool {
     let config = repo.config_snapshot();

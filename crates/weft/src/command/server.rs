@@ -57,7 +57,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stop = Stop::listen()?;
-    let git = git_config(&args).map_err(|error| explain(error.into()))?;
+    let git = git_config(&args);
     tracing::info!(repository = safe(&git.url), folder = git.path, "starting");
     let config = ServerConfig {
         git,
@@ -99,17 +99,17 @@ async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Servin
 }
 
 /// A path may be a folder within a repository.
-fn git_config(args: &Args) -> Result<GitConfig, GitError> {
+fn git_config(args: &Args) -> GitConfig {
     let cache = args.state_dir.join("git");
     let mut config = match &args.path {
         Some(path) => GitConfig { path: path.clone(), ..GitConfig::new(args.repo.clone(), cache) },
-        None => GitConfig::discover(Path::new(&args.repo), &cache)?
+        None => GitConfig::discover(Path::new(&args.repo), &cache)
             .unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache)),
     };
     config.branch.clone_from(&args.branch);
     config.poll = args.poll;
     config.ca.clone_from(&args.repo_ca);
-    Ok(config)
+    config
 }
 
 fn explain(error: ControlError) -> anyhow::Error {

@@ -121,9 +121,13 @@ fn judge(dir: &Path, files: &[SourceFile]) -> Result<Intent> {
     let checked = check(files);
     let Some(intent) = checked.intent else {
         eprint!("{}", render(&checked.findings, files, Look::default()));
+        let (what, then) = match repo::is_root(dir) {
+            true => ("last commit of", " and commit"),
+            false => ("intent in", ""),
+        };
         return Err(hinted(
-            format!("the intent in {} has errors", dir.display()),
-            format!("mend them: weft check {}", dir.display()),
+            format!("the {what} {} has errors", dir.display()),
+            format!("mend them{then}: weft check {}", dir.display()),
         ));
     };
     if intent.local.is_empty() {

@@ -33,7 +33,8 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<SourceFile>> {
     }
 }
 
-fn is_root(dir: &Path) -> bool {
+/// Whether it is the root of a repository, as far as can be seen from outside.
+pub(crate) fn is_root(dir: &Path) -> bool {
     dir.join(".git").exists()
 }
 

@@ -73,6 +73,7 @@ fn an_extension_that_nobody_here_knows_is_named() {
 #[test]
 fn a_broken_repository_is_not_called_none() {
     let repo = Repo::new();
+    repo.write("intent/mesh.yaml", "kind: Mesh\n");
     repo.commit("one");
     let config = std::fs::read_to_string(repo.path().join(".git/config")).expect("a configuration");
     for broken in [
@@ -83,7 +84,9 @@ fn a_broken_repository_is_not_called_none() {
         repo.write(".git/config", broken);
         let error = refusal(repo.path());
         assert!(error.starts_with(&format!("the Git repository at {}", repo.path().display())), "{error}");
-        assert!(GitConfig::discover(repo.path(), "/nonexistent").is_err(), "{broken}");
+        // Where it is is known all the same, so that it can be followed once it is mended.
+        let found = GitConfig::discover(&repo.path().join("intent"), "/nonexistent").expect("a repository");
+        assert_eq!((found.url.as_str(), found.path.as_str()), (repo.path().to_str().expect("UTF-8"), "intent"));
         assert!(read_dir(repo.path()).is_err(), "{broken}");
     }
     repo.write(".git/config", &config);

@@ -3,9 +3,9 @@
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
+use weft_compile::CompiledMesh;
 pub use weft_compile::testing::snapshot;
 use weft_compile::testing::{self, MESH, ROUTES, service, service_of};
-use weft_compile::CompiledMesh;
 use weft_model::{Intent, SpiffeId};
 use weft_policy::{Bundle, CallRequest, Decisions, Engine};
 use weft_proxy_config::Builder;

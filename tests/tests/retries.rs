@@ -18,7 +18,7 @@ fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlan
         repo.replace("services/board.yaml", "{subset: v1, weight: 80}, {subset: v2, weight: 20}", "{weight: 1}");
     });
     let app = App::start("listens");
-    let listens = mesh.sidecar("board-1", Spec::new("prod/board", app.address()).on(callee));
+    let mut listens = mesh.sidecar("board-1", Spec::new("prod/board", app.address()).on(callee));
     // It listens until it is registered.
     let silent = ports::free();
     let listener = std::net::TcpListener::bind(silent).expect("the port is free");
@@ -43,7 +43,7 @@ fn an_app_that_does_not_listen_costs_no_call(caller: DataPlane, callee: DataPlan
     assert_eq!(health(&silent_sidecar).status, 200);
     drop(listener);
     // Where there is no other endpoint, the caller is told that it is the app, until its endpoint leaves too.
-    drop(listens);
+    assert!(listens.stop().success());
     wait::until("the other endpoint to be gone", wait::SOON, || {
         let reply = curl::get(web.egress, "board.prod", "/api/", &[]);
         let told = ["app_unreachable", "no_endpoint"].iter().any(|cause| reply.body.contains(cause));

@@ -107,6 +107,7 @@ const CASES: &[Case] = &[
     ("paths are decided on as the app receives them", paths::table),
     ("encoded slashes pass where the intent says so", paths::kept_slashes),
     ("large bodies arrive whole, both ways", bodies::large),
+    ("the app says whether it wants a body", bodies::expectations),
     ("an upload waits for its reader", bodies::upload_back_pressure),
     ("a download waits for its reader", bodies::download_back_pressure),
     ("gRPC: unary, streaming, trailers, statuses", bodies::grpc),

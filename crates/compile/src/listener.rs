@@ -179,6 +179,8 @@ fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
         early_header_mutation_extensions: vec![without_reserved_headers()],
         normalize_path: boolean(true),
         generate_request_id: boolean(true),
+        // An app may refuse an upload by its head: nobody says 100 but the app (RFC 9110 s.10.1.1).
+        proxy_100_continue: true,
         // The app's own `server` header, or none: the mesh is not what the caller talks to.
         server_header_transformation: hcm::ServerHeaderTransformation::PassThrough.into(),
         // Streams live as long as their ends want; the route's timeout is for requests.

@@ -122,6 +122,9 @@ pub struct HttpListener {
     pub patience: Option<Duration>,
     /// `max_concurrent_streams` of HTTP/2, if given.
     pub max_concurrent_streams: Option<u32>,
+    /// `proxy_100_continue`: clients hear what endpoints say before their answer (1xx), and endpoints are asked whether they want a
+    /// body. Without it a client that asks is told 100 at once.
+    pub interim: bool,
 }
 
 /// Where a listener's routes are.

@@ -10,6 +10,8 @@ mod error;
 mod h1;
 pub mod h2_stream;
 pub mod headers;
+#[cfg(test)]
+mod interim_tests;
 mod kind;
 mod request_body;
 mod response_body;

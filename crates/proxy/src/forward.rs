@@ -40,7 +40,7 @@ async fn attempt(call: &mut Call, mut attempt: Attempt) -> Result<Answer, Attemp
         Leased::H2(connection, count) => {
             call.exchange.upstream_local = connection.local_address;
             connection.ready().await?;
-            let response = connection.send(call.h2_head(headers), body).await?;
+            let response = connection.send(call.h2_head(headers), body, &mut call.interim).await?;
             (response.map(UpstreamBody::H2), Some((connection, count)))
         }
         Leased::H1(connection) => {
@@ -67,13 +67,13 @@ async fn send_to_app(
     call.exchange.upstream_local = connection.local_address;
     let may_repeat = body.is_empty() && is_idempotent(&call.method);
     let again = connection.used.then(|| body.again());
-    let response = match (connection.send(head, body).await, again) {
+    let response = match (connection.send(head, body, &mut call.interim).await, again) {
         (Ok(response), _) => response,
-        (Err((error, head)), Some(again)) if error.sent == Sent::NotProcessed || may_repeat => {
+        (Err((error, Some(head))), Some(again)) if error.sent == Sent::NotProcessed || may_repeat => {
             let body = again.body().ok_or(error)?;
             let connection = attempt.pool.h1_connect().await?;
             call.exchange.upstream_local = connection.local_address;
-            connection.send(head, body).await.map_err(|(error, _)| error)?
+            connection.send(head, body, &mut call.interim).await.map_err(|(error, _)| error)?
         }
         (Err((error, _)), _) => return Err(error),
     };

@@ -9,7 +9,7 @@ use weft_policy::path;
 use weft_proxy_config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
 use weft_proxy_http::Malformed;
 use weft_proxy_http::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
-use weft_proxy_http::server::ClientRequest;
+use weft_proxy_http::server::{ClientRequest, Interim};
 use weft_proxy_http::{Kind, RequestBody, kind};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
@@ -31,8 +31,8 @@ pub(crate) async fn handle(
     connection: Rc<Connection>,
     request: ClientRequest,
 ) -> Response<ResponseBody> {
-    let ClientRequest { head, body, fault, switched } = request;
-    let mut response = match begin(worker.clone(), connection, head, fault) {
+    let ClientRequest { head, body, fault, interim, switched } = request;
+    let mut response = match begin(worker.clone(), connection, head, fault, interim) {
         Err(stopped) => stopped,
         Ok((mut call, http)) => match (decide(&mut call, &http), switched) {
             (Err(stop), _) => stop.into_response(call.exchange),
@@ -79,6 +79,9 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
+    if !http.interim {
+        call.interim.give_leave(&mut call.headers);
+    }
     Ok(upstream)
 }
 
@@ -110,6 +113,7 @@ fn begin(
     connection: Rc<Connection>,
     request: Request<()>,
     fault: Option<Malformed>,
+    interim: Interim,
 ) -> Result<(Call, HttpRef), Response<ResponseBody>> {
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
@@ -146,7 +150,7 @@ fn begin(
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
     match one_host(authority, &headers) {
-        Ok(authority) => Ok((Call { exchange, kind, method, headers, authority, path }, http)),
+        Ok(authority) => Ok((Call { exchange, kind, method, headers, authority, path, interim }, http)),
         Err(detail) => Err(Stop::new(Failure::BadHost, detail).into_response(exchange)),
     }
 }

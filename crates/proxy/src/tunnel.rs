@@ -107,7 +107,7 @@ async fn extended_connect(
     let mut head = call.h2_head(headers);
     *head.method_mut() = Method::CONNECT;
     head.extensions_mut().insert(Protocol::from_static("websocket"));
-    let (response, send) = connection.open_tunnel(head).await?;
+    let (response, send) = connection.open_tunnel(head, &mut call.interim).await?;
     let (head, receive) = response.into_parts();
     let held = (connection, count);
     if head.status != StatusCode::OK {
@@ -130,7 +130,7 @@ async fn upgrade(call: &mut Call, connection: H1Connection, mut headers: HeaderM
     }
     let mut head = call.h1_head(headers);
     *head.method_mut() = Method::GET;
-    let response = connection.send(head, RequestBody::empty()).await.map_err(|(error, _)| error)?;
+    let response = connection.send(head, RequestBody::empty(), &mut call.interim).await.map_err(|(error, _)| error)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Answered::Refused(response.map(UpstreamBody::H1), None));
     }

@@ -59,6 +59,7 @@ pub(crate) fn manager(
         tracing: tracing(given.tracing.take(), &at.field("tracing"))?,
         patience,
         max_concurrent_streams: concurrent_streams(&mut given, at)?,
+        interim: take(&mut given.proxy_100_continue),
     };
     local_reply::check(given.local_reply_config.take(), &at.field("local_reply_config"))?;
     proxy_status(given.proxy_status_config.take(), &at.field("proxy_status_config"))?;

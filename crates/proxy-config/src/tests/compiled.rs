@@ -39,7 +39,7 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     assert!(egress.tls.is_none() && egress.access_log.is_some());
     let http = http(egress);
     assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
-    assert!(http.paths == Some(EscapedSlashes::Keep) && !http.preserve_request_id);
+    assert!(http.paths == Some(EscapedSlashes::Keep) && http.interim && !http.preserve_request_id);
     assert_eq!((http.xfcc, http.protocol), (ForwardClientCert::Sanitize, DownstreamProtocol::Auto));
     for name in weft_compile::headers::IDENTITY {
         assert!(http.reserved.holds(name), "{name}");
@@ -58,6 +58,7 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     assert_eq!(ingress.direction, Direction::Inbound);
     let http = http(ingress);
     assert!(http.authorize && http.preserve_request_id && http.websocket && !http.connect && !http.strip_port);
+    assert!(http.interim);
     assert_eq!(http.xfcc, ForwardClientCert::SanitizeSet);
     let table = config.route_table(&http.routes).unwrap();
     let hit = hit(table, "whatever", Method::GET, "/x", &HeaderMap::new(), 0);

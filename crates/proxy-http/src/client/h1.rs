@@ -23,8 +23,9 @@ use weft_telemetry::Failure;
 use super::duplex::H1Duplex;
 use super::upload::{Outcome, Outgoing, Upload};
 use crate::error::{AttemptError, BodyError, Sent};
-use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, put_request, take_response};
+use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, Said, put_request, take_response};
 use crate::request_body::RequestBody;
+use crate::server::Interim;
 use crate::way::Stream;
 
 /// What one read asks for, at least.
@@ -49,6 +50,8 @@ pub struct H1Connection {
     reusable: bool,
     /// How long it may wait for one, as the app said with its last response.
     kept_for: Option<Duration>,
+    /// Whether the app has begun to answer: then it has the request.
+    is_answering: bool,
     idle_since: Instant,
 }
 
@@ -64,6 +67,7 @@ impl H1Connection {
             used: false,
             reusable: false,
             kept_for: None,
+            is_answering: false,
             idle_since: Instant::now(),
         }
     }
@@ -82,25 +86,33 @@ impl H1Connection {
         bound.is_some_and(|bound| self.idle_since.elapsed() >= bound)
     }
 
-    /// Sends a request and waits for the head of its response. The head of the request comes back with an error: whether it may
-    /// be sent again is for the caller to say.
+    /// Sends a request and waits for the head of its response; heads that come before it are passed on as they come. The head of
+    /// the request comes back with an error, if the app had not begun to answer: whether it may be sent again is for the caller to
+    /// say.
     pub async fn send(
         mut self,
         head: Request<()>,
         mut body: RequestBody,
-    ) -> Result<Response<H1Body>, (AttemptError, Request<()>)> {
-        match self.exchange(&head, &mut body).await {
+        interim: &mut Interim,
+    ) -> Result<Response<H1Body>, (AttemptError, Option<Request<()>>)> {
+        self.is_answering = false;
+        match self.exchange(&head, &mut body, interim).await {
             Ok(ResponseHead { response, body, reusable, kept_for }) => {
                 self.used = true;
                 self.reusable = reusable;
                 self.kept_for = kept_for;
                 Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
             }
-            Err(error) => Err((error, head)),
+            Err(error) => Err((error, (!self.is_answering).then_some(head))),
         }
     }
 
-    async fn exchange(&mut self, head: &Request<()>, body: &mut RequestBody) -> Result<ResponseHead, AttemptError> {
+    async fn exchange(
+        &mut self,
+        head: &Request<()>,
+        body: &mut RequestBody,
+        interim: &mut Interim,
+    ) -> Result<ResponseHead, AttemptError> {
         let mut bytes = BytesMut::new();
         let encoder = put_request(&mut bytes, head, !body.is_empty());
         let mut out = Outgoing { bytes, encoder, ended: encoder == Encoder::Nothing };
@@ -118,7 +130,7 @@ impl H1Connection {
         if !out.ended {
             self.upload = Some(Upload::start(self.stream.clone(), out, std::mem::replace(body, RequestBody::empty())));
         }
-        poll_fn(|cx| self.poll_head(cx, head.method())).await
+        poll_fn(|cx| self.poll_head(cx, head.method(), interim)).await
     }
 
     /// Writes all of it. An error says how many bytes had left.
@@ -138,12 +150,22 @@ impl H1Connection {
         poll_fn(flush).await.map_err(|error| (error, written))
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, AttemptError>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        interim: &mut Interim,
+    ) -> Poll<Result<ResponseHead, AttemptError>> {
         loop {
-            if !self.read.is_empty() {
+            while !self.read.is_empty() {
                 let malformed = |error| AttemptError::new(Failure::AppProtocol, Sent::Perhaps, error);
-                if let Some(head) = take_response(&mut self.read, method).map_err(malformed)? {
-                    return Poll::Ready(Ok(head));
+                match take_response(&mut self.read, method).map_err(malformed)? {
+                    Some(Said::Answer(head)) => return Poll::Ready(Ok(head)),
+                    Some(Said::Interim(head)) => {
+                        self.is_answering = true;
+                        interim.pass_on(head);
+                    }
+                    None => break,
                 }
             }
             match ready!(self.poll_fill(cx)) {

@@ -8,13 +8,13 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -23,6 +23,7 @@ use weft_telemetry::Failure;
 use crate::error::{AttemptError, BodyError, Sent};
 use crate::h2_stream::{self, CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 use crate::request_body::RequestBody;
+use crate::server::Interim;
 use crate::way::Stream;
 
 /// Heads of responses larger than this reset their stream. A sidecar lets 64 KiB through; HTTP/2 counts 32 bytes more a field.
@@ -118,16 +119,21 @@ impl H2Connection {
         AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
     }
 
-    /// Sends a request and waits for the head of its response. The body is sent beside, for as long as anybody waits for the
-    /// response or reads it.
-    pub async fn send(&self, request: Request<()>, body: RequestBody) -> Result<Response<H2Body>, AttemptError> {
+    /// Sends a request and waits for the head of its response; heads that come before it are passed on as they come. The body is
+    /// sent beside, for as long as anybody waits for the response or reads it.
+    pub async fn send(
+        &self,
+        request: Request<()>,
+        body: RequestBody,
+        interim: &mut Interim,
+    ) -> Result<Response<H2Body>, AttemptError> {
         let no_body = body.is_end_stream();
         let (response, stream) = self.begin(request, no_body).await?;
         let upload = (!no_body).then(|| {
             let task = tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
             Upload(task.abort_handle())
         });
-        let response = response.await.map_err(|error| failed(&error))?;
+        let response = answer(response, interim).await?;
         Ok(response.map(|stream| H2Body { stream, _upload: upload }))
     }
 
@@ -135,9 +141,10 @@ impl H2Connection {
     pub async fn open_tunnel(
         &self,
         request: Request<()>,
+        interim: &mut Interim,
     ) -> Result<(Response<RecvStream>, SendStream<Bytes>), AttemptError> {
         let (response, stream) = self.begin(request, false).await?;
-        Ok((response.await.map_err(|error| failed(&error))?, stream))
+        Ok((answer(response, interim).await?, stream))
     }
 
     async fn begin(
@@ -155,6 +162,22 @@ impl H2Connection {
             }
         })
     }
+}
+
+/// Waits for the head of the response, and passes on what comes before it.
+async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<Response<RecvStream>, AttemptError> {
+    poll_fn(|cx| {
+        while let Some(head) = ready!(response.poll_informational(cx)) {
+            let head = head.map_err(|error| failed(&error))?;
+            if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let reason = "the endpoint switches protocols, which HTTP/2 does not know (RFC 9113 s.8.6)";
+                return Poll::Ready(Err(AttemptError::new(Failure::UpstreamProtocol, Sent::Perhaps, reason)));
+            }
+            interim.pass_on(head);
+        }
+        Pin::new(&mut response).poll(cx).map_err(|error| failed(&error))
+    })
+    .await
 }
 
 /// A response's body as it comes.

@@ -26,7 +26,7 @@ pub(super) fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 /// How many bytes `put_fields` appends, at most.
-pub(super) fn size(headers: &HeaderMap) -> usize {
+pub(crate) fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 

@@ -16,9 +16,9 @@ mod tests;
 use weft_telemetry::Failure;
 
 pub(crate) use body::{Broken, Decoder, Encoder};
-pub(crate) use fields::has_option;
+pub(crate) use fields::{has_option, size as fields_size};
 pub(crate) use request::{RequestHead, put_request, take_request};
-pub(crate) use response::{Asked, ResponseHead, put_response, take_response};
+pub(crate) use response::{Asked, ResponseHead, Said, put_interim, put_response, take_response};
 
 /// A head, or trailers, may have so many bytes.
 pub(crate) const HEAD_MAX: usize = 64 * 1024;

@@ -16,6 +16,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 use weft_telemetry::Failure;
 
+use super::interim::Interim;
 use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
 use super::wire::{Body, Duplex, Wire};
@@ -114,19 +115,21 @@ async fn exchange(service: &impl Service, wire: &Rc<RefCell<Wire>>, head: Reques
     let (decoder, fault) = body.map_or_else(|fault| (Decoder::Ended, Some(fault)), |decoder| (decoder, None));
     wire.borrow_mut().begin(decoder, awaits_continue);
     let body = if decoder.has_ended() { ClientBody::Empty } else { ClientBody::H1(Body::new(wire.clone())) };
-    let request = ClientRequest { head: request, body, fault, switched };
+    let interim = Interim::h1(wire, asked.version);
+    let request = ClientRequest { head: request, body, fault, interim, switched };
 
     let response = {
         let mut answering = pin!(service.answer(request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),
+            Poll::Pending => wire.borrow_mut().poll_before_answer(cx).map(|()| None),
         })
         .await
     };
     let Some(response) = response else { return After::Gone };
     let switches = asked.switches(response.status());
-    asked.keep_alive &= !service.is_draining() && !wire.borrow_mut().is_abandoned();
+    // After an answer in place of leave, nobody can tell whether a body or a request comes next.
+    asked.keep_alive &= !service.is_draining() && !wire.borrow().awaits_continue() && !wire.borrow_mut().is_abandoned();
     let Ok(kept) = respond(wire, response, &asked).await else { return After::Gone };
     if let (true, Some(sender)) = (switches, sender) {
         let (duplex, ended) = Duplex::new(wire.clone());
@@ -148,7 +151,7 @@ struct Gone;
 /// Writes a response as its body comes. Says whether the connection can carry another request.
 async fn respond(wire: &RefCell<Wire>, response: Response<impl TimedBody>, asked: &Asked) -> Result<bool, Gone> {
     let (parts, mut body) = response.into_parts();
-    let mut out = BytesMut::from(wire.borrow_mut().begin_response());
+    let mut out = wire.borrow_mut().begin_response();
     let head = Response::from_parts(parts, ());
     let mut encoder = put_response(&mut out, &head, asked, &body.size_hint());
     let is_full = |encoder: &Encoder| matches!(encoder, Encoder::Nothing | Encoder::Length(0));

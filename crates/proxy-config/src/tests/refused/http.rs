@@ -103,6 +103,7 @@ fn http_connection_managers() {
         row(manager(|m| m.path_with_escaped_slashes_action = 2), ACCEPTED),
         row(manager(|m| m.normalize_path = None), ACCEPTED),
         row(manager(|m| (m.normalize_path, m.path_with_escaped_slashes_action) = (None, 2)), in_hcm(SLASHES)),
+        row(manager(|m| m.proxy_100_continue = false), ACCEPTED),
         row(manager(|m| m.generate_request_id = Some(BoolValue { value: false })), in_hcm(".generate_request_id: NS")),
         row(
             manager(|m| m.stream_idle_timeout = Some(Duration { seconds: 300, nanos: 0 })),

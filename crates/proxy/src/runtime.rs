@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,13 +60,14 @@ pub enum StartError {
 enum Command {
     Reconcile { config: Arc<Config>, done: oneshot::Sender<Vec<(Arc<str>, io::Error)>> },
     Close,
+    End,
 }
 
 /// A running data plane.
 pub struct ProxyHandle {
     pub(crate) shared: Arc<Shared>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     ready: watch::Sender<bool>,
 }
 
@@ -92,6 +93,7 @@ impl Proxy {
             workers.push(commands);
             threads.push(thread);
         }
+        let threads = Mutex::new(threads);
         let handle = Arc::new(ProxyHandle { shared, workers, threads, ready: watch::Sender::new(false) });
         for (what, address, serve) in [
             ("admin", config.admin, admin::Endpoint::Admin),
@@ -167,16 +169,21 @@ impl ProxyHandle {
         self.shared.active.load(Ordering::Acquire)
     }
 
+    /// Has every access log opened again, so that a file that was moved away gets no more lines. Waits for nothing.
+    pub fn reopen_logs(&self) {
+        self.shared.reopen_logs();
+    }
+
     /// Ends the workers, and with them what is still open. Log lines are written out first.
-    pub fn stop(mut self: Arc<Self>) {
-        let shared = self.shared.clone();
-        if let Some(handle) = Arc::get_mut(&mut self) {
-            handle.workers.clear();
-            for thread in handle.threads.drain(..) {
-                let _ = thread.join();
-            }
+    pub fn stop(&self) {
+        for worker in &self.workers {
+            let _ = worker.send(Command::End);
         }
-        shared.flush_logs();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+        self.shared.flush_logs();
     }
 }
 
@@ -202,6 +209,7 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
                     listeners.close();
                     worker.hand_over_logs();
                 }
+                Command::End => break,
             }
         }
         worker

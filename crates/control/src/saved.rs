@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -45,11 +45,13 @@ impl GoodCommit {
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     folder: PathBuf,
+    /// Held while the endpoints are written.
+    endpoints: Arc<Mutex<()>>,
 }
 
 impl Saved {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), endpoints: Arc::default() }
     }
 
     /// The last good commit, if there is one and it can be read.
@@ -65,6 +67,13 @@ impl Saved {
         read(&self.folder.join("endpoints.json")).unwrap_or_default()
     }
 
+    pub(crate) fn save_endpoints(&self, hub: &Hub) -> io::Result<()> {
+        let _one_at_a_time = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoints: BTreeMap<Arc<str>, Registration> =
+            hub.state().registry.iter().map(|(node, registration)| (node.clone(), registration.clone())).collect();
+        write(&self.folder.join("endpoints.json"), &endpoints)
+    }
+
     /// Writes the endpoints whenever they have changed, until the process ends.
     pub(crate) async fn follow_endpoints(self, hub: Arc<Hub>) {
         let mut failed = false;
@@ -75,9 +84,7 @@ impl Saved {
                 hub.registry_changed.notified().await;
             }
             tokio::time::sleep(SETTLE).await;
-            let endpoints: BTreeMap<Arc<str>, Registration> =
-                hub.state().registry.iter().map(|(node, registration)| (node.clone(), registration.clone())).collect();
-            let written = write(&self.folder.join("endpoints.json"), &endpoints);
+            let written = self.save_endpoints(&hub);
             match &written {
                 Err(error) if !failed => {
                     tracing::warn!(%error, "the endpoints were not saved, and are tried again; a restart would begin without them");

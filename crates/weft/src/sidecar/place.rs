@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rand::Rng;
 use weft_control::node::AgentNode;
 
-use super::{Args, DataPlane};
+use super::args::{Args, DataPlane};
 use crate::output::hinted;
 
 /// Prepared once, at the start.
@@ -44,8 +44,8 @@ impl Place {
         Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)), _lock: lock })
     }
 
-    /// What the control plane is told at first.
-    pub(crate) fn node(&self, args: &Args) -> AgentNode {
+    /// What the control plane is told at first, with `app` for where the app is.
+    pub(crate) fn node(&self, args: &Args, app: SocketAddr) -> AgentNode {
         AgentNode {
             instance: self.instance.clone(),
             service: args.service.clone(),
@@ -53,7 +53,7 @@ impl Place {
             ingress: args.ingress,
             advertise: self.advertise,
             egress: args.egress,
-            app: args.app,
+            app,
             labels: args.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
             access_log: args.access_log.clone(),
             data_plane: match args.data_plane {

@@ -73,6 +73,16 @@ fn a_killed_sidecar_leaves_nothing_of_its_app() {
         let mut world = World::start(data_plane, LARGE_FAMILY);
         world.sidecar.process().signal(Signal::SIGKILL);
         world.sidecar.process().wait(SOON);
+        // A supervisor starts it again at once: it waits for the end of what holds its ports.
+        world.sidecar.restart();
+        wait::until("the app to answer again", SOON, || {
+            world.sidecar.process().assert_running();
+            let reply = curl::curl(&[&format!("http://{}/hello", world.sidecar.spec.app)]);
+            if reply.status == 200 { Ok(()) } else { Err(format!("{reply:?}")) }
+        });
+        world.sleepers(3);
+        world.sidecar.process().signal(Signal::SIGKILL);
+        world.sidecar.process().wait(SOON);
         world.nobody_is_left();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
@@ -37,11 +38,12 @@ pub(crate) fn terminate(child: &Child) {
 pub(crate) struct Guarded(Child);
 
 impl Guarded {
-    /// The command that runs `program` so. Standard input and output are the program's.
-    pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    /// The command that runs `program` so. Standard input and output are the program's; `lock` is locked while anything of it runs.
+    pub(crate) fn command(program: impl AsRef<OsStr>, lock: &Path) -> Command {
         // Not `current_exe`, whose file may have been replaced since the start.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("weft").args(["guard", "--parent", &std::process::id().to_string(), "--"]).arg(program);
+        command.arg0("weft").args(["guard", "--parent", &std::process::id().to_string(), "--lock"]).arg(lock);
+        command.arg("--").arg(program);
         // Neither is for the child: the token is a secret, and its parent is this process.
         command.env_remove("WEFT_JOIN_TOKEN").env_remove(PARENT);
         // A signal to our whole group is for us, and we stop the program in order. At a terminal a program of another group could not read.

@@ -11,7 +11,10 @@
 mod family;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -38,6 +41,9 @@ pub(crate) struct Args {
     /// Process whose end kills the program and all that it has started
     #[arg(long)]
     parent: i32,
+    /// File that is locked, shared, for as long as anything of the program runs
+    #[arg(long)]
+    lock: PathBuf,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -46,10 +52,18 @@ pub(crate) struct Args {
 /// Runs the program to its end and gives its exit code, 128 and the signal if it was killed.
 pub(crate) fn run(args: Args) -> ExitCode {
     let owner = Pid::from_raw(args.parent);
-    guard(owner, &args.command).unwrap_or_else(|error| {
+    let guarded = lock(&args.lock).and_then(|_held| guard(owner, &args.command).map_err(io::Error::from));
+    guarded.unwrap_or_else(|error| {
         eprintln!("weft: guarding {}: {error}", args.command[0].display());
         ExitCode::from(NOT_STARTED)
     })
+}
+
+/// Tells the next sidecar of the same folder that something of this one still runs. The program does not inherit it.
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(false).open(path)?;
+    file.lock_shared()?;
+    Ok(file)
 }
 
 fn guard(owner: Pid, command: &[OsString]) -> nix::Result<ExitCode> {
@@ -57,6 +71,9 @@ fn guard(owner: Pid, command: &[OsString]) -> nix::Result<ExitCode> {
     set_child_subreaper(true)?;
     // Any signal would do: it wakes the guard, which then sees that its parent is another.
     set_pdeathsig(Signal::SIGTERM)?;
+    if getppid() != owner {
+        return Ok(ExitCode::from(NOT_STARTED)); // it has died in between
+    }
     let mut family = Family::new(spawn(command)?);
     while family.status().is_none() {
         if getppid() != owner {

@@ -9,6 +9,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use super::args::Args;
+use super::place::Place;
 use crate::child::{Guarded, describe, exit_code};
 use crate::output::hinted;
 
@@ -20,9 +21,9 @@ pub(crate) struct App(Option<Guarded>);
 
 impl App {
     /// Starts the app if the sidecar was given one. It finds its sidecar in `EGRESS`, and its own port in `PORT`.
-    pub(crate) fn start(args: &Args) -> Result<Self> {
+    pub(crate) fn start(args: &Args, place: &Place) -> Result<Self> {
         let Some((program, arguments)) = args.command.split_first() else { return Ok(Self(None)) };
-        let mut command = Guarded::command(program);
+        let mut command = Guarded::command(program, &place.guarded());
         command.args(arguments).env("PORT", args.app.port().to_string()).env("EGRESS", args.egress.to_string());
         let app = Guarded::start(command).map_err(|error| {
             hinted(format!("cannot start the app `{program}`: {error}"), "give its path after `--`")

@@ -76,7 +76,8 @@ impl Envoy {
 
         let (stop, stopped) = mpsc::channel(1);
         let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, stop });
-        tokio::spawn(supervise(binary, config, workers, stopped));
+        let lock = place.guarded();
+        tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
         Ok(envoy)
     }
 
@@ -181,17 +182,25 @@ fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<Li
     Ok(())
 }
 
+/// How an Envoy is run.
+struct Run {
+    binary: PathBuf,
+    config: PathBuf,
+    workers: usize,
+    lock: PathBuf,
+}
+
 /// Keeps an Envoy running until told to stop.
-async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn supervise(run: Run, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut pause = Duration::from_millis(100);
     loop {
         let started = Instant::now();
-        let mut command = Guarded::command(&binary);
-        command.arg("--config-path").arg(&config).args(["--concurrency", &workers.to_string()]);
+        let mut command = Guarded::command(&run.binary, &run.lock);
+        command.arg("--config-path").arg(&run.config).args(["--concurrency", &run.workers.to_string()]);
         command.args(["--log-level", "warning", "--disable-hot-restart"]);
         match Guarded::start(command) {
             Ok(mut envoy) => {
-                tracing::info!(guard = envoy.id(), binary = %binary.display(), "Envoy is started");
+                tracing::info!(guard = envoy.id(), binary = %run.binary.display(), "Envoy is started");
                 tokio::select! {
                     status = envoy.ended() => match status {
                         Ok(status) => {
@@ -203,7 +212,7 @@ async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: m
                     done = stop.recv() => return end(envoy, done).await,
                 }
             }
-            Err(error) => tracing::error!(%error, binary = %binary.display(), "Envoy cannot be started"),
+            Err(error) => tracing::error!(%error, binary = %run.binary.display(), "Envoy cannot be started"),
         }
         if started.elapsed() >= LONGEST_PAUSE {
             pause = Duration::from_millis(100);

@@ -49,6 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let reopen = Reopen::listen()?;
     app::find(&args.command)?;
     let place = place::Place::prepare(&args)?;
+    place.alone().await;
 
     let identity = tokio::select! {
         identity = identify(&args, &place) => identity?,
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
     tracing::info!(service = %args.service, egress = %args.egress, ingress = %args.ingress, "the sidecar is ready");
 
-    let mut app = App::start(&args)?;
+    let mut app = App::start(&args, &place)?;
     let leave = tokio::select! {
         never = register(&args, &introduction) => match never {},
         code = app.ended() => Leave::AppEnded(code),

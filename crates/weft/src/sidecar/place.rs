@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::Rng;
@@ -12,6 +13,9 @@ use weft_control::node::AgentNode;
 
 use super::args::{Args, DataPlane};
 use crate::output::hinted;
+
+/// A little more than a guard takes to kill what it guards.
+const ALONE_BOUND: Duration = Duration::from_secs(6);
 
 /// Prepared once, at the start.
 #[derive(Debug)]
@@ -42,6 +46,25 @@ impl Place {
         let lock = lock(&state)?;
         let instance = instance(&state).with_context(|| format!("naming this sidecar in {}", state.display()))?;
         Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)), _lock: lock })
+    }
+
+    /// Locked by the guards of what this sidecar runs, until all of it has ended.
+    pub(crate) fn guarded(&self) -> PathBuf {
+        self.state.join("guarded")
+    }
+
+    /// Waits until everything has ended that an earlier sidecar of this folder ran: when that was killed it takes a moment, in which the
+    /// ports are not free.
+    pub(crate) async fn alone(&self) {
+        let deadline = Instant::now() + ALONE_BOUND;
+        while let Ok(file) = File::open(self.guarded())
+            && let Err(TryLockError::WouldBlock) = file.try_lock()
+        {
+            if Instant::now() >= deadline {
+                return tracing::warn!("something still runs that an earlier sidecar of this folder has started");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// What the control plane is told at first, with `app` for where the app is.

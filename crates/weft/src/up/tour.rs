@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use http::{Method, StatusCode};
 use serde_json::Value;
 use weft_control::status::{ChangeState, MeshStatus};
@@ -207,16 +207,21 @@ async fn call_on(mesh: &LocalMesh, connection: &mut Connection) -> Result<()> {
     expect(&reply, StatusCode::OK)
 }
 
+/// Whether this machine has an Envoy that is of use, or what to do.
+async fn has_envoy() -> Result<()> {
+    let usable = async { envoy::check(&envoy::find(None)?).await };
+    usable.await.map_err(|error| anyhow!("{error:#}; {}", envoy::HOW))
+}
+
 /// Why there are no steps with Envoy here, if so: a machine need not have one. One that somebody has named must be of use.
 async fn without_envoy() -> Option<String> {
-    let usable = async { envoy::check(&envoy::find(None)?).await };
-    let why = usable.await.err()?;
-    (!envoy::is_named()).then(|| format!("{why:#}; to see them, {}", envoy::HOW))
+    let why = has_envoy().await.err()?;
+    (!envoy::is_named()).then(|| why.to_string())
 }
 
 /// Every sidecar of `service` is replaced by stock Envoy, and nothing else changes.
 async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
-    envoy::check(&envoy::find(None)?).await?;
+    has_envoy().await?;
     carry(mesh, |app| app.as_str() == service, DataPlane::Envoy).await?;
     allowed(mesh).await.context("the allowed call")?;
     chain(mesh).await.context("the call onwards")?;

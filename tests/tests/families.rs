@@ -108,7 +108,7 @@ fn a_program_ends_its_own_workers() {
     let mesh = Mesh::start();
     let address = ports::free();
     let script = format!("WEFT='{}'; LISTEN={address}; {script}", peers::weft().display());
-    let spec = Spec::new("prod/web", address).running(&["sh", "-c", &script]);
+    let spec = Spec::new("prod/web", address).running(&["sh", "-c", &script]).drain(20);
     let mut sidecar = Sidecar::launch(mesh.folder(), "web", mesh.xds, Some(&mesh.token("prod/web")), spec);
     let ready = mesh.folder().join("web/ready");
     wait::until("the program", SOON, || if ready.exists() { Ok(()) } else { Err("not yet") });
@@ -122,7 +122,7 @@ fn a_program_ends_its_own_workers() {
 fn a_signal_to_the_group_of_a_sidecar_is_for_the_sidecar() {
     let script = "trap 'echo program was told; exit 0' TERM INT; echo ready > ready; while :; do sleep 0.05; done";
     let mesh = Mesh::start();
-    let spec = Spec::new("prod/web", ports::free()).running(&["sh", "-c", script]);
+    let spec = Spec::new("prod/web", ports::free()).running(&["sh", "-c", script]).drain(20);
     let mut sidecar = Sidecar::launch(mesh.folder(), "web", mesh.xds, Some(&mesh.token("prod/web")), spec);
     let ready = mesh.folder().join("web/ready");
     wait::until("the program", SOON, || if ready.exists() { Ok(()) } else { Err("not yet") });
@@ -177,7 +177,7 @@ fn the_first_process_of_a_container_reaps_and_passes_signals_on() {
     ] {
         args.extend([flag, address]);
     }
-    args.extend(["--drain", "1", "--", "sh", "-c", script]);
+    args.extend(["--drain", "20", "--", "sh", "-c", script]);
     let mut container = Process::start(mesh.folder(), "container", unshare[0], args, &[]);
     let ready = mesh.folder().join("ready");
     wait::until("the app", SOON, || {

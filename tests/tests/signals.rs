@@ -69,7 +69,7 @@ fn no_signal_ends_a_call_that_is_under_way() {
 fn what_asks_to_stop_drains() {
     let mesh = Mesh::start();
     for (name, signal) in [("int", Signal::SIGINT), ("quit", Signal::SIGQUIT), ("term", Signal::SIGTERM)] {
-        let spec = Spec::new("prod/web", ports::free()).running(&["sh", "-c", "while :; do sleep 0.1; done"]);
+        let spec = Spec::new("prod/web", ports::free()).running(&["sh", "-c", "while :; do sleep 0.1; done"]).drain(20);
         let mut sidecar = mesh.sidecar(name, spec);
         wait::until("the app", SOON, || {
             let log = sidecar.process().output();

@@ -22,9 +22,10 @@ tour: setup ## the guided tour of examples/city, one line a step, then stop (PRO
 test: setup ## format, lints, unit, property and end-to-end tests, the tour (FILTER=name for a part)
 	@python3 scripts/test.py $(FILTER)
 
-bench: setup ## side-by-side measurements against peers (CASES=chain)
+bench: ## side-by-side measurements against peers (CASES=chain BASELINE=/path/of/an/older/weft)
+	@scripts/setup bench
 	cargo build --release -p weft -p weft-bench
-	@for case in $(or $(CASES),chain); do \
+	@$(if $(BASELINE),export WEFT_BASELINE=$(abspath $(BASELINE)); )for case in $(or $(CASES),chain); do \
 	  WEFT_BIN=$(abspath $(TARGET))/release/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
 
 fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60, TARGETS=name for some)

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use weft_fuzz::{edited, web};
-use weft_proxy::config::Builder;
+use weft_proxy_config::Builder;
 use weft_xds::{Rejection, Sink, Update, replay};
 
 const MAGIC: &[u8] = b"weft-xds-cache1\n";

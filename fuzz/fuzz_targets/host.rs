@@ -5,7 +5,7 @@ use http::Method;
 use http::uri::Authority;
 use libfuzzer_sys::fuzz_target;
 use weft_policy::host::normalize;
-use weft_proxy::config::host_key;
+use weft_proxy_config::host_key;
 
 fuzz_target!(|text: &str| {
     let normal = normalize(text);

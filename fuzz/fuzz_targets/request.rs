@@ -4,7 +4,7 @@
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::same_in_pieces;
-use weft_proxy::fuzz::request;
+use weft_proxy_http::fuzz::request;
 
 fuzz_target!(|input: &[u8]| {
     let [first, second, bytes @ ..] = input else { return };

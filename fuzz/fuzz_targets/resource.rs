@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::{compiled, edited, intent, snapshot, web};
 use weft_proxy::balance::pick;
-use weft_proxy::config::{Builder, Config, ListenerKind};
+use weft_proxy_config::{Builder, Config, ListenerKind};
 use weft_xds::{Rejection, Resource, Update, type_url};
 
 const TYPES: [&str; 4] = [type_url::LISTENER, type_url::ROUTE, type_url::CLUSTER, type_url::ENDPOINT];

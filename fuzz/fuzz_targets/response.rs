@@ -4,7 +4,7 @@
 use http::Method;
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::same_in_pieces;
-use weft_proxy::fuzz::response;
+use weft_proxy_http::fuzz::response;
 
 fuzz_target!(|input: &[u8]| {
     let [method, first, second, bytes @ ..] = input else { return };

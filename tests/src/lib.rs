@@ -10,6 +10,8 @@ pub mod curl;
 pub mod family;
 pub mod git_server;
 pub mod grpc;
+pub mod h2_app;
+pub mod h2_client;
 pub mod load;
 pub mod log;
 pub mod mesh;

@@ -41,6 +41,10 @@ pub struct Spec {
     pub app_host: Option<String>,
     /// Seconds for what is under way when the sidecar is stopped; `None` leaves it to the sidecar.
     pub drain: Option<u32>,
+    /// The `weft` to run; `None` is [`peers::weft`].
+    pub program: Option<PathBuf>,
+    /// What it runs under, a program and its arguments; empty for nothing.
+    pub under: Vec<String>,
 }
 
 impl Spec {
@@ -56,6 +60,8 @@ impl Spec {
             command: Vec::new(),
             app_host: None,
             drain: None,
+            program: None,
+            under: Vec::new(),
         }
     }
 
@@ -92,6 +98,13 @@ impl Spec {
     #[must_use]
     pub fn app_host(mut self, name: &str) -> Self {
         self.app_host = Some(name.to_owned());
+        self
+    }
+
+    /// Under another program, such as a tool that counts what it does.
+    #[must_use]
+    pub fn under(mut self, command: &[String]) -> Self {
+        self.under = command.to_vec();
         self
     }
 
@@ -219,7 +232,8 @@ impl Sidecar {
     fn until_ready(&mut self) {
         let what = format!("{} to be ready", self.name);
         let url = format!("http://{}/ready", self.health);
-        wait::until(&what, wait::SOON, || {
+        let bound = if self.spec.under.is_empty() { wait::SOON } else { wait::SLOW };
+        wait::until(&what, bound, || {
             self.process.assert_running();
             let reply = curl::curl(&[&url]);
             if reply.status == 200 { Ok(()) } else { Err(format!("{} {} {}", reply.status, reply.body, reply.error)) }
@@ -240,6 +254,15 @@ impl Sidecar {
         self.until_ready();
     }
 
+    /// The same with a new join token.
+    #[track_caller]
+    pub fn restart_with(&mut self, token: &str) {
+        let mut args = self.args.clone();
+        args.extend(["--join-token".to_owned(), token.to_owned()]);
+        self.process = spawn(&self.folder, &self.name, &self.spec, &args);
+        self.until_ready();
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -257,5 +280,6 @@ fn spawn(folder: &Path, name: &str, spec: &Spec, args: &[String]) -> Process {
         DataPlane::Weft => String::new(),
     };
     let env: &[(&str, &str)] = if envoy.is_empty() { &[] } else { &[("WEFT_ENVOY", &envoy)] };
-    Process::start(folder, name, peers::weft(), args, env)
+    let program = spec.program.clone().unwrap_or_else(peers::weft);
+    Process::start_under(&spec.under, folder, name, program, args, env)
 }

@@ -50,6 +50,17 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             "/api/two-lengths" => {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab");
             }
+            "/api/bare" => stream.write_all(b"HTTP/1.1 200 OK\ncontent-length: 4\n\nbare")?,
+            "/api/mixed" => return stream
+                .write_all(b"HTTP/1.1 200 OK\r\nx-name: a\nx-evil: 1\r\ncontent-length: 2\r\n\r\nab"),
+            "/api/extension" => {
+                let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                return write!(stream, "{head}2;\nxx\r\nab\r\n0\r\n\r\n");
+            }
+            "/api/trailers" => {
+                let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                return write!(stream, "{head}2\r\nab\r\n0\r\nx-name: a\nx-evil: 1\r\n\r\n");
+            }
             "/api/nothing" => return Ok(()),
             "/api/ws-401" => stream
                 .write_all(b"HTTP/1.1 401 Unauthorized\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno")?,
@@ -118,9 +129,13 @@ impl World {
 fn answers_end_where_the_app_says() {
     let world = World::start();
     for _ in 0..5 {
-        for (path, body) in
-            [("/api/plain", "plain"), ("/api/fickle", "fickle"), ("/api/old", "until the end"), ("/api/hints", "ok")]
-        {
+        for (path, body) in [
+            ("/api/plain", "plain"),
+            ("/api/fickle", "fickle"),
+            ("/api/old", "until the end"),
+            ("/api/hints", "ok"),
+            ("/api/bare", "bare"),
+        ] {
             let reply = world.get(path);
             assert_eq!((reply.status, &*reply.body), (200, body), "{path}: {reply:?}");
         }
@@ -130,20 +145,29 @@ fn answers_end_where_the_app_says() {
 #[test]
 fn a_broken_answer_is_the_apps_fault() {
     let world = World::start();
-    for (path, status, flag) in
-        [("/api/garbage", 502, "UPE"), ("/api/two-lengths", 502, "UPE"), ("/api/nothing", 503, "UC")]
-    {
-        let reply = world.get(path);
-        assert_eq!(reply.status, status, "{path}: {reply:?}");
-        let line = wait::until("the line of the call", wait::SOON, || {
+    let line = |path: &str| {
+        wait::until("the line of the call", wait::SOON, || {
             let lines = log::json_lines(&world.callee.access_log);
             lines.into_iter().find(|line| line["path"] == path).ok_or("no such line")
-        });
-        assert_eq!(line["response_flags"], flag, "{line:#}");
+        })
+    };
+    for (path, status, flag) in [
+        ("/api/garbage", 502, "UPE"),
+        ("/api/two-lengths", 502, "UPE"),
+        ("/api/mixed", 502, "UPE"),
+        ("/api/nothing", 503, "UC"),
+    ] {
+        let reply = world.get(path);
+        assert_eq!(reply.status, status, "{path}: {reply:?}");
+        let line = line(path);
+        assert_eq!((&line["response_flags"], &line["layer"]), (&flag.into(), &"app".into()), "{line:#}");
     }
-    let reply = world.get("/api/short");
-    let told = !reply.error.is_empty() || reply.status == 503;
-    assert!(told, "an answer that breaks off is not passed off as a whole one: {reply:?}");
+    for (path, flag) in [("/api/short", "UC"), ("/api/extension", "UPE"), ("/api/trailers", "UPE")] {
+        let reply = world.get(path);
+        let told = !reply.error.is_empty() || reply.status >= 500;
+        assert!(told, "{path}: an answer that breaks off is not passed off as a whole one: {reply:?}");
+        assert_eq!(line(path)["response_flags"], flag, "{path}: {:#}", line(path));
+    }
 }
 
 /// A caller may read only after it has sent everything, and an app may answer before it has read: nobody waits for the other.

@@ -209,6 +209,8 @@ fn what_cannot_be_read_is_refused_with_a_reason() {
         ("GET /api/ HTTP/1.1\r\nhost: board.prod\r\nbad name: x\r\n\r\n", 400, "bad_request"),
         ("GET /api/ HTTP/1.1\r\nhost : board.prod\r\n\r\n", 400, "bad_request"),
         ("GET /api/ HTTP/3.0\r\nhost: board.prod\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/1.1\r\nhost: board.prod\nx-evil: 1\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/1.1\r\nhost: board.prod\r\n\n", 400, "bad_request"),
         ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}", 400, "bad_request"),
         (&*large, 431, "head_too_large"),
     ] {

@@ -24,6 +24,7 @@ use crate::change;
 use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
 use crate::hub::Hub;
+use crate::issued::Issued;
 use crate::registrar::MeshRegistrar;
 use crate::registry::Registry;
 use crate::saved::Saved;
@@ -113,7 +114,11 @@ impl ControlPlane {
             .map_err(|source| ControlError::AdminToken { file: admin::path(&config.state), source })?;
         let http = listen(config.http, "the API and the dashboard").await?;
         let saved = Saved::new(&config.state);
-        let hub = Hub::new(Registry::restore(saved.endpoints(), started), config.grace);
+        let hub = Hub::new(
+            Registry::restore(saved.endpoints(), started),
+            Issued::restore(saved.certificates()),
+            config.grace,
+        );
         let tokens = Arc::new(Tokens::default());
 
         let http_address = local_address(&http, config.http);
@@ -121,6 +126,7 @@ impl ControlPlane {
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
         tokio::spawn(saved.clone().follow_endpoints(hub.clone()));
+        tokio::spawn(saved.clone().follow_certificates(hub.clone()));
 
         let good = saved.commit();
         if let Some(good) = &good {
@@ -179,10 +185,10 @@ impl ControlPlane {
         self.hub.state().open = true;
     }
 
-    /// Writes the endpoints of this moment, for the next start: to be called before the process ends.
+    /// Writes the state of this moment for the next start: to be called before the process ends.
     pub fn save(&self) {
-        if let Err(error) = self.saved.save_endpoints(&self.hub) {
-            tracing::warn!(%error, "the endpoints were not saved; the next start begins with older ones");
+        if let Err(error) = self.saved.save(&self.hub) {
+            tracing::warn!(%error, "endpoints and certificates' ends were not saved; the next start begins with older ones");
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::TrustDomain;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::live::{Svid, SvidError, TrustBundle};
+use crate::svid::{Svid, SvidError, TrustBundle};
 
 const FILE: &str = "identity.json";
 
@@ -41,21 +41,21 @@ impl Drop for Document {
     }
 }
 
-impl Saved {
-    /// Writes it whole or not at all, readable by the owner only.
-    pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
-        let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
-        let document = Document {
-            trust_domain: bundle.trust_domain().clone(),
-            chain: encode(svid.chain()),
-            key: BASE64.encode(svid.private_key_der()),
-            roots: encode(bundle.roots()),
-            issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        };
-        let text = Zeroizing::new(serde_json::to_vec(&document)?);
-        write_private(&folder.join(FILE), &text)
-    }
+/// Writes an identity whole or not at all, readable by the owner only.
+pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
+    let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
+    let document = Document {
+        trust_domain: bundle.trust_domain().clone(),
+        chain: encode(svid.chain()),
+        key: BASE64.encode(svid.private_key_der()),
+        roots: encode(bundle.roots()),
+        issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    };
+    let text = Zeroizing::new(serde_json::to_vec(&document)?);
+    write_private(&folder.join(FILE), &text)
+}
 
+impl Saved {
     /// What was saved; `None` if nothing was. Unreadable content is an error for a log line: the caller then attests afresh.
     pub(crate) fn load(folder: &Path) -> Result<Option<Self>, String> {
         let path = folder.join(FILE);

@@ -16,10 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use weft_identity::LiveIdentity;
+use weft_identity::{LiveIdentity, OwnFault};
+use weft_proxy_config::{Config, ListenerKind};
 
-use crate::config::{Config, ListenerKind};
-use crate::runtime::ProxyHandle;
+use crate::handle::ProxyHandle;
 
 /// How long `POST /drain_listeners` lets requests go on.
 const DRAIN_BOUND: Duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
         (&Method::GET, "/clusters") if admin => document(&clusters(&proxy.shared.config.load())),
         (&Method::GET, "/certs") if admin => document(&certificates(&proxy.shared.identity)),
         (&Method::GET, "/server_info") if admin => document(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy), "revision": &*proxy.revision(),
+            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy).0, "revision": &*proxy.revision(),
         })),
         (&Method::POST, "/drain_listeners") if admin => {
             let proxy = proxy.clone();
@@ -94,7 +94,8 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
     }
 }
 
-const HELP: &str = "GET  /ready               200 when there is an identity and a configuration
+const HELP: &str =
+    "GET  /ready               200 when there is an identity that is valid now and a configuration, and the app takes connections
 GET  /config_dump         listeners, routes and policy in force
 GET  /clusters            clusters and their endpoints
 GET  /certs               own certificate and trust bundle
@@ -110,19 +111,25 @@ fn use_post(why: &str) -> Response<Full<Bytes>> {
     refused
 }
 
-fn state(proxy: &ProxyHandle) -> &'static str {
-    if proxy.is_draining() {
-        "DRAINING"
-    } else if proxy.is_ready() {
-        "LIVE"
-    } else {
-        "INITIALIZING"
-    }
+/// One word, and a sentence where the word is not enough.
+fn state(proxy: &ProxyHandle) -> (String, Option<OwnFault>) {
+    let fault = proxy.shared.identity.fault();
+    let word = match &fault {
+        _ if proxy.is_draining() => "DRAINING".to_owned(),
+        Some(OwnFault::Missing) => "INITIALIZING".to_owned(),
+        Some(fault) => fault.cause().to_ascii_uppercase(),
+        None if proxy.is_app_gone() => "APP_UNREACHABLE".to_owned(),
+        None if proxy.is_ready() => "LIVE".to_owned(),
+        None => "INITIALIZING".to_owned(),
+    };
+    (word, fault)
 }
 
 fn ready(proxy: &ProxyHandle) -> Response<Full<Bytes>> {
-    let mut response = text("text/plain", format!("{}\n", state(proxy)));
-    if !proxy.is_ready() {
+    let (word, fault) = state(proxy);
+    let why = fault.map(|fault| format!("{fault}\n")).unwrap_or_default();
+    let mut response = text("text/plain", format!("{word}\n{why}"));
+    if !proxy.is_ready() || proxy.is_app_gone() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response
@@ -177,7 +184,7 @@ fn config(config: &Config) -> Value {
 fn clusters(config: &Config) -> Value {
     let mut clusters: Vec<_> = config.clusters.values().collect();
     clusters.sort_by(|a, b| a.cluster.name.cmp(&b.cluster.name));
-    let describe = |upstream: &&Arc<crate::config::Upstream>| {
+    let describe = |upstream: &&Arc<weft_proxy_config::Upstream>| {
         let endpoints: Vec<Value> = upstream
             .endpoints
             .iter()

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use weft_policy::{CallRequest, host};
 use weft_telemetry::{Failure, trace};
 
-use crate::exchange::{Exchange, Verdict};
+use crate::exchange::Exchange;
+use crate::record::Verdict;
 use crate::stop::Stop;
 
 /// Decides about a request whose path is normalised and whose identity headers are gone.

@@ -1,6 +1,6 @@
 //! Which endpoint a request goes to: pure functions of the endpoints, their load, a turn and a random number.
 
-use crate::config::{Endpoints, LbPolicy};
+use weft_proxy_config::{Endpoints, LbPolicy};
 
 /// The index of the endpoint to use; `None` if there is none.
 ///
@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Endpoint;
+    use weft_proxy_config::Endpoint;
 
     fn endpoints(weights: &[u32]) -> Endpoints {
         let one = |(port, weight): (usize, &u32)| Endpoint {

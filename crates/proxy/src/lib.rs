@@ -1,21 +1,23 @@
-//! The data plane: listeners, the phases of a request, pools of connections, and the configuration that they run on.
+//! The data plane: listeners, the phases of a request, pools of connections.
 //!
-//! It never decides what the mesh looks like (that is compiled elsewhere and arrives as Envoy v3 resources) and never reads
-//! Git. `request.rs` tells the story of a request, phase by phase; `runtime.rs` that of a process.
+//! It never decides what the mesh looks like (that is compiled elsewhere and arrives as Envoy v3 resources, which
+//! `weft-proxy-config` reads) and never reads Git. HTTP as bytes is `weft-proxy-http`. `request.rs` tells the story of a request,
+//! phase by phase; `runtime.rs` that of a process.
 
 mod admin;
+mod attempts;
 mod authorize;
 pub mod balance;
-pub mod config;
-mod downstream;
+mod call;
+mod connection;
+mod deadline;
 mod exchange;
 mod forward;
-mod h1;
-mod h2_stream;
-mod headers;
-mod heads;
+mod handle;
+mod identity;
 mod listen;
 mod log_line;
+mod record;
 mod request;
 mod response;
 mod runtime;
@@ -26,7 +28,6 @@ mod tunnel;
 mod upstream;
 mod worker;
 
-#[doc(hidden)]
-pub use h1::fuzz;
+pub use handle::ProxyHandle;
 pub use listen::is_free;
-pub use runtime::{Proxy, ProxyConfig, ProxyHandle, ProxySink, StartError};
+pub use runtime::{Proxy, ProxyConfig, ProxySink, StartError};

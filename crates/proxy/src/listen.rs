@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use weft_identity::tls::{ClientAuth, server_config};
 
-use crate::config::{Config, DownstreamTls, Listener};
 use crate::serve::serve;
 use crate::worker::Worker;
+use weft_proxy_config::{Config, DownstreamTls, Listener};
 
 /// Connections waiting to be accepted, for each worker.
 const BACKLOG: i32 = 1024;

@@ -4,44 +4,44 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, Method, Version};
+use http::{HeaderValue, Method};
 use weft_telemetry::Failure;
 use weft_telemetry::access_log::{push_json_bytes, push_json_string, push_number};
 
-use crate::config::{LogField, LogFormat};
-use crate::exchange::Exchange;
+use crate::record::{Record, protocol};
+use weft_proxy_config::{LogField, LogFormat};
 
 /// Appends the line of a finished exchange, with its newline.
-pub(crate) fn write(out: &mut Vec<u8>, format: &LogFormat, exchange: &Exchange, duration_ms: u64) {
+pub(crate) fn write(out: &mut Vec<u8>, format: &LogFormat, record: &Record, duration_ms: u64) {
     out.push(b'{');
     for (index, (key, field)) in format.keys.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
         out.extend_from_slice(key.as_bytes());
-        write_field(out, field, exchange, duration_ms);
+        write_field(out, field, record, duration_ms);
     }
     out.extend_from_slice(b"}\n");
 }
 
-fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duration_ms: u64) {
-    let facts = exchange.failure.map(Failure::facts);
-    let connection = &exchange.connection;
+fn write_field(out: &mut Vec<u8>, field: &LogField, record: &Record, duration_ms: u64) {
+    let facts = record.failure.map(Failure::facts);
+    let connection = &record.connection;
     match field {
         LogField::Literal(json) => out.extend_from_slice(json.as_bytes()),
-        LogField::StartTime => push_time(out, exchange.started_at),
-        LogField::Method => push_optional(out, exchange.method.as_ref().map(Method::as_str)),
-        LogField::Path => push_optional(out, exchange.path.as_ref().map(|path| path.as_str())),
-        LogField::Authority => push_optional_bytes(out, exchange.authority.as_ref().map(|value| value.as_bytes())),
-        LogField::Scheme => push_optional(out, exchange.protocol.map(|_| "http")),
+        LogField::StartTime => push_time(out, record.started_at),
+        LogField::Method => push_optional(out, record.method.as_ref().map(Method::as_str)),
+        LogField::Path => push_optional(out, record.path.as_ref().map(|path| path.as_str())),
+        LogField::Authority => push_optional_bytes(out, record.authority.as_ref().map(|value| value.as_bytes())),
+        LogField::Scheme => push_optional(out, record.protocol.map(|_| "http")),
         LogField::RequestHeader(name) if name == "x-request-id" => {
-            push_optional_bytes(out, exchange.request_id.as_ref().map(HeaderValue::as_bytes));
+            push_optional_bytes(out, record.request_id.as_ref().map(HeaderValue::as_bytes));
         }
         LogField::RequestHeader(name) => {
-            let value = exchange.logged_headers.iter().find(|(known, _)| known == name);
+            let value = record.logged_headers.iter().find(|(known, _)| known == name);
             push_optional_bytes(out, value.map(|(_, value)| value.as_bytes()));
         }
-        LogField::UpstreamServiceTime => match exchange.upstream_ms {
+        LogField::UpstreamServiceTime => match record.upstream_ms {
             Some(ms) => {
                 out.push(b'"');
                 push_number(out, ms);
@@ -49,41 +49,41 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, exchange: &Exchange, duratio
             }
             None => push_optional(out, None),
         },
-        LogField::Protocol => push_optional(out, exchange.protocol.map(protocol)),
-        LogField::ResponseCode => push_number(out, exchange.status.map_or(0, |status| status.as_u16()).into()),
+        LogField::Protocol => push_optional(out, record.protocol.map(protocol)),
+        LogField::ResponseCode => push_number(out, record.status.map_or(0, |status| status.as_u16()).into()),
         LogField::ResponseFlags => push_json_string(out, facts.map_or("-", |facts| facts.flag)),
         LogField::ResponseCodeDetails => {
-            let details = facts.map(|facts| facts.details).or(exchange.status.map(|_| "via_upstream"));
+            let details = facts.map(|facts| facts.details).or(record.status.map(|_| "via_upstream"));
             push_optional(out, details);
         }
         LogField::ConnectionTerminationDetails => push_optional(out, None),
-        LogField::BytesReceived => push_number(out, exchange.received.get()),
-        LogField::BytesSent => push_number(out, exchange.sent),
+        LogField::BytesReceived => push_number(out, record.received.get()),
+        LogField::BytesSent => push_number(out, record.sent),
         LogField::Duration => push_number(out, duration_ms),
-        LogField::UpstreamHost => push_address(out, exchange.upstream),
-        LogField::UpstreamCluster => push_optional(out, exchange.cluster.as_ref().map(|cluster| &*cluster.name)),
-        LogField::UpstreamLocalAddress => push_address(out, exchange.upstream_local),
-        LogField::UpstreamTransportFailureReason => push_optional(out, exchange.transport_reason.as_deref()),
-        LogField::UpstreamRequestAttemptCount => push_number(out, exchange.attempts.into()),
-        LogField::UpstreamPeerUriSan => push_optional(out, exchange.upstream_id.as_deref()),
+        LogField::UpstreamHost => push_address(out, record.upstream),
+        LogField::UpstreamCluster => push_optional(out, record.cluster.as_ref().map(|cluster| &*cluster.name)),
+        LogField::UpstreamLocalAddress => push_address(out, record.upstream_local),
+        LogField::UpstreamTransportFailureReason => push_optional(out, record.transport_reason.as_deref()),
+        LogField::UpstreamRequestAttemptCount => push_number(out, record.attempts.into()),
+        LogField::UpstreamPeerUriSan => push_optional(out, record.upstream_id.as_deref()),
         LogField::UpstreamLocalUriSan | LogField::DownstreamLocalUriSan => push_json_string(out, &connection.own_id),
         LogField::DownstreamLocalAddress => push_address(out, connection.local_address),
         LogField::DownstreamRemoteAddress => push_address(out, connection.remote_address),
         LogField::DownstreamPeerUriSan => push_optional(out, connection.peer_id.as_deref()),
         LogField::RequestedServerName => push_optional(out, connection.server_name.as_deref()),
-        LogField::RouteName => push_optional(out, exchange.route.as_deref()),
+        LogField::RouteName => push_optional(out, record.route.as_deref()),
         LogField::TraceId => {
-            let trace = exchange.protocol.map(|_| exchange.trace.trace_id_hex());
+            let trace = record.protocol.map(|_| record.trace.trace_id_hex());
             push_optional_bytes(out, trace.as_ref().map(|id| &id[..]));
         }
         LogField::Decision => {
-            push_optional(out, exchange.verdict.as_ref().map(|verdict| if verdict.allowed { "allow" } else { "deny" }));
+            push_optional(out, record.verdict.as_ref().map(|verdict| if verdict.allowed { "allow" } else { "deny" }));
         }
-        LogField::DecisionId => push_optional_bytes(out, exchange.verdict.as_ref().map(|verdict| &verdict.id[..])),
-        LogField::Policy => push_optional(out, exchange.verdict.as_ref().map(|verdict| &*verdict.policy)),
+        LogField::DecisionId => push_optional_bytes(out, record.verdict.as_ref().map(|verdict| &verdict.id[..])),
+        LogField::Policy => push_optional(out, record.verdict.as_ref().map(|verdict| &*verdict.policy)),
         LogField::Layer => push_optional(out, facts.map(|facts| facts.layer.as_str())),
         LogField::Cause => push_optional(out, facts.map(|facts| facts.cause)),
-        LogField::ConfigVersion => push_json_string(out, &exchange.config.revision),
+        LogField::ConfigVersion => push_json_string(out, &record.config.revision),
     }
 }
 
@@ -104,15 +104,6 @@ fn push_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
             let _ = write!(out, "\"{address}\"");
         }
         None => out.extend_from_slice(b"null"),
-    }
-}
-
-/// As in `%PROTOCOL%` and `context.protocol`.
-pub(crate) fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
     }
 }
 

@@ -6,46 +6,24 @@ use std::sync::Arc;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use weft_policy::path;
+use weft_proxy_config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
+use weft_proxy_http::Malformed;
+use weft_proxy_http::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
+use weft_proxy_http::server::ClientRequest;
+use weft_proxy_http::{Kind, RequestBody, kind};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
 
+use crate::attempts::Upstream;
 use crate::authorize::authorize;
-use crate::config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
-use crate::downstream::ClientRequest;
+use crate::call::Call;
+use crate::connection::Connection;
 use crate::exchange::Exchange;
-use crate::forward::{Upstream, forward};
-use crate::h1::Malformed;
-use crate::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
+use crate::forward::forward;
 use crate::response::ResponseBody;
-use crate::serve::Connection;
 use crate::stop::Stop;
 use crate::tunnel;
 use crate::worker::Worker;
-
-/// What a client asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kind {
-    /// One request, one response.
-    Plain,
-    /// A WebSocket, by `Upgrade` or by extended CONNECT.
-    WebSocket,
-    /// Bytes to a host and port.
-    Connect,
-    /// Another protocol by extended CONNECT: taken nowhere.
-    Unknown,
-}
-
-/// A request between the phases.
-pub(crate) struct Call {
-    /// Boxed: it moves through every phase and into the response's body.
-    pub(crate) exchange: Box<Exchange>,
-    pub(crate) kind: Kind,
-    /// A WebSocket is a GET.
-    pub(crate) method: Method,
-    pub(crate) headers: HeaderMap,
-    pub(crate) authority: Authority,
-    pub(crate) path: PathAndQuery,
-}
 
 /// Answers one request. Never fails: what cannot be served is answered by the mesh.
 pub(crate) async fn handle(
@@ -59,7 +37,11 @@ pub(crate) async fn handle(
         Ok((mut call, http)) => match (decide(&mut call, &http), switched) {
             (Err(stop), _) => stop.into_response(call.exchange),
             (Ok(upstream), Some(client)) => tunnel::open(call, upstream, client).await,
-            (Ok(upstream), None) => forward(call, upstream, body).await,
+            (Ok(upstream), None) => {
+                let body =
+                    RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
+                forward(call, upstream, body).await
+            }
         },
     };
     response.headers_mut().entry(header::DATE).or_insert_with(|| worker.date());
@@ -88,11 +70,11 @@ pub(crate) fn refuse_unreadable(
 /// The phases before the first byte goes upstream. None of them waits for anything.
 fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     normalize(call, http)?;
-    headers::strip_identity(&mut call.headers, &call.exchange.listener);
+    headers::strip_identity(&mut call.headers, &http.reserved);
     let authority = call.authority.clone();
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
     if http.authorize {
-        let protocol = crate::log_line::protocol(call.exchange.protocol.unwrap_or_default());
+        let protocol = crate::record::protocol(call.exchange.protocol.unwrap_or_default());
         authorize(&mut call.exchange, path::split(call.path.as_str()).0, authority.as_str(), protocol)?;
     }
     let upstream = route(call, http, &host)?;
@@ -131,7 +113,7 @@ fn begin(
 ) -> Result<(Call, HttpRef), Response<ResponseBody>> {
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
-    let kind = tunnel::kind(&request);
+    let kind = kind(&request);
     let (parts, ()) = request.into_parts();
     let headers = parts.headers;
     let uri = parts.uri.into_parts();
@@ -220,14 +202,12 @@ fn logged_headers(listener: &Listener, headers: &HeaderMap) -> Vec<(header::Head
 
 /// One spelling of the path, for the policy, the route and the app alike (RFC 3986 s.6.2.2).
 fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
-    if call.kind == Kind::Connect || !http.normalize_path {
-        return Ok(());
-    }
+    let Some(slashes) = http.paths.filter(|_| call.kind != Kind::Connect) else { return Ok(()) };
     let raw = call.path.as_str();
     if raw == "*" && call.method == Method::OPTIONS {
         return Ok(());
     }
-    match path::normalize(raw) {
+    match path::normalize(raw, slashes) {
         Ok(std::borrow::Cow::Borrowed(_)) => Ok(()),
         Ok(std::borrow::Cow::Owned(normal)) => {
             call.path = PathAndQuery::try_from(normal)

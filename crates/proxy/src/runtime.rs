@@ -7,19 +7,18 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use weft_identity::LiveIdentity;
 use weft_model::ServiceName;
+use weft_proxy_config::{Builder, Config};
 use weft_telemetry::metrics::{Kind, Registry};
 use weft_xds::{Rejection, Sink, Update, type_url};
 
 use crate::admin;
-use crate::config::{Builder, Config};
+use crate::handle::{Command, ProxyHandle};
 use crate::listen::{self, Listeners};
 use crate::worker::{Shared, Worker};
 
@@ -55,20 +54,6 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-enum Command {
-    Reconcile { config: Arc<Config>, done: oneshot::Sender<Vec<(Arc<str>, io::Error)>> },
-    Close,
-    End,
-}
-
-/// A running data plane.
-pub struct ProxyHandle {
-    pub(crate) shared: Arc<Shared>,
-    workers: Vec<mpsc::UnboundedSender<Command>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    ready: watch::Sender<bool>,
 }
 
 /// The data plane.
@@ -115,75 +100,6 @@ impl ProxyHandle {
     /// What the xDS client feeds.
     pub fn sink(self: &Arc<Self>) -> ProxySink {
         ProxySink { proxy: self.clone(), builder: Builder::default(), checked: BTreeSet::new() }
-    }
-
-    /// Waits until there is an identity and every listener of a first configuration is open.
-    pub async fn ready(&self) {
-        let mut identity = self.shared.identity.subscribe();
-        while self.shared.identity.id().is_none() {
-            if identity.changed().await.is_err() {
-                return;
-            }
-        }
-        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
-    }
-
-    /// Whether [`ready`](Self::ready) would return at once.
-    pub fn is_ready(&self) -> bool {
-        *self.ready.borrow() && self.shared.identity.id().is_some() && !self.is_draining()
-    }
-
-    /// Whether a drain has begun.
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining()
-    }
-
-    /// The commit that is in force, empty before the first.
-    pub fn revision(&self) -> Arc<str> {
-        self.shared.config.load().revision.clone()
-    }
-
-    /// All metrics.
-    pub fn metrics(&self) -> &Arc<Registry> {
-        &self.shared.metrics
-    }
-
-    /// Stops accepting, tells clients (GOAWAY, `Connection: close`), and waits at most `bound` for what is under way.
-    /// Gives the number of requests and tunnels that were still open.
-    pub async fn drain(&self, bound: Duration) -> usize {
-        self.shared.draining.store(true, Ordering::Release);
-        self.shared.drain.notify_waiters();
-        for worker in &self.workers {
-            let _ = worker.send(Command::Close);
-        }
-        let idle = async {
-            loop {
-                let changed = self.shared.idle.notified();
-                if self.shared.is_idle() {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        let _ = tokio::time::timeout(bound, idle).await;
-        self.shared.active.load(Ordering::Acquire)
-    }
-
-    /// Has every access log opened again, so that a file that was moved away gets no more lines. Waits for nothing.
-    pub fn reopen_logs(&self) {
-        self.shared.reopen_logs();
-    }
-
-    /// Ends the workers, and with them what is still open. Log lines are written out first.
-    pub fn stop(&self) {
-        for worker in &self.workers {
-            let _ = worker.send(Command::End);
-        }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            let _ = thread.join();
-        }
-        self.shared.flush_logs();
     }
 }
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use weft_proxy_config::{Listener, ListenerKind};
+use weft_proxy_http::Stream;
 use weft_telemetry::Failure;
 use weft_telemetry::metrics::{Reporter, TcpLabels};
 use weft_telemetry::trace::TraceContext;
 
 use crate::authorize::authorize;
-use crate::config::{Listener, ListenerKind};
+use crate::connection::Connection;
 use crate::exchange::Exchange;
-use crate::serve::Connection;
 use crate::worker::Worker;
 
 /// Serves one connection to its end.
@@ -40,6 +41,7 @@ where
         Err((failure, why)) => {
             let peer = connection.peer_id.as_deref().unwrap_or("unknown");
             tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
+            worker.shared.app_refused.notify_one();
             record.failure = Some(failure);
             record.transport_reason = Some(why);
         }
@@ -49,7 +51,7 @@ where
 }
 
 /// Decides, and connects to the app.
-async fn open(record: &mut Exchange) -> Result<crate::upstream::Stream, (Failure, String)> {
+async fn open(record: &mut Exchange) -> Result<Stream, (Failure, String)> {
     let (worker, listener, config) = (record.worker.clone(), record.listener.clone(), record.config.clone());
     let ListenerKind::Tcp(tcp) = &listener.kind else { return Err((Failure::NoRoute, "no TCP listener".into())) };
     record.cluster = Some(Arc::new(tcp.cluster.clone()));

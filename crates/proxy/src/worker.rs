@@ -21,8 +21,8 @@ use weft_telemetry::access_log::{LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
 use crate::balance;
-use crate::config::{Cluster, Config, Endpoints, LogFormat};
 use crate::upstream::Pools;
+use weft_proxy_config::{Cluster, Config, Endpoints, LogFormat};
 
 /// Log lines are handed to the writing thread at least this often.
 const TICK: Duration = Duration::from_millis(100);
@@ -49,6 +49,10 @@ pub(crate) struct Shared {
     pub(crate) refused_handshakes: AtomicU64,
     /// Told whenever nothing may be under way any more, while draining.
     pub(crate) idle: Notify,
+    /// Told whenever the app took no connection.
+    pub(crate) app_refused: Notify,
+    /// Whether the app, which took connections, takes none: calls are not to be sent here.
+    pub(crate) app_gone: AtomicBool,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
 }
 
@@ -66,6 +70,8 @@ impl Shared {
             serving: AtomicUsize::new(0),
             refused_handshakes: AtomicU64::new(0),
             idle: Notify::new(),
+            app_refused: Notify::new(),
+            app_gone: AtomicBool::new(false),
             logs: Mutex::default(),
         }
     }

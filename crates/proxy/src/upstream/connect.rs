@@ -1,42 +1,18 @@
 //! One new connection to an endpoint: TCP, and TLS where the cluster says so, within the cluster's connect timeout.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use weft_proxy_config::Cluster;
+use weft_proxy_http::{AttemptError, Sent, Stream, TLS_READ_AHEAD};
 use weft_telemetry::Failure;
 
-use super::{AttemptError, Sent};
-use crate::config::Cluster;
-
-/// What one read of a TLS connection takes from the socket, at most. rustls itself reads 4 KiB at a time, a quarter of a record.
-pub(crate) const TLS_READ_AHEAD: usize = 32 * 1024;
-
-/// A connection to an endpoint.
-pub(crate) enum Stream {
-    /// To the app, or to an endpoint outside of the mesh.
-    Clear(TcpStream),
-    /// To another sidecar, whose SPIFFE ID is the expected one.
-    Tls(Box<TlsStream<BufReader<TcpStream>>>),
-}
-
-impl Stream {
-    /// Our end's address.
-    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Clear(tcp) => tcp.local_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.get_ref().local_addr().ok(),
-        }
-    }
-}
+use crate::identity;
 
 /// Connects, or says which layer failed.
 pub(crate) async fn connect(
@@ -56,7 +32,8 @@ pub(crate) async fn connect(
             .connect(name, BufReader::with_capacity(TLS_READ_AHEAD, tcp))
             .await
             .map_err(|error| {
-                failed(Failure::TlsFailed, format!("{address}: {}", weft_identity::tls::explain(&error)))
+                let (peer, why) = (&tls.expected_id, weft_identity::tls::explain(&error));
+                failed(identity::handshake(&error), format!("{address} ({peer}): {why}"))
             })?;
         Ok(Stream::Tls(Box::new(stream)))
     };
@@ -73,54 +50,4 @@ pub(crate) async fn connect(
 fn server_name(sni: Option<&str>, address: SocketAddr) -> ServerName<'static> {
     sni.and_then(|name| ServerName::try_from(name.to_owned()).ok())
         .unwrap_or(ServerName::IpAddress(address.ip().into()))
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Clear(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Clear(tcp) => tcp.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Clear(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
-        }
-    }
 }

@@ -103,11 +103,11 @@ async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Servin
 /// A path may be a folder within a repository.
 fn git_config(args: &Args) -> GitConfig {
     let cache = args.state_dir.join("git");
-    let found = GitConfig::discover(Path::new(&args.repo), &cache).filter(|_| args.path.is_none());
-    let mut config = found.unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache));
-    if let Some(path) = &args.path {
-        config.path.clone_from(path);
-    }
+    let mut config = match &args.path {
+        Some(path) => GitConfig { path: path.clone(), ..GitConfig::new(args.repo.clone(), cache) },
+        None => GitConfig::discover(Path::new(&args.repo), &cache)
+            .unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache)),
+    };
     config.branch.clone_from(&args.branch);
     config.poll = args.poll;
     config.ca.clone_from(&args.repo_ca);
@@ -117,7 +117,10 @@ fn git_config(args: &Args) -> GitConfig {
 fn explain(error: ControlError) -> anyhow::Error {
     let hint = match &error {
         ControlError::Git(GitError::Authority { .. }) => "--repo-ca takes a file of PEM certificates",
-        ControlError::Git(_) => "name a Git repository with --repo; `git init` and a first commit make a folder one",
+        ControlError::Git(GitError::Open { .. }) => {
+            "name a Git repository with --repo; `git init` and a first commit make a folder one"
+        }
+        ControlError::Git(GitError::Mirror { .. }) => "mirrors are in the folder `git` of --state-dir",
         ControlError::Listen { .. } => {
             "is another control plane running? choose other addresses with --xds, --authz and --http"
         }

@@ -1,5 +1,6 @@
 //! Where the app is. A name may have addresses of both families, of which the app listens on one, and may get others later.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -102,8 +103,9 @@ impl AppAddress {
         }
     }
 
-    /// Waits until the name no longer stands for `current` and something listens where it points now. For ever with an IP address.
-    pub(crate) async fn moved(&self, current: SocketAddr) -> SocketAddr {
+    /// Waits until something listens at another address of the name than at `current`, where the name no longer points or the app is
+    /// gone. For ever with an IP address.
+    pub(crate) async fn moved(&self, current: SocketAddr, is_gone: &Cell<bool>) -> SocketAddr {
         if let Self::Ip(_) = self {
             return std::future::pending().await;
         }
@@ -111,8 +113,9 @@ impl AppAddress {
             sleep(LOOK).await;
             // A resolver that is away says nothing about the app.
             let Ok(addresses) = self.addresses().await else { continue };
-            if has_left(current, &addresses)
+            if (is_gone.get() || has_left(current, &addresses))
                 && let Some(address) = first_open(&addresses).await
+                && address != current
             {
                 return address;
             }

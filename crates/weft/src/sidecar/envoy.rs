@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -30,6 +31,8 @@ use crate::output::hinted;
 
 /// Between two looks at Envoy's admin endpoint.
 const LOOK: Duration = Duration::from_millis(50);
+/// And between two at its counters.
+const COUNT: Duration = Duration::from_secs(1);
 /// How long Envoy may take to end after SIGTERM.
 const STOP_BOUND: Duration = Duration::from_secs(5);
 /// Restarts come ever later, up to this; an Envoy that has lived as long starts afresh.
@@ -43,6 +46,7 @@ pub(crate) struct Envoy {
     pub(crate) identity: Arc<LiveIdentity>,
     relay: Relay,
     policy: Policy,
+    app_gone: AtomicBool,
     /// Ends the supervision; the answer comes when Envoy has ended.
     stop: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -75,7 +79,8 @@ impl Envoy {
         std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
 
         let (stop, stopped) = mpsc::channel(1);
-        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, stop });
+        let app_gone = AtomicBool::new(false);
+        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, app_gone, stop });
         let lock = place.guarded();
         tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
         Ok(envoy)
@@ -103,6 +108,33 @@ impl Envoy {
             Ok(["egress::", "ingress::"].iter().all(|name| listeners.lines().any(|line| line.starts_with(name))))
         };
         self.policy.engine().is_some() && listening.await.unwrap_or(false)
+    }
+
+    /// Waits until a connection to the app was refused, as Envoy counts it.
+    pub(crate) async fn app_refused(&self) {
+        let before = self.app_refusals().await.unwrap_or(0);
+        loop {
+            tokio::time::sleep(COUNT).await;
+            // An Envoy that was started again counts from zero.
+            if self.app_refusals().await.is_ok_and(|now| now != before && now > 0) {
+                return;
+            }
+        }
+    }
+
+    async fn app_refusals(&self) -> Result<u64> {
+        let stats = self.ask("/stats?filter=^cluster\\.inbound.*upstream_cx_connect_fail$").await?.text();
+        Ok(stats.lines().filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok()).sum())
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub(crate) fn set_app_gone(&self, gone: bool) {
+        self.app_gone.store(gone, Ordering::Release);
+    }
+
+    /// Whether that was said.
+    pub(crate) fn is_app_gone(&self) -> bool {
+        self.app_gone.load(Ordering::Acquire)
     }
 
     /// Closes the listeners gracefully and waits for the requests under way.

@@ -83,7 +83,11 @@ impl Following {
         let (server, live) = (args.server.clone(), identity.clone());
         let connect = move || {
             let (server, live) = (server.clone(), live.clone());
-            async move { weft_identity::connect(&server, &live).await }
+            async move {
+                // With an expired identity there is nobody to connect as; the renewal has told of it.
+                live.unexpired().await;
+                weft_identity::connect(&server, &live).await
+            }
         };
         let client = Client::new(nodes, Some(place.state.join("xds-cache")), connect);
         let client = match plane {

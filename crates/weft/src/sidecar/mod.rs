@@ -12,8 +12,10 @@ mod health;
 mod introduction;
 mod place;
 mod plane;
+mod presence;
 mod secrets;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -51,11 +53,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let place = place::Place::prepare(&args)?;
     place.alone().await;
 
+    let node = place.node(&args, args.app.guess().await);
     let identity = tokio::select! {
-        identity = identify(&args, &place) => identity?,
+        identity = identify(&args, &place, node.id()) => identity?,
         () = stop.wait() => return Ok(ExitCode::SUCCESS),
     };
-    let (introduction, nodes) = Introduction::new(place.node(&args, args.app.guess().await));
+    let (introduction, nodes) = Introduction::new(node);
     tokio::spawn(introduction.clone().report_certificate(identity.live().clone()));
 
     let plane = Plane::start(&args, &place, &introduction.agent(), identity.live()).await?;
@@ -73,7 +76,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 
     let mut app = App::start(&args, &place)?;
     let leave = tokio::select! {
-        never = register(&args, &introduction) => match never {},
+        never = register(&args, &introduction, &plane) => match never {},
         code = app.ended() => Leave::AppEnded(code),
         () = stop.wait() => Leave::Told,
     };
@@ -103,19 +106,28 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Tells the control plane that callers may be sent here, once the app listens, and where the app is, whenever that changes.
-async fn register(args: &Args, introduction: &Introduction) -> Infallible {
+/// Tells the control plane that callers may be sent here, for as long as the app takes connections, and where it is.
+async fn register(args: &Args, introduction: &Introduction, plane: &Plane) -> Infallible {
     let mut app = args.app.listening().await;
-    if introduction.agent().app != app {
-        introduction.update(|agent| agent.app = app);
-        in_force(args.admin, app).await;
-    }
-    introduction.update(|agent| agent.ready = true);
-    tracing::info!(%app, "the app listens; the endpoint is registered");
     loop {
-        app = args.app.moved(app).await;
-        tracing::info!(%app, name = %args.app, "the app's name stands for another address");
-        introduction.update(|agent| agent.app = app);
+        if introduction.agent().app != app {
+            introduction.update(|agent| agent.app = app);
+            in_force(args.admin, app).await;
+        }
+        plane.set_app_gone(false);
+        introduction.update(|agent| agent.ready = true);
+        tracing::info!(%app, "the app listens; the endpoint is registered");
+        let is_gone = Cell::new(false);
+        let told = |change| {
+            is_gone.set(change == presence::Change::Withdrawn);
+            plane.set_app_gone(is_gone.get());
+            introduction.update(|agent| agent.ready = !is_gone.get());
+        };
+        app = tokio::select! {
+            never = presence::watch(app, async || plane.app_refused().await, told) => match never {},
+            elsewhere = args.app.moved(app, &is_gone) => elsewhere,
+        };
+        tracing::info!(%app, name = %args.app, "the app is at another address of its name");
     }
 }
 
@@ -143,13 +155,14 @@ async fn reopen_logs(mut reopen: Reopen, plane: Plane) {
     }
 }
 
-async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
+async fn identify(args: &Args, place: &place::Place, node_id: String) -> Result<Identity> {
     // Unit files and compose files often set an empty variable: it counts as none.
     let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
     let join_token = given.map(parse_token).transpose()?;
     let config = IdentityConfig {
         server: args.server.clone(),
         service: args.service.clone(),
+        node_id,
         join_token,
         state_dir: place.state.clone(),
     };

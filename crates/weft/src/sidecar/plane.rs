@@ -78,6 +78,22 @@ impl Plane {
         }
     }
 
+    /// Waits until a connection to the app was refused.
+    pub(crate) async fn app_refused(&self) {
+        match self {
+            Self::Weft(proxy) => proxy.app_refused().await,
+            Self::Envoy(envoy) => envoy.app_refused().await,
+        }
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub(crate) fn set_app_gone(&self, gone: bool) {
+        match self {
+            Self::Weft(proxy) => proxy.set_app_gone(gone),
+            Self::Envoy(envoy) => envoy.set_app_gone(gone),
+        }
+    }
+
     /// Ends it.
     pub(crate) async fn stop(self) {
         match self {

@@ -16,8 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use weft_control::check::{Look, check, render};
-use weft_control::git::read_dir;
-use weft_model::Intent;
+use weft_model::{Intent, SourceFile};
 
 use crate::output::hinted;
 use crate::signal::Stop;
@@ -26,7 +25,7 @@ use repo::Repo;
 
 /// Run a whole mesh on this machine: control plane, sidecars and apps
 ///
-/// Starts the control plane, and a sidecar with its app for each entry of `kind: Local`. A folder that is no Git repository of its own is copied to a temporary one. The mesh of examples/city first gives a tour.
+/// Starts the control plane, and a sidecar with its app for each entry of `kind: Local`. The root of a Git repository runs as it was last committed, and then follows its commits; any other folder is copied to a temporary repository. The mesh of examples/city first gives a tour.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the intent
@@ -45,7 +44,8 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
-    let intent = read(&args.dir)?;
+    let files = repo::files(&args.dir)?;
+    let intent = judge(&args.dir, &files)?;
     let tour = !args.no_tour && tour::fits(&intent);
     if args.once && !tour {
         return Err(hinted("the tour needs the services of examples/city", "weft up --once examples/city"));
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     let copy = folder.join("intent");
     // The tour makes commits, and gives certificates a short life: never in somebody's own repository.
-    let repo = if tour { Repo::copy(&args.dir, &copy)? } else { Repo::open(&args.dir, &copy)? };
+    let repo = if tour { Repo::copy(&files, &copy)? } else { Repo::open(&args.dir, &files, &copy)? };
     if tour {
         tour::prepare(&repo)?;
     }
@@ -103,16 +103,18 @@ async fn live(args: &Args, mesh: &mut LocalMesh, tour: bool) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads and checks the folder before anything is started.
-fn read(dir: &Path) -> Result<Intent> {
-    let hint = "name a folder with a mesh, like examples/city";
-    let files = read_dir(dir).map_err(|error| hinted(error.to_string(), hint))?;
-    let checked = check(&files);
+/// Checks the files of the folder before anything is started.
+fn judge(dir: &Path, files: &[SourceFile]) -> Result<Intent> {
+    let checked = check(files);
     let Some(intent) = checked.intent else {
-        eprint!("{}", render(&checked.findings, &files, Look::default()));
+        eprint!("{}", render(&checked.findings, files, Look::default()));
+        let (what, then) = match repo::is_root(dir) {
+            true => ("last commit of", " and commit"),
+            false => ("intent in", ""),
+        };
         return Err(hinted(
-            format!("the intent in {} has errors", dir.display()),
-            format!("mend them: weft check {}", dir.display()),
+            format!("the {what} {} has errors", dir.display()),
+            format!("mend them{then}: weft check {}", dir.display()),
         ));
     };
     if intent.local.is_empty() {

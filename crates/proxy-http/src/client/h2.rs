@@ -1,0 +1,267 @@
+//! Requests over HTTP/2 to another sidecar.
+//!
+//! The connection's task does all reading and writing of its socket: what many requests queue in one turn of the worker
+//! leaves in one write. A request only queues its frames; it needs no task unless it has a body.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use weft_telemetry::Failure;
+
+use crate::error::{AttemptError, BodyError, Sent};
+use crate::h2_stream::{self, CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
+use crate::request_body::RequestBody;
+use crate::way::Stream;
+
+/// Heads of responses larger than this reset their stream. A sidecar lets 64 KiB through; HTTP/2 counts 32 bytes more a field.
+const HEAD_MAX: u32 = 128 * 1024;
+/// Requests that share a connection, at most; past it another one is opened.
+const STREAMS_MAX: usize = 256;
+
+/// One connection. Closes by itself when the last handle is gone and the last stream has ended.
+pub struct H2Connection {
+    send: SendRequest<Bytes>,
+    open: Rc<Cell<bool>>,
+    streams: Rc<Cell<usize>>,
+    /// The identity's generation that its handshake used.
+    pub generation: u64,
+    /// Our end's address.
+    pub local_address: Option<SocketAddr>,
+}
+
+impl H2Connection {
+    /// Exchanges prefaces and starts the connection's task on this worker. Waits at most `bound` for the SETTINGS with which a
+    /// server begins (RFC 9113 s.3.4): only they say how many requests it takes at once, and what is sent beyond that it refuses.
+    pub async fn start(stream: Stream, generation: u64, bound: Duration) -> Result<Self, AttemptError> {
+        let local_address = stream.local_address();
+        let (send, mut connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEAD_MAX)
+            .max_concurrent_reset_streams(256)
+            .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
+            .data_frame_budget(SMALL_FRAMES_MAX)
+            .enable_push(false)
+            .initial_max_send_streams(0)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .map_err(|error| AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, error))?;
+        let open = Rc::new(Cell::new(true));
+        let closing = open.clone();
+        let (told, settings) = oneshot::channel();
+        // A handle would keep the connection open: this one goes as soon as it has told.
+        let mut waiting = Some((told, send.clone()));
+        let task = tokio::task::spawn_local(async move {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                if let Some((told, _)) = waiting.take_if(|(_, send)| send.current_max_send_streams() > 0) {
+                    let _ = told.send(());
+                }
+                ended
+            });
+            let ended = ended.await;
+            closing.set(false);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection to an endpoint ended");
+            }
+        });
+        let why = match tokio::time::timeout(bound, settings).await {
+            Ok(Ok(())) => return Ok(Self { send, open, streams: Rc::default(), generation, local_address }),
+            Ok(Err(_)) => "the connection ended before its HTTP/2 SETTINGS came; does the endpoint speak HTTP/2?",
+            Err(_) => "no HTTP/2 SETTINGS came that allow a request; does the endpoint speak HTTP/2?",
+        };
+        task.abort();
+        Err(AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, why))
+    }
+
+    /// Whether another request may be put on it.
+    pub fn has_room(&self) -> bool {
+        self.is_open() && self.streams.get() < STREAMS_MAX.min(self.send.current_max_send_streams())
+    }
+
+    /// Whether it can still carry requests.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441), known once its SETTINGS came.
+    pub fn takes_extended_connect(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Counts a request on the connection for as long as the guard lives.
+    pub fn enter(&self) -> StreamCount {
+        self.streams.set(self.streams.get() + 1);
+        StreamCount(self.streams.clone())
+    }
+
+    /// Waits until a request can be put on it. If it cannot any more, nothing of the request is used up.
+    pub async fn ready(&self) -> Result<(), AttemptError> {
+        let mut send = self.send.clone();
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(|error| self.unsent(&error))
+    }
+
+    fn unsent(&self, error: &h2::Error) -> AttemptError {
+        self.open.set(false);
+        AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
+    }
+
+    /// Sends a request and waits for the head of its response. The body is sent beside, for as long as anybody waits for the
+    /// response or reads it.
+    pub async fn send(&self, request: Request<()>, body: RequestBody) -> Result<Response<H2Body>, AttemptError> {
+        let no_body = body.is_end_stream();
+        let (response, stream) = self.begin(request, no_body).await?;
+        let upload = (!no_body).then(|| {
+            let task = tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
+            Upload(task.abort_handle())
+        });
+        let response = response.await.map_err(|error| failed(&error))?;
+        Ok(response.map(|stream| H2Body { stream, _upload: upload }))
+    }
+
+    /// Opens a two-way stream (extended CONNECT) and waits for the head of its response.
+    pub async fn open_tunnel(
+        &self,
+        request: Request<()>,
+    ) -> Result<(Response<RecvStream>, SendStream<Bytes>), AttemptError> {
+        let (response, stream) = self.begin(request, false).await?;
+        Ok((response.await.map_err(|error| failed(&error))?, stream))
+    }
+
+    async fn begin(
+        &self,
+        request: Request<()>,
+        no_body: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), AttemptError> {
+        let mut send = self.send.clone();
+        poll_fn(|cx| send.poll_ready(cx)).await.map_err(|error| self.unsent(&error))?;
+        send.send_request(request, no_body).map_err(|error| {
+            if error.is_io() || error.is_go_away() {
+                self.unsent(&error)
+            } else {
+                AttemptError::new(Failure::UpstreamProtocol, Sent::NotProcessed, error)
+            }
+        })
+    }
+}
+
+/// A response's body as it comes.
+pub struct H2Body {
+    stream: RecvStream,
+    _upload: Option<Upload>,
+}
+
+impl H2Body {
+    /// Of a request without a body.
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream, _upload: None }
+    }
+
+    /// The next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        h2_stream::poll_frame(&mut self.stream, cx)
+    }
+
+    /// Whether nothing is to come.
+    pub fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+}
+
+/// A request's body on its way. Ends with this value, and the stream with it.
+struct Upload(AbortHandle);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One request under way on a connection.
+pub struct StreamCount(Rc<Cell<usize>>);
+
+impl Drop for StreamCount {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// What an error before the response proves (RFC 9113 s.6.8 and s.8.7): a refused stream, or one beyond the last that a
+/// GOAWAY names, was not processed.
+fn failed(error: &h2::Error) -> AttemptError {
+    let refused = error.is_remote() && (error.reason() == Some(Reason::REFUSED_STREAM) || error.is_go_away());
+    let sent = if refused { Sent::NotProcessed } else { Sent::Perhaps };
+    let failure = if error.is_reset() && error.is_remote() {
+        Failure::UpstreamReset
+    } else if error.is_io() || error.is_go_away() {
+        Failure::UpstreamClosed
+    } else {
+        Failure::UpstreamProtocol
+    };
+    AttemptError::new(failure, sent, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// SETTINGS with `MAX_CONCURRENT_STREAMS` 10 (RFC 9113 s.6.5).
+    const TEN: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 10];
+
+    /// Our end of a connection, and the peer's.
+    async fn accepted() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let near = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+        (Stream::Clear(near), listener.accept().await.expect("a client").0)
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_are_taken_than_the_settings_allow() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, far) = accepted().await;
+                let told = tokio::task::spawn_local(async move {
+                    let mut far = far;
+                    far.write_all(&TEN).await.expect("the client reads");
+                    far
+                });
+                let connection = H2Connection::start(near, 0, Duration::from_secs(30)).await.expect("SETTINGS came");
+                let _far = told.await.expect("no panic");
+                let taken: Vec<_> = (0..10).map(|_| (connection.has_room(), connection.enter())).collect();
+                assert!(taken.iter().all(|(room, _)| *room));
+                assert!(!connection.has_room(), "an eleventh would be refused");
+                drop(taken);
+                assert!(connection.has_room());
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_no_settings_is_no_endpoint() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, _silent) = accepted().await;
+                let Err(error) = H2Connection::start(near, 0, Duration::from_millis(50)).await else {
+                    panic!("it says nothing");
+                };
+                assert_eq!((error.failure, error.sent), (Failure::UpstreamProtocol, Sent::NoConnection));
+            })
+            .await;
+    }
+}

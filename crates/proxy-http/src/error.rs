@@ -1,0 +1,44 @@
+//! What can become of an attempt to send a request, and of a body under way.
+
+use weft_telemetry::Failure;
+
+use crate::h1::Malformed;
+
+/// Any failure of a body; the reader sees it as a broken message.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether a body broke off because its sender broke the framing (a wrong chunk size), rather than the connection.
+pub fn is_malformed(error: &BodyError) -> bool {
+    error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
+}
+
+/// Why an attempt came to nothing, and whether the endpoint can have begun to work on it.
+#[derive(Debug)]
+pub struct AttemptError {
+    /// For the response, the log and the metric.
+    pub failure: Failure,
+    /// What is proven about the request.
+    pub sent: Sent,
+    /// Particulars, for a reader.
+    pub reason: String,
+}
+
+/// What is proven about a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Nothing can be sent by this process now, whoever the endpoint is.
+    Nowhere,
+    /// No connection was there to send it on.
+    NoConnection,
+    /// A connection was there; not a byte of the request was sent, or the peer said that it did not process it.
+    NotProcessed,
+    /// The endpoint may have acted on it.
+    Perhaps,
+}
+
+impl AttemptError {
+    /// An attempt that failed, with what is proven about it.
+    pub fn new(failure: Failure, sent: Sent, reason: impl ToString) -> Self {
+        Self { failure, sent, reason: reason.to_string() }
+    }
+}

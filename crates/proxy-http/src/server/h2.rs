@@ -1,0 +1,256 @@
+//! Requests over HTTP/2 (RFC 9113), beside each other on a connection.
+//!
+//! The connection's task does all reading and writing of its socket, and each request has a task: what they queue in one turn of
+//! the worker leaves in one write.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Connection as Served, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use http::{Request, Response};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use super::request::{ClientBody, ClientRequest};
+use super::service::Service;
+use crate::h1::Malformed;
+use crate::h2_stream::{CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
+use crate::kind::kind;
+use crate::way::Way;
+
+/// Requests under way on a connection, if nobody says otherwise.
+const STREAMS_MAX: u32 = 1024;
+/// Heads larger than this are refused: what HTTP/1.1 may bring to the other sidecar, and what that adds.
+const HEAD_MAX: usize = crate::h1::HEAD_MAX + 8 * 1024;
+/// Heads larger than this are refused by h2, which tells nobody. It counts 32 bytes more a field.
+const HEAD_MAX_H2: u32 = 4 * HEAD_MAX as u32;
+/// Callers that leave as soon as they have asked close no connection that others share, as long as there are no more of them
+/// in one read than may ask at all.
+const RESETS_MAX: usize = STREAMS_MAX as usize;
+/// For the client's preface.
+const PREFACE_BOUND: Duration = Duration::from_secs(30);
+/// A client is asked so often whether it is still there,
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// and has so long to answer.
+const PONG_BOUND: Duration = Duration::from_secs(20);
+
+/// What a client is told that it may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offer {
+    /// Requests at once; 1,024 if it is not said.
+    pub max_streams: Option<u32>,
+    /// Whether WebSockets may come by extended CONNECT (RFC 8441).
+    pub websocket: bool,
+}
+
+/// Serves a connection to its end.
+pub async fn serve<S>(service: &impl Service, offer: Offer, io: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = builder(offer).handshake(io);
+    let ended = match tokio::time::timeout(PREFACE_BOUND, handshake).await {
+        Ok(Ok(served)) => serve_streams(service, served).await,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no HTTP/2 preface came".to_owned()),
+    };
+    if let Err(why) = ended {
+        tracing::debug!(why, "client connection ended");
+    }
+}
+
+fn builder(offer: Offer) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(offer.max_streams.unwrap_or(STREAMS_MAX))
+        .max_header_list_size(HEAD_MAX_H2)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
+        .data_frame_budget(SMALL_FRAMES_MAX);
+    if offer.websocket {
+        builder.enable_connect_protocol();
+    }
+    builder
+}
+
+/// Begins each request that comes. When the proxy drains, tells the client once to begin no more, and ends with the last one.
+async fn serve_streams<S>(service: &impl Service, mut served: Served<S, Bytes>) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut drained = pin!(service.drained());
+    let mut told = false;
+    let mut presence = served.ping_pong().map(Presence::new);
+    poll_fn(|cx| {
+        if !told && drained.as_mut().poll(cx).is_ready() {
+            told = true;
+            served.graceful_shutdown();
+        }
+        if presence.as_mut().is_some_and(|presence| presence.poll_lost(cx).is_ready()) {
+            return Poll::Ready(Err("the client answers no ping".to_owned()));
+        }
+        loop {
+            match served.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    tokio::task::spawn_local(exchange(service.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// One request and its response.
+async fn exchange(service: impl Service, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (head, receive) = request.into_parts();
+    let head = Request::from_parts(head, ());
+    let (mut tunnel, mut body, mut switched) = (None, ClientBody::Empty, None);
+    if kind(&head).is_tunnel() {
+        let (sender, receiver) = oneshot::channel::<Box<dyn Way>>();
+        (tunnel, switched) = (Some((sender, receive)), Some(receiver));
+    } else if !receive.is_end_stream() {
+        body = ClientBody::H2(receive);
+    }
+    let fault = (head_size(&head) > HEAD_MAX).then_some(Malformed::HeadTooLarge);
+    let request = ClientRequest { head, body, fault, switched };
+    let response = {
+        let mut answering = pin!(service.answer(request));
+        poll_fn(|cx| match answering.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            // The client wants no answer any more.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (head, body) = response.into_parts();
+    let ended = body.is_end_stream();
+    match tunnel {
+        Some((sender, receive)) if head.status.is_success() => {
+            if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
+                let _ = sender.send(Box::new(H2Duplex::new(send, receive, None)));
+            }
+        }
+        _ => {
+            if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended)
+                && !ended
+            {
+                send_body(body, stream, Reason::INTERNAL_ERROR).await;
+            }
+        }
+    }
+}
+
+fn head_size(head: &Request<()>) -> usize {
+    let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    fields.sum::<usize>() + head.uri().path_and_query().map_or(0, |path| path.as_str().len())
+}
+
+/// Whether the client is still there: a host that was switched off ends no connection.
+struct Presence {
+    ping: PingPong,
+    asked: bool,
+    /// When to ask, or to give up.
+    due: Pin<Box<Sleep>>,
+}
+
+impl Presence {
+    fn new(ping: PingPong) -> Self {
+        Self { ping, asked: false, due: Box::pin(tokio::time::sleep(PING_EVERY)) }
+    }
+
+    /// Ready when the client did not answer in time.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.asked && matches!(self.ping.poll_pong(cx), Poll::Ready(Ok(_))) {
+                self.asked = false;
+                self.due.as_mut().reset(Instant::now() + PING_EVERY);
+            }
+            if self.due.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.asked || self.ping.send_ping(Ping::opaque()).is_err() {
+                return Poll::Ready(());
+            }
+            self.asked = true;
+            self.due.as_mut().reset(Instant::now() + PONG_BOUND);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// Reads and answers `/ok`, and leaves everything else unread and unanswered.
+    async fn answer(io: DuplexStream) {
+        let mut served = builder(Offer::default()).handshake::<_, Bytes>(io).await.expect("a client");
+        let mut held = Vec::new();
+        while let Some(accepted) = served.accept().await {
+            let (mut request, mut respond) = accepted.expect("the connection lasts");
+            if request.uri().path() == "/ok" {
+                tokio::task::spawn_local(async move {
+                    while let Some(data) = request.body_mut().data().await {
+                        let length = data.expect("the body comes").len();
+                        request.body_mut().flow_control().release_capacity(length).expect("what was received");
+                    }
+                    respond.send_response(Response::new(()), true).expect("a client that waits");
+                });
+            } else {
+                held.push((request, respond));
+            }
+        }
+    }
+
+    fn request(path: &str) -> Request<()> {
+        Request::post(format!("http://board.prod{path}")).body(()).expect("a request")
+    }
+
+    #[tokio::test]
+    async fn what_one_caller_does_ends_no_connection_that_others_share() {
+        let (near, far) = tokio::io::duplex(16 << 20);
+        let (mut client, connection) = h2::client::handshake(near).await.expect("room for a preface");
+        tokio::spawn(connection);
+        let mut left = Vec::new();
+        for _ in 0..90 {
+            left.push(client.send_request(request("/left"), true).expect("a request goes out").1);
+        }
+        tokio::task::yield_now().await;
+        left.iter_mut().for_each(|stream| stream.send_reset(Reason::CANCEL));
+        tokio::task::yield_now().await;
+        // Only now is anything read: all in one go.
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                tokio::task::spawn_local(answer(far));
+                let ok = client.send_request(request("/ok"), true).expect("a request goes out").0.await;
+                assert_eq!(ok.expect("callers that left closed nothing").status(), StatusCode::OK);
+                let mut slow = Vec::new();
+                for _ in 0..8 {
+                    let mut stream = client.send_request(request("/slow"), false).expect("a request goes out");
+                    for _ in 0..30_000 {
+                        stream.1.send_data(Bytes::from_static(b"\0\0\0\0\x02hi"), false).expect("it is queued");
+                    }
+                    slow.push(stream);
+                }
+                let (ok, mut stream) = client.send_request(request("/ok"), false).expect("a request goes out");
+                stream.send_data(Bytes::from(vec![0; 100_000]), true).expect("it is queued");
+                let ok = tokio::time::timeout(Duration::from_secs(30), ok).await.expect("no window is held up");
+                assert_eq!(ok.expect("small frames that wait closed nothing").status(), StatusCode::OK);
+            })
+            .await;
+    }
+}

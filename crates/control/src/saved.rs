@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -49,11 +49,13 @@ impl GoodCommit {
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     folder: PathBuf,
+    /// Held from reading what is to be saved until it is.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Saved {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), writing: Arc::default() }
     }
 
     /// The last good commit, if there is one and it can be read.
@@ -73,26 +75,41 @@ impl Saved {
         read(&self.folder.join("certificates.json")).unwrap_or_default()
     }
 
+    /// Writes both of this moment: what has just changed would else be lost at the end.
+    pub(crate) fn save(&self, hub: &Hub) -> io::Result<()> {
+        self.save_endpoints(hub).and(self.save_certificates(hub))
+    }
+
     /// Writes the endpoints whenever they have changed, until the process ends.
     pub(crate) async fn follow_endpoints(self, hub: Arc<Hub>) {
-        let path = self.folder.join("endpoints.json");
-        follow(&path, "endpoints", &hub.registry_changed, || {
-            let state = hub.state();
-            let registered = state.registry.iter().map(|(node, registration)| (node.clone(), registration.clone()));
-            registered.collect::<BTreeMap<Arc<str>, Registration>>()
-        })
-        .await;
+        follow("endpoints", &hub.registry_changed, || self.save_endpoints(&hub)).await;
     }
 
     /// The same for the certificates that are out.
     pub(crate) async fn follow_certificates(self, hub: Arc<Hub>) {
-        let path = self.folder.join("certificates.json");
-        follow(&path, "certificates' ends", &hub.issued_changed, || hub.state().issued.nodes().clone()).await;
+        follow("certificates' ends", &hub.issued_changed, || self.save_certificates(&hub)).await;
+    }
+
+    fn save_endpoints(&self, hub: &Hub) -> io::Result<()> {
+        self.write("endpoints.json", || {
+            let state = hub.state();
+            let registered = state.registry.iter().map(|(node, registration)| (node.clone(), registration.clone()));
+            registered.collect::<BTreeMap<Arc<str>, Registration>>()
+        })
+    }
+
+    fn save_certificates(&self, hub: &Hub) -> io::Result<()> {
+        self.write("certificates.json", || hub.state().issued.nodes().clone())
+    }
+
+    fn write<T: Serialize>(&self, name: &str, read: impl FnOnce() -> T) -> io::Result<()> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&self.folder.join(name), &read())
     }
 }
 
-/// Writes what `read` gives whenever it has `changed`, until the process ends.
-async fn follow<T: Serialize>(path: &Path, what: &str, changed: &Notify, read: impl Fn() -> T) {
+/// Saves whenever it has `changed`, until the process ends.
+async fn follow(what: &str, changed: &Notify, save: impl Fn() -> io::Result<()>) {
     let mut failed = false;
     loop {
         if failed {
@@ -101,15 +118,15 @@ async fn follow<T: Serialize>(path: &Path, what: &str, changed: &Notify, read: i
             changed.notified().await;
         }
         tokio::time::sleep(SETTLE).await;
-        let written = write(path, &read());
-        match &written {
+        let saved = save();
+        match &saved {
             Err(error) if !failed => {
                 tracing::warn!(%error, "the {what} were not saved, and are tried again; a restart would begin without them");
             }
             Ok(()) if failed => tracing::info!("the {what} are saved"),
             _ => {}
         }
-        failed = written.is_err();
+        failed = saved.is_err();
     }
 }
 

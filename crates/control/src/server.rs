@@ -94,6 +94,7 @@ pub struct ControlPlane {
     store: Store,
     tokens: Arc<Tokens>,
     http: SocketAddr,
+    saved: Saved,
 }
 
 /// What is there once identities and xDS are served.
@@ -133,11 +134,11 @@ impl ControlPlane {
             change::apply(&hub, &good.commit, &good.subject, good.files()).await;
         }
         match GitSource::watch(config.git.clone()) {
-            Ok(observed) => drop(tokio::spawn(change::follow(hub.clone(), observed, saved))),
+            Ok(observed) => drop(tokio::spawn(change::follow(hub.clone(), observed, saved.clone()))),
             Err(error) if good.is_none() => return Err(error.into()),
-            Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved, error))),
+            Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved.clone(), error))),
         }
-        Ok(Self { config, hub, store, tokens, http: http_address })
+        Ok(Self { config, hub, store, tokens, http: http_address, saved })
     }
 
     /// Where the API listens.
@@ -182,6 +183,13 @@ impl ControlPlane {
     /// From now on the API says that this control plane serves: to be called when everything listens that a client can ask.
     pub fn open(&self) {
         self.hub.state().open = true;
+    }
+
+    /// Writes the state of this moment for the next start: to be called before the process ends.
+    pub fn save(&self) {
+        if let Err(error) = self.saved.save(&self.hub) {
+            tracing::warn!(%error, "endpoints and certificates' ends were not saved; the next start begins with older ones");
+        }
     }
 
     /// Policy engines of the serving commit, for an authorization server.

@@ -79,12 +79,12 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
             tokio::spawn(async move { proxy.drain(DRAIN_BOUND).await });
             text("text/plain", "draining\n".to_owned())
         }
-        (&Method::GET, "/drain_listeners") if admin => {
-            let mut refused =
-                text("text/plain", "use POST: this stops the proxy from accepting connections\n".to_owned());
-            *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            refused
+        (&Method::POST, "/reopen_logs") if admin => {
+            proxy.reopen_logs();
+            text("text/plain", "OK\n".to_owned())
         }
+        (&Method::GET, "/drain_listeners") if admin => use_post("this stops the proxy from accepting connections"),
+        (&Method::GET, "/reopen_logs") if admin => use_post("this opens the log files again"),
         (&Method::GET, "/" | "/help") if admin => text("text/plain", HELP.to_owned()),
         _ => {
             let mut missing = text("text/plain", "no such page\n".to_owned());
@@ -102,7 +102,14 @@ GET  /certs               own certificate and trust bundle
 GET  /stats/prometheus    metrics
 GET  /server_info         version, state and commit
 POST /drain_listeners     stop accepting, finish what is under way
+POST /reopen_logs         open the log files again, after they were moved away
 ";
+
+fn use_post(why: &str) -> Response<Full<Bytes>> {
+    let mut refused = text("text/plain", format!("use POST: {why}\n"));
+    *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    refused
+}
 
 /// One word, and a sentence where the word is not enough.
 fn state(proxy: &ProxyHandle) -> (String, Option<OwnFault>) {

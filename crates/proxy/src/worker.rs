@@ -102,6 +102,11 @@ impl Shared {
         sinks.iter().for_each(LogSink::flush);
     }
 
+    /// Has every log file opened again.
+    pub(crate) fn reopen_logs(&self) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().for_each(LogSink::reopen);
+    }
+
     /// Whether the proxy takes no more requests.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)

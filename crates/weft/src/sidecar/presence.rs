@@ -2,6 +2,7 @@
 //!
 //! Nobody asks an app that answers. A connection that it refused makes it suspect; only then is it asked, by opening a connection.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl Presence {
 }
 
 /// Tells each change, for ever. `suspected` comes when a connection to the app was refused.
-pub(super) async fn watch(app: SocketAddr, suspected: impl AsyncFn(), mut tell: impl FnMut(Change)) {
+pub(super) async fn watch(app: SocketAddr, suspected: impl AsyncFn(), mut tell: impl FnMut(Change)) -> Infallible {
     let mut presence = Presence::new();
     loop {
         match presence.pause() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use weft_control::status::{ChangeState, MeshStatus};
 
-use super::LocalMesh;
+use super::mesh::LocalMesh;
 use crate::output::table;
 
 const LOOK: Duration = Duration::from_millis(500);

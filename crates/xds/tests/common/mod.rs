@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -132,7 +133,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(world: &Arc<World>) -> Self {
-        Self::start_at(world, "127.0.0.1:0".parse().expect("an address"))
+        Self::start_at(world, SocketAddr::from((own_loopback(), 0)))
     }
 
     pub fn start_at(world: &Arc<World>, address: SocketAddr) -> Self {
@@ -146,12 +147,20 @@ impl Server {
         Self { address, runtime: Some(runtime) }
     }
 
-    /// Drops every connection, and the port.
+    /// Drops every connection, and the port, before it returns.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Not on this thread, which may be one of another runtime.
+            std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(20))).join().expect("no panic");
         }
     }
+}
+
+/// A loopback address that nothing else is at: a port of it that was given up can be had again, whoever connects from where meanwhile.
+fn own_loopback() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low)
 }
 
 impl Drop for Server {

@@ -24,4 +24,4 @@ pub use h1::Malformed;
 pub use kind::{Kind, kind};
 pub use request_body::{Progress, RequestBody};
 pub use response_body::UpstreamBody;
-pub use way::{ClientIo, Stream, Switched, TLS_READ_AHEAD, Way};
+pub use way::{Stream, Switched, TLS_READ_AHEAD, Way};

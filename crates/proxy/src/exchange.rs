@@ -50,6 +50,21 @@ impl Exchange {
         Box::new(Self { worker, record: Record::new(connection, config, listener, trace), complete: false })
     }
 
+    /// The way is open.
+    pub(crate) fn begin_bytes(&mut self) {
+        self.is_open = true;
+    }
+
+    /// So many bytes came from the client.
+    pub(crate) fn add_received(&mut self, bytes: u64) {
+        self.received.set(self.received.get() + bytes);
+    }
+
+    /// So many bytes went to the client.
+    pub(crate) fn add_sent(&mut self, bytes: u64) {
+        self.sent += bytes;
+    }
+
     fn count(&self, duration_ms: f64) {
         let own = &self.connection.own_id;
         let unknown = || Arc::<str>::from("unknown");

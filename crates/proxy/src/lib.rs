@@ -8,6 +8,7 @@ mod admin;
 mod authorize;
 pub mod balance;
 mod call;
+mod carry;
 mod connection;
 mod exchange;
 mod forward;

@@ -1,4 +1,5 @@
-//! How connections that are bytes end: what either app does reaches the other as what it is, and the log says who did it.
+//! How connections that are bytes end: what either app does reaches the other as what it is, and the log and the metrics say what
+//! moved and who broke off.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use weft_tests::mesh::Mesh;
 use weft_tests::sidecar::DataPlane::{self, Envoy, Weft};
 use weft_tests::sidecar::{Sidecar, Spec};
-use weft_tests::{log, ports, wait};
+use weft_tests::{curl, log, ports, wait};
 
 const MILLION: usize = 1_000_000;
 
@@ -318,4 +319,61 @@ async fn connect_h2(egress: SocketAddr) -> (h2::SendStream<Bytes>, h2::RecvStrea
     assert_eq!(response.status(), 200);
     send.send_data(Bytes::from_static(b"hello"), false).expect("the way is open");
     (send, response.into_body())
+}
+
+/// The value of a counter for calls of `db`, over all its other labels that hold `label`.
+fn counted(sidecar: &Sidecar, name: &str, label: &str) -> u64 {
+    let reply = curl::curl(&[&format!("http://{}/stats/prometheus", sidecar.metrics)]);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let wanted = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(label);
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok());
+    reply.body.lines().filter(wanted).map(|line| value(line).expect("a number")).sum()
+}
+
+#[test]
+fn bytes_are_counted_while_they_move() {
+    let world = World::tcp(Weft, Weft);
+    let ends = "source_principal=\"spiffe://test.internal/ns/prod/sa/web\",";
+    let callee = "destination_principal=\"spiffe://test.internal/ns/prod/sa/db\",";
+    let sidecars = [(&world.web, "reporter=\"source\""), (&world.callee, "reporter=\"destination\"")];
+    for (sidecar, reporter) in sidecars {
+        wait::until("the connection that looked whether there is a way", wait::SOON, || {
+            match counted(sidecar, "istio_tcp_connections_opened_total", callee) {
+                1 => Ok(()),
+                opened => Err(format!("{reporter}: {opened}")),
+            }
+        });
+    }
+    let (mut caller, mut app) = world.open();
+    caller.write_all(b"13 bytes").expect("it is open");
+    exact(&mut app, 8);
+    let saying = std::thread::spawn(move || app.write_all(&vec![b'a'; MILLION]).map(|()| app));
+    exact(&mut caller, MILLION);
+    let app = saying.join().expect("no panic").expect("all is taken");
+    // The connection is still open.
+    for (sidecar, reporter) in sidecars {
+        for label in
+            [reporter, ends, callee, "destination_service=\"db.prod\"", "connection_security_policy=\"mutual_tls\""]
+        {
+            assert_eq!(counted(sidecar, "istio_tcp_received_bytes_total", label), 13, "{reporter} {label}");
+            assert_eq!(counted(sidecar, "istio_tcp_sent_bytes_total", label), MILLION as u64, "{reporter} {label}");
+        }
+        assert_eq!(counted(sidecar, "istio_tcp_connections_opened_total", callee), 2, "{reporter}");
+    }
+    reset(app);
+    drop(caller);
+    for (sidecar, reporter) in sidecars {
+        wait::until("all connections to be closed", wait::SOON, || {
+            let closed = counted(sidecar, "istio_tcp_connections_closed_total", callee);
+            if closed == 2 { Ok(()) } else { Err(format!("{closed}")) }
+        });
+        assert_eq!(counted(sidecar, "istio_tcp_connections_closed_total", "response_flags=\"UC\""), 1, "{reporter}");
+        assert_eq!(counted(sidecar, "istio_tcp_received_bytes_total", callee), 13, "{reporter}");
+        assert_eq!(counted(sidecar, "istio_tcp_sent_bytes_total", callee), MILLION as u64, "{reporter}");
+        assert_eq!(
+            counted(sidecar, "istio_requests_total", "destination_service=\"db.prod\""),
+            0,
+            "{reporter}: it is TCP"
+        );
+    }
 }

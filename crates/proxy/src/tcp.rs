@@ -2,12 +2,10 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use weft_proxy_config::{Listener, ListenerKind};
 use weft_proxy_http::{Stream, Way};
 use weft_telemetry::Failure;
-use weft_telemetry::metrics::{Reporter, TcpLabels};
 use weft_telemetry::trace::TraceContext;
 
 use crate::authorize::authorize;
@@ -26,17 +24,14 @@ pub(crate) async fn serve(
     let config = worker.shared.config.load_full();
     let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
     let mut record = Exchange::new(worker.clone(), connection.clone(), config, listener, trace);
-    let opened = open(&mut record).await;
-    let flags = opened.as_ref().err().map_or("-", |(failure, _)| failure.facts().flag);
-    let series = worker.metrics.borrow_mut().tcp(&labels(&worker, &connection, flags));
-    series.opened.fetch_add(1, Ordering::Relaxed);
-    match opened {
+    match open(&mut record).await {
         Ok(mut app) => {
             record.begin_bytes();
             carry(&mut record, &mut client, &mut app, None).await;
         }
         Err((failure, why)) => {
             let peer = connection.peer_id.as_deref().unwrap_or("unknown");
+            let flags = failure.facts().flag;
             tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
             record.failure = Some(failure);
             record.transport_reason = Some(why);
@@ -44,9 +39,6 @@ pub(crate) async fn serve(
             client.reset(); // it is no end of the app's
         }
     }
-    series.sent.fetch_add(record.received.get(), Ordering::Relaxed);
-    series.received.fetch_add(record.sent, Ordering::Relaxed);
-    series.closed.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Decides, and connects to the app.
@@ -69,14 +61,4 @@ async fn open(record: &mut Exchange) -> Result<Stream, (Failure, String)> {
     let stream = pool.dial().await.map_err(|error| (error.failure, error.reason))?;
     record.upstream_local = stream.local_address();
     Ok(stream)
-}
-
-fn labels(worker: &Worker, connection: &Connection, flags: &'static str) -> TcpLabels {
-    TcpLabels {
-        reporter: Reporter::Destination,
-        source: connection.peer_id.clone().unwrap_or_else(|| "unknown".into()),
-        destination: connection.own_id.clone(),
-        service: worker.shared.own_host.clone(),
-        flags,
-    }
 }

@@ -1,6 +1,7 @@
 # One entry point for people and for the CI machine. `make` alone lists the targets.
 SHELL := /bin/bash
-PROFILE ?= dev
+# What `make up` and `make tour` run: built in half the time of `release` (see Cargo.toml).
+PROFILE ?= up
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BUILT := $(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Where `make setup` puts Envoy and Python's gRPC and WebSocket libraries.
@@ -12,19 +13,20 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
 
 up: setup ## a whole mesh on this machine: control plane, sidecars, apps (DIR=examples/city)
-	cargo build --release -p weft
-	$(TARGET)/release/weft up $(or $(DIR),examples/city)
+	@python3 scripts/build.py $(PROFILE)
+	@$(BUILT)/weft up $(or $(DIR),examples/city)
 
 tour: setup ## the guided tour of examples/city, one line a step, then stop (PROFILE=release to run it optimised)
-	cargo build --profile $(PROFILE) -p weft
-	$(BUILT)/weft up --once examples/city
+	@python3 scripts/build.py $(PROFILE)
+	@$(BUILT)/weft up --once examples/city
 
 test: setup ## format, lints, unit, property and end-to-end tests, the tour (FILTER=name for a part)
 	@python3 scripts/test.py $(FILTER)
 
-bench: setup ## side-by-side measurements against peers (CASES=chain)
+bench: ## side-by-side measurements against peers (CASES=chain BASELINE=/path/of/an/older/weft)
+	@scripts/setup bench
 	cargo build --release -p weft -p weft-bench
-	@for case in $(or $(CASES),chain); do \
+	@$(if $(BASELINE),export WEFT_BASELINE=$(abspath $(BASELINE)); )for case in $(or $(CASES),chain); do \
 	  WEFT_BIN=$(abspath $(TARGET))/release/weft $(TARGET)/release/weft-bench $$case $(BENCH_ARGS) || exit 1; done
 
 fuzz: ## each fuzz target for a minute (FUZZ_SECONDS=60, TARGETS=name for some)

@@ -117,7 +117,7 @@ function drawProxies(proxies) {
     const name = el("td", "mono", proxy.node, ...labels(proxy.labels));
     return row(name, state, cell(proxy.identity, "mono"), cell(certificate(proxy.certificate_expires)),
       cell(proxy.data_plane),
-      cell(proxy.ingress ? (proxy.ready ? proxy.ingress : `${proxy.ingress} (not ready)`) : "–", "mono"),
+      cell(proxy.ingress ? (proxy.ready ? proxy.ingress : `${proxy.ingress} (app does not listen)`) : "–", "mono"),
       cell(short(proxy.commit), "mono"), cell(bytes(proxy.bytes_sent), "num"));
   }), 8, "No proxy has connected yet.");
 }

@@ -19,28 +19,30 @@ pub(crate) struct Envoys {
     pub(crate) processes: Vec<Process>,
 }
 
-/// Starts both and waits until they listen.
-pub(crate) fn start(folder: &Path, app: SocketAddr) -> Result<Envoys> {
+/// Starts both, under the program and arguments of `under` if any, and waits until they listen.
+pub(crate) fn start(folder: &Path, app: SocketAddr, under: &[String]) -> Result<Envoys> {
     let ca = Authority::create(folder, "ca", "bench.internal");
     let client = ca.issue("client", CLIENT, 2);
     let server = ca.issue("server", SERVER, 2);
     let (egress, ingress) = (ports::free(), ports::free());
     let processes = vec![
-        one(folder, "envoy-egress", &egress_config(folder, egress, ingress, ca.certificate(), &client))?,
-        one(folder, "envoy-ingress", &ingress_config(folder, ingress, app, ca.certificate(), &server))?,
+        one(folder, "envoy-egress", &egress_config(folder, egress, ingress, ca.certificate(), &client), under)?,
+        one(folder, "envoy-ingress", &ingress_config(folder, ingress, app, ca.certificate(), &server), under)?,
     ];
     for address in [egress, ingress] {
-        wait::until("Envoy to listen", wait::SOON, || std::net::TcpStream::connect(address));
+        wait::until("Envoy to listen", if under.is_empty() { wait::SOON } else { wait::SLOW }, || {
+            std::net::TcpStream::connect(address)
+        });
     }
     Ok(Envoys { egress, processes })
 }
 
-fn one(folder: &Path, name: &str, config: &Value) -> Result<Process> {
+fn one(folder: &Path, name: &str, config: &Value, under: &[String]) -> Result<Process> {
     let path = folder.join(format!("{name}.json"));
     std::fs::write(&path, serde_json::to_vec_pretty(config)?)?;
     let path = path.display().to_string();
     let args = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning", "-c", &path];
-    Ok(Process::start(folder, name, peers::venv("envoy"), args, &[]))
+    Ok(Process::start_under(under, folder, name, peers::venv("envoy"), args, &[]))
 }
 
 fn egress_config(folder: &Path, listen: SocketAddr, ingress: SocketAddr, ca: &Path, own: &Pair) -> Value {

@@ -1,14 +1,24 @@
 //! Side-by-side measurements of Weft against peers, on one machine and in one interleaved run.
 //!
 //! `weft-bench chain` measures the chain client -> sidecar -> mutual TLS -> sidecar -> app for three subjects: `direct` (no
-//! proxy), `envoy` (stock Envoy as both sidecars) and `weft`. It writes `target/bench/chain.json` and the table in
-//! `docs/benchmarks.md`. Absolute numbers do not travel between machines; ratios within one run do.
+//! proxy), `envoy` (stock Envoy as both sidecars) and `weft`; with `--baseline`, also for an older `weft`. It writes
+//! `target/bench/chain.json` and the table in `docs/benchmarks.md`. Absolute numbers do not travel between machines; ratios
+//! within one run do, and counts of instructions and system calls on machines that are busy too.
 
 mod app;
+mod callgrind;
 mod chain;
+mod counts;
 mod envoy;
+mod h2load;
 mod meter;
+mod perf;
 mod report;
+mod spread;
+mod strace;
+mod subject;
+mod table;
+mod tool;
 mod weft;
 mod wrk;
 
@@ -25,7 +35,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Case {
-    /// One call through a pair of sidecars: CPU, latency, memory.
+    /// One call through a pair of sidecars: CPU, instructions, system calls, latency, memory.
     Chain(chain::Options),
     /// The app at the end of the chain (the benchmark starts it by itself).
     App {

@@ -1,10 +1,13 @@
-//! From samples to `chain.json` and the table of `docs/benchmarks.md`.
+//! From samples and counts to `chain.json`, and the place of the table in `docs/benchmarks.md`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::counts::{Count, Counts};
+use crate::spread::{ends, median};
 
 /// One run of one subject.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +22,29 @@ pub(crate) struct Sample {
     pub(crate) rate: f64,
 }
 
-/// Connections -> subject -> samples, one a round.
-pub(crate) type Samples = BTreeMap<u32, BTreeMap<&'static str, Vec<Sample>>>;
+/// Everything about one subject at one number of connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Case {
+    /// One a round; at least one.
+    pub(crate) samples: Vec<Sample>,
+    /// `None` for a subject without proxies, or when nothing was to be counted.
+    pub(crate) counts: Option<Counts>,
+}
+
+impl Case {
+    /// One figure of every round.
+    pub(crate) fn values(&self, figure: fn(&Sample) -> f64) -> Vec<f64> {
+        self.samples.iter().map(figure).collect()
+    }
+
+    /// The median of one figure.
+    pub(crate) fn median(&self, figure: fn(&Sample) -> f64) -> f64 {
+        median(&self.values(figure))
+    }
+}
+
+/// Connections -> subject -> what was seen.
+pub(crate) type Results = BTreeMap<u32, BTreeMap<&'static str, Case>>;
 
 type Figure = (&'static str, fn(&Sample) -> f64);
 
@@ -31,67 +55,65 @@ const FIGURES: [Figure; 4] = [
     ("rss_kib", |s| s.rss_kib),
 ];
 
-/// `{"cases": {"c1": {"direct": {"p50_us": {"median", "min", "max"}, ...}, ..., "ratio": {...}}}}`.
-pub(crate) fn json(samples: &Samples) -> Value {
-    let mut cases = serde_json::Map::new();
-    for (connections, subjects) in samples {
-        let mut case = serde_json::Map::new();
-        for (subject, samples) in subjects {
-            let figures = FIGURES.iter().map(|(name, figure)| ((*name).to_owned(), spread(samples, *figure))).collect();
-            case.insert((*subject).to_owned(), Value::Object(figures));
-        }
-        if let (Some(weft), Some(envoy)) = (subjects.get("weft"), subjects.get("envoy")) {
-            let ratio = FIGURES.iter().map(|(name, figure)| {
-                ((*name).to_owned(), json!(round(median(weft, *figure) / median(envoy, *figure), 3)))
-            });
-            case.insert("ratio".to_owned(), Value::Object(ratio.collect()));
+type Counted = (&'static str, fn(&Counts) -> &Count);
+
+const COUNTS: [Counted; 2] =
+    [("instructions_per_request", |c| &c.instructions), ("system_calls_per_request", |c| &c.system_calls)];
+
+/// `{"cases": {"c1": {"direct": {"p50_us": {"median", "min", "max"}, ...}, ..., "ratio": {...}, "ratio_to_baseline": {...}}}}`.
+///
+/// `ratio` is Weft by Envoy. A count that could not be taken is `{"missing": "why"}`, and has no ratio.
+pub(crate) fn json(results: &Results) -> Value {
+    let mut cases = Map::new();
+    for (connections, subjects) in results {
+        let mut case: Map<_, _> = subjects.iter().map(|(name, case)| ((*name).to_owned(), figures(case))).collect();
+        for (name, other) in [("ratio", "envoy"), ("ratio_to_baseline", "baseline")] {
+            if let (Some(weft), Some(other)) = (subjects.get("weft"), subjects.get(other)) {
+                case.insert(name.to_owned(), ratios(weft, other));
+            }
         }
         cases.insert(format!("c{connections}"), Value::Object(case));
     }
     json!({"cases": cases})
 }
 
-/// The same for people: medians, with the span of the rounds behind the CPU time.
-pub(crate) fn table(samples: &Samples) -> String {
-    let mut text = String::from(
-        "| connections | subject | CPU of both proxies, us/request (min-max) | p50, us | p99, us | resident, each | requests/s |\n\
-         |---|---|---|---|---|---|---|\n",
-    );
-    for (connections, subjects) in samples {
-        for name in ["direct", "envoy", "weft"] {
-            let Some(all) = subjects.get(name) else { continue };
-            let cpu = sorted(all, |s| s.cpu_us_per_request);
-            let proxies = name != "direct";
-            let cpu = match proxies {
-                true => {
-                    format!("{:.1} ({:.1}-{:.1})", median(all, |s| s.cpu_us_per_request), cpu[0], cpu[cpu.len() - 1])
-                }
-                false => "-".to_owned(),
-            };
-            let rss = match proxies {
-                true => format!("{:.1} MiB", median(all, |s| s.rss_kib) / 1024.0),
-                false => "-".to_owned(),
-            };
-            text += &format!(
-                "| {connections} | {name} | {cpu} | {:.0} | {:.0} | {rss} | {:.0} |\n",
-                median(all, |s| s.p50_us),
-                median(all, |s| s.p99_us),
-                median(all, |s| s.rate),
-            );
-        }
-        if let (Some(weft), Some(envoy)) = (subjects.get("weft"), subjects.get("envoy")) {
-            let ratio = |figure: fn(&Sample) -> f64| median(weft, figure) / median(envoy, figure);
-            text += &format!(
-                "| {connections} | **weft / envoy** | **{:.2}x** | {:.2}x | **{:.2}x** | **{:.2}x** | {:.2}x |\n",
-                ratio(|s| s.cpu_us_per_request),
-                ratio(|s| s.p50_us),
-                ratio(|s| s.p99_us),
-                ratio(|s| s.rss_kib),
-                ratio(|s| s.rate),
-            );
+fn figures(case: &Case) -> Value {
+    let mut all: Map<_, _> =
+        FIGURES.iter().map(|(name, figure)| ((*name).to_owned(), spread(&case.values(*figure)))).collect();
+    for (name, count) in COUNTS {
+        let Some(counts) = &case.counts else { continue };
+        let value = match count(counts) {
+            Count::Seen { by, values } => {
+                let mut value = spread(values);
+                value["by"] = json!(by);
+                value
+            }
+            Count::Missing(why) => json!({"missing": why}),
+        };
+        all.insert(name.to_owned(), value);
+    }
+    Value::Object(all)
+}
+
+fn ratios(weft: &Case, other: &Case) -> Value {
+    let mut all: Map<_, _> = FIGURES
+        .iter()
+        .map(|(name, figure)| ((*name).to_owned(), json!(round(weft.median(*figure) / other.median(*figure), 3))))
+        .collect();
+    for (name, count) in COUNTS {
+        if let Some(ratio) = ratio(weft, other, count) {
+            all.insert(name.to_owned(), json!(round(ratio, 3)));
         }
     }
-    text
+    Value::Object(all)
+}
+
+/// How one count of two subjects compares, if both have it.
+pub(crate) fn ratio(weft: &Case, other: &Case, count: fn(&Counts) -> &Count) -> Option<f64> {
+    match (count(weft.counts.as_ref()?), count(other.counts.as_ref()?)) {
+        (Count::Seen { values: weft, .. }, Count::Seen { values: other, .. }) => Some(median(weft) / median(other)),
+        _ => None,
+    }
 }
 
 /// Puts `text` between `<!-- name -->` and `<!-- /name -->`.
@@ -106,26 +128,9 @@ pub(crate) fn put(file: &Path, name: &str, text: &str) -> Result<()> {
     Ok(std::fs::write(file, format!("{}\n{}\n{}", &page[..start], text.trim_end(), &page[end..]))?)
 }
 
-fn spread(samples: &[Sample], figure: fn(&Sample) -> f64) -> Value {
-    let values = sorted(samples, figure);
-    json!({
-        "median": round(median(samples, figure), 2),
-        "min": round(values[0], 2),
-        "max": round(values[values.len() - 1], 2),
-    })
-}
-
-fn sorted(samples: &[Sample], figure: fn(&Sample) -> f64) -> Vec<f64> {
-    let mut values: Vec<f64> = samples.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
-    let values = sorted(samples, figure);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+fn spread(values: &[f64]) -> Value {
+    let (min, max) = ends(values);
+    json!({"median": round(median(values), 2), "min": round(min, 2), "max": round(max, 2)})
 }
 
 fn round(value: f64, digits: i32) -> f64 {
@@ -134,25 +139,50 @@ fn round(value: f64, digits: i32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn sample(cpu: f64) -> Sample {
-        Sample { cpu_us_per_request: cpu, p50_us: 2.0 * cpu, p99_us: 3.0 * cpu, rss_kib: 4.0 * cpu, rate: 1.0 }
+    /// A case with a sample for each CPU time, and a hundred instructions for each microsecond of it.
+    pub(crate) fn case(cpu: &[f64]) -> Case {
+        let sample = |cpu: f64| Sample {
+            cpu_us_per_request: cpu,
+            p50_us: 2.0 * cpu,
+            p99_us: 3.0 * cpu,
+            rss_kib: 4.0 * cpu,
+            rate: 1.0,
+        };
+        let instructions = Count::Seen { by: "perf", values: cpu.iter().map(|cpu| 100.0 * cpu).collect() };
+        let system_calls = Count::Missing("no strace".to_owned());
+        let counts = Some(Counts { instructions, system_calls });
+        Case { samples: cpu.iter().map(|cpu| sample(*cpu)).collect(), counts }
     }
 
     #[test]
     fn ratios_are_of_medians() {
         let subjects = BTreeMap::from([
-            ("direct", vec![sample(0.0)]),
-            ("envoy", vec![sample(90.0), sample(10.0), sample(20.0)]),
-            ("weft", vec![sample(5.0), sample(7.0), sample(6.0)]),
+            ("direct", Case { counts: None, ..case(&[0.0]) }),
+            ("envoy", case(&[90.0, 10.0, 20.0])),
+            ("baseline", case(&[12.0])),
+            ("weft", case(&[5.0, 7.0, 6.0])),
         ]);
         let report = json(&BTreeMap::from([(32, subjects)]));
         let case = &report["cases"]["c32"];
         assert_eq!(case["envoy"]["cpu_us_per_request"], json!({"median": 20.0, "min": 10.0, "max": 90.0}));
         assert_eq!(case["weft"]["rss_kib"], json!({"median": 24.0, "min": 20.0, "max": 28.0}));
         assert_eq!(case["ratio"]["cpu_us_per_request"], json!(0.3));
+        assert_eq!(case["ratio_to_baseline"]["p99_us"], json!(0.5));
+    }
+
+    #[test]
+    fn counts_say_who_counted_or_why_nobody_did() {
+        let subjects = BTreeMap::from([("envoy", case(&[8.0])), ("weft", case(&[2.0, 4.0]))]);
+        let report = json(&BTreeMap::from([(1, subjects)]));
+        let case = &report["cases"]["c1"];
+        let instructions = json!({"median": 300.0, "min": 200.0, "max": 400.0, "by": "perf"});
+        assert_eq!(case["weft"]["instructions_per_request"], instructions);
+        assert_eq!(case["weft"]["system_calls_per_request"], json!({"missing": "no strace"}));
+        assert_eq!(case["ratio"]["instructions_per_request"], json!(0.375));
+        assert!(case["ratio"].get("system_calls_per_request").is_none());
     }
 
     #[test]

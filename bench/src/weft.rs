@@ -1,6 +1,7 @@
 //! Weft's own pair: a real `weft server` and two sidecars with one worker each; access log to a file, metrics and authorization on.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use weft_tests::load::Target;
 use weft_tests::mesh::Mesh;
@@ -26,12 +27,13 @@ impl Wefts {
     }
 }
 
-/// Starts server and sidecars and waits until calls pass.
-pub(crate) fn start(app: SocketAddr) -> Wefts {
-    let mesh = Mesh::start_from(&root().join("bench/mesh"), |_| {});
-    let callee = mesh.sidecar("app", Spec::new("bench/app", app).workers(1));
+/// Starts server and sidecars of one binary and waits until calls pass. The sidecars run under `under`; the server never does.
+pub(crate) fn start(app: SocketAddr, program: &Path, under: &[String]) -> Wefts {
+    let mesh = Mesh::start_program(program, &root().join("bench/mesh"), |_| {});
+    let spec = |service: &str, app| Spec::new(service, app).workers(1).under(under);
+    let callee = mesh.sidecar("app", spec("bench/app", app));
     // Nobody calls the client, so nothing listens where its app would be.
-    let client = mesh.sidecar("client", Spec::new("bench/client", ports::free()).workers(1));
+    let client = mesh.sidecar("client", spec("bench/client", ports::free()));
     Target { address: client.egress, host: "app.bench".to_owned(), path: "/bench".to_owned() }.wait_reachable();
     Wefts { client, app: callee, _mesh: mesh }
 }

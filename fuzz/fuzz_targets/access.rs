@@ -4,6 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use weft_fuzz::{board, decide, intent};
 use weft_model::intent::{AccessRule, Allow, Caller};
+use weft_policy::testing::matches_by_the_letter;
 use weft_policy::{Engine, path};
 
 fuzz_target!(|input: &str| {
@@ -19,17 +20,5 @@ fuzz_target!(|input: &str| {
     }
     let engine = Engine::new(&board(&intent)).expect("it was checked");
     let web = "spiffe://acme.internal/ns/prod/sa/web".parse().expect("legal");
-    assert_eq!(decide(&engine, Some(&web), &path), matches(pattern, &path));
+    assert_eq!(decide(&engine, Some(&web), &path), matches_by_the_letter(pattern, &path));
 });
-
-fn matches(pattern: &str, path: &str) -> bool {
-    let pattern: Vec<&str> = pattern[1..].split('/').collect();
-    let Some(path) = path.strip_prefix('/') else { return pattern == ["**"] };
-    let path: Vec<&str> = path.split('/').collect();
-    let (head, open) = match pattern.split_last() {
-        Some((&"**", head)) => (head, true),
-        _ => (&pattern[..], false),
-    };
-    let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
-    enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
-}

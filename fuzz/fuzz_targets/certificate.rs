@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use libfuzzer_sys::fuzz_target;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use weft_fuzz::edited;
-use weft_identity::{Authority, IdentityState, KeyProof, LiveIdentity, Lives, Names, Svid, TrustBundle, peer};
+use weft_identity::{Authority, IdentityState, KeyProof, LiveIdentity, Lives, Names, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
 
@@ -61,7 +61,7 @@ fuzz_target!(|input: &[u8]| {
         0 => {
             let damaged = CertificateDer::from(edited(leaf, edits));
             for judge in &mesh.judges {
-                if let Ok(id) = peer::verify_client(judge, &[damaged.clone(), issuer.clone()], mesh.now) {
+                if let Ok(id) = judge.verify_client(&[damaged.clone(), issuer.clone()], mesh.now) {
                     assert_eq!((&id, &damaged), (&mesh.id, leaf));
                 }
             }
@@ -73,7 +73,7 @@ fuzz_target!(|input: &[u8]| {
             let damaged = CertificateDer::from(edited(issuer, edits));
             for judge in &mesh.judges {
                 let chain = [leaf.clone(), damaged.clone()];
-                assert_eq!(peer::verify_client(judge, &chain, mesh.now).is_ok(), damaged == *issuer);
+                assert_eq!(judge.verify_client(&chain, mesh.now).is_ok(), damaged == *issuer);
             }
         }
         2 => {

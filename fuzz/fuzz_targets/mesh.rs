@@ -2,14 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weft_fuzz::{MESH, apply, compiled, edited, snapshot};
+use weft_fuzz::{apply, compiled, edited, snapshot, text};
 use weft_model::Severity;
 use weft_model::parse::parse;
 use weft_model::source::SourceFile;
 use weft_proxy_config::Builder;
 
 fuzz_target!(|edits: &[u8]| {
-    let (intent, findings) = parse(&[SourceFile::new("mesh.yaml", edited(MESH.as_bytes(), edits))]);
+    let (intent, findings) = parse(&[SourceFile::new("mesh.yaml", edited(text().as_bytes(), edits))]);
     let Some(intent) = intent.filter(|_| findings.iter().all(|finding| finding.severity != Severity::Error)) else {
         return;
     };

@@ -1,99 +1,48 @@
 //! What several targets begin with: a small mesh, compiled, a way to damage good bytes, and one to cut them.
 
 use std::fmt::Debug;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy, ProxyKind};
-use weft_model::source::SourceFile;
-use weft_model::{Intent, ServiceName, SpiffeId};
+use weft_compile::CompiledMesh;
+pub use weft_compile::testing::snapshot;
+use weft_compile::testing::{self, MESH, ROUTES, service, service_of};
+use weft_model::{Intent, SpiffeId};
 use weft_policy::{Bundle, CallRequest, Decisions, Engine};
 use weft_proxy_config::Builder;
 use weft_xds::{Rejection, Snapshot, Update, type_url};
 
 /// A mesh with something of everything.
-pub const MESH: &str = r#"kind: Mesh
-name: acme
-trustDomain: acme.internal
-attributes: {sensitivity: [low, high]}
----
-kind: Service
-name: web
-namespace: prod
-port: 8080
-protocol: http
-attributes: {sensitivity: low}
-access: [{from: [prod/board]}]
----
-kind: Service
-name: board
-namespace: prod
-port: 8080
-protocol: http
-subsets: {v1: {version: v1}, v2: {version: v2}}
-access:
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let access = r#"access:
   - {from: [prod/web, "role:ops"], allow: ["GET /api/**", "POST /api/pins"]}
-  - {from: ["*"], allow: ["* /public/*/x"]}
-routes:
-  - matches: [{headers: [{name: x-version, value: v2}]}]
-    backendRefs: [{subset: v2}]
-  - matches: [{path: {type: Exact, value: /slow}}, {path: {type: PathPrefix, value: /slow/}, method: POST}]
-    timeouts: {request: 500ms}
-  - backendRefs: [{subset: v1, weight: 90}, {subset: v2, weight: 10}]
----
-kind: Service
-name: echo
-namespace: tools
-port: 9000
-protocol: grpc
-access: [{from: ["prod/*"]}]
----
-kind: Service
-name: db
-namespace: prod
-port: 5432
-protocol: tcp
-endpoints: {static: [{address: 10.0.0.7:15006, labels: {zone: b}}]}
-access: [{from: [prod/web]}]
----
-kind: Role
-name: ops
-members: [tools/echo]
-"#;
+  - {from: ["*"], allow: ["* /public/*/x"]}"#;
+        let board = format!("subsets: {{v1: {{version: v1}}, v2: {{version: v2}}}}\n{access}\n{ROUTES}");
+        let db = "endpoints: {static: [{address: 10.0.0.7:15006, labels: {zone: b}}]}\naccess: [{from: [prod/web]}]";
+        [
+            format!("{MESH}attributes: {{sensitivity: [low, high]}}\n"),
+            service("prod/web", "attributes: {sensitivity: low}\naccess: [{from: [prod/board]}]"),
+            service("prod/board", &board),
+            service_of("tools/echo", "grpc", 9000, r#"access: [{from: ["prod/*"]}]"#),
+            service_of("prod/db", "tcp", 5432, db),
+            "---\nkind: Role\nname: ops\nmembers: [tools/echo]\n".to_owned(),
+        ]
+        .concat()
+    });
+    &TEXT
+}
 
-/// The intent of [`MESH`].
+/// The intent of [`text`].
 pub fn intent() -> Intent {
-    let (intent, findings) = weft_model::parse::parse(&[SourceFile::new("mesh.yaml", MESH.as_bytes())]);
-    intent.unwrap_or_else(|| panic!("{findings:#?}"))
+    testing::intent(text())
 }
 
 /// The mesh of an intent that the check accepts.
 pub fn compiled(intent: Intent) -> CompiledMesh {
-    let intent = Arc::new(intent);
-    let policy = Arc::new(weft_policy::compile(&intent, "c0ffee").expect("good policies"));
-    CompiledMesh::new(intent, policy, "c0ffee")
+    testing::compiled(intent, "c0ffee")
 }
 
-/// What the control plane sends to a sidecar of `service`.
-pub fn snapshot(mesh: &CompiledMesh, service: &str) -> Snapshot {
-    let endpoint = |port: u16, version: &str| Endpoint {
-        address: ([127, 0, 0, 1], port).into(),
-        labels: [("version".into(), version.into()), ("zone".into(), "a".into())].into(),
-        id: "x".into(),
-    };
-    let board: ServiceName = "prod/board".parse().expect("legal");
-    let endpoints: EndpointSet = [(board, [endpoint(1, "v1"), endpoint(2, "v1"), endpoint(3, "v2")].into())].into();
-    let proxy = Proxy {
-        service: service.parse().expect("legal"),
-        ingress: ([127, 0, 0, 1], 15006).into(),
-        egress: ([127, 0, 0, 1], 15001).into(),
-        app: ([127, 0, 0, 1], 8080).into(),
-        access_log: "/dev/stdout".into(),
-        kind: ProxyKind::Sidecar,
-    };
-    weft_compile::compile(mesh, &endpoints, &proxy)
-}
-
-/// The snapshot of `prod/web` in [`MESH`].
+/// The snapshot of `prod/web` in [`text`].
 pub fn web() -> &'static Snapshot {
     static WEB: LazyLock<Snapshot> = LazyLock::new(|| snapshot(&compiled(intent()), "prod/web"));
     &WEB

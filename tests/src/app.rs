@@ -8,6 +8,8 @@
 //! | `/hold` | reads one chunk of the body, then nothing until [`App::release`]; answers with the length in the end |
 //! | `/flood` | sends as much as the reader takes, up to 128 MiB; [`App::flooded`] says how much was taken |
 //! | `/status/N` | answers with status N |
+//! | `/api/hop` | answers with fields for one connection, and one that is kept |
+//! | `/api/fields` | answers with 200 fields |
 //! | anything else | describes the request in JSON: app, method, target, version, headers |
 
 use std::convert::Infallible;
@@ -127,7 +129,8 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
             async move { Ok::<_, Infallible>(answer(request, &state).await) }
         });
         // Header names are kept in the sender's case only where hyper must; the tests compare them in lower case.
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let server = http1::Builder::new().max_headers(300).serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(server.with_upgrades());
     }
 }
 
@@ -155,6 +158,11 @@ async fn answer(request: Request<Incoming>, state: &Arc<State>) -> Response<Body
             count(request.into_body(), || state.release.notified()).await
         }
         "/flood" => Response::new(flood(state.clone())),
+        "/api/hop" => {
+            let fields = [("connection", "x-hop"), ("keep-alive", "timeout=5"), ("x-hop", "1"), ("x-kept", "1")];
+            with_fields(fields.map(|(name, value)| (name.to_owned(), value)))
+        }
+        "/api/fields" => with_fields((0..200).map(|n| (format!("x-{n}"), "1"))),
         _ => describe(&request, &state.name),
     }
 }
@@ -214,6 +222,15 @@ fn describe(request: &Request<Incoming>, name: &str) -> Response<Body> {
     });
     let mut response = text(StatusCode::OK, answer.to_string());
     response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn with_fields(fields: impl IntoIterator<Item = (String, &'static str)>) -> Response<Body> {
+    let mut response = text(StatusCode::OK, "ok");
+    for (name, value) in fields {
+        let name = hyper::header::HeaderName::try_from(name).expect("a field name");
+        response.headers_mut().append(name, hyper::header::HeaderValue::from_static(value));
+    }
     response
 }
 

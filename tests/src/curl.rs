@@ -61,7 +61,7 @@ pub fn curl(args: &[&str]) -> Reply {
     let (status, version) = last.split_once(' ').unwrap_or(("0", ""));
     let mut rest = response;
     let mut headers = Vec::new();
-    // `100 Continue` comes first, as a head of its own.
+    // `100 Continue` and its like come first, as heads of their own.
     while rest.starts_with("HTTP/") {
         let (head, body) = rest.split_once("\r\n\r\n").unwrap_or((rest, ""));
         headers = head
@@ -71,7 +71,8 @@ pub fn curl(args: &[&str]) -> Reply {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         rest = body;
-        if !head.contains(" 100 ") {
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        if !status.starts_with('1') || status == "101" {
             break;
         }
     }

@@ -7,8 +7,11 @@
 
 pub mod app;
 pub mod curl;
+pub mod family;
 pub mod git_server;
 pub mod grpc;
+pub mod h2_app;
+pub mod h2_client;
 pub mod load;
 pub mod log;
 pub mod mesh;

@@ -18,6 +18,8 @@ use crate::{curl, peers, ports, wait};
 #[derive(Debug)]
 pub struct Mesh {
     server: Option<Process>,
+    /// The `weft` that everything of this mesh runs.
+    program: PathBuf,
     /// The intent.
     pub repo: Repo,
     /// xDS and identity.
@@ -65,12 +67,19 @@ impl Mesh {
     /// Starts a control plane on a copy of `template`.
     #[track_caller]
     pub fn start_from(template: &Path, change: impl FnOnce(&Repo)) -> Self {
+        Self::start_program(&peers::weft(), template, change)
+    }
+
+    /// The same with another `weft` than [`peers::weft`], for the control plane and for the sidecars.
+    #[track_caller]
+    pub fn start_program(program: &Path, template: &Path, change: impl FnOnce(&Repo)) -> Self {
         let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary folder");
         let repo = Repo::create(&folder.path().join("repo"), template);
         change(&repo);
         repo.commit("Adapt");
         let [xds, authz, api] = std::array::from_fn(|_| ports::free());
-        let mut mesh = Self { server: None, repo, xds, authz, api, folder: Folder(Some(folder)) };
+        let program = program.to_owned();
+        let mut mesh = Self { server: None, program, repo, xds, authz, api, folder: Folder(Some(folder)) };
         mesh.start_server();
         mesh
     }
@@ -96,7 +105,7 @@ impl Mesh {
             "--http".to_owned(),
             self.api.to_string(),
         ];
-        let mut server = Process::start(self.folder(), "server", peers::weft(), args, &[]);
+        let mut server = Process::start(self.folder(), "server", &self.program, args, &[]);
         let head = self.repo.head();
         wait::until("the control plane to serve", wait::SOON, || {
             server.assert_running();
@@ -150,7 +159,7 @@ impl Mesh {
     #[track_caller]
     pub fn svid(&self, service: &str, name: &str) -> Pair {
         let folder = self.folder().join(name);
-        let fetched = Command::new(peers::weft())
+        let fetched = Command::new(&self.program)
             .args(["identity", "fetch", "--service", service, "--join-token", &self.token(service)])
             .args(["--server", &self.xds.to_string(), "--out"])
             .arg(&folder)
@@ -182,7 +191,7 @@ impl Mesh {
 
     /// Runs the command-line tool against this control plane.
     pub fn weft(&self, args: &[&str]) -> Output {
-        Command::new(peers::weft())
+        Command::new(&self.program)
             .args(args)
             .args(["--server", &self.api.to_string()])
             .current_dir(self.folder())
@@ -192,8 +201,9 @@ impl Mesh {
 
     /// Starts a sidecar with a fresh token and waits until it is ready.
     #[track_caller]
-    pub fn sidecar(&self, name: &str, spec: Spec) -> Sidecar {
+    pub fn sidecar(&self, name: &str, mut spec: Spec) -> Sidecar {
         let token = self.token(&spec.service);
+        spec.program.get_or_insert_with(|| self.program.clone());
         Sidecar::start(self.folder(), name, self.xds, &token, spec)
     }
 

@@ -34,12 +34,29 @@ impl Process {
         args: impl IntoIterator<Item = A>,
         env: &[(&str, &str)],
     ) -> Self {
+        Self::start_under(&[], folder, name, program, args, env)
+    }
+
+    /// The same under another program with its arguments, which replaces itself by it or runs it in its own process.
+    ///
+    /// # Panics
+    /// When the program cannot be started.
+    #[track_caller]
+    pub fn start_under<A: AsRef<OsStr>>(
+        under: &[String],
+        folder: &Path,
+        name: &str,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = A>,
+        env: &[(&str, &str)],
+    ) -> Self {
         let log = folder.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).expect("the log file opens");
         let error = out.try_clone().expect("a file handle can be cloned");
         // setpriv (util-linux) asks the kernel for the signal at our death, which std cannot do without unsafe code.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
+            .args(under)
             .arg(program.as_ref())
             .args(args)
             .envs(env.iter().copied())

@@ -37,6 +37,14 @@ pub struct Spec {
     pub egress: Option<SocketAddr>,
     /// The app that the sidecar runs itself, program and arguments; empty for none.
     pub command: Vec<String>,
+    /// The app's host as it is given to the sidecar; `None` is its address.
+    pub app_host: Option<String>,
+    /// Seconds for what is under way when the sidecar is stopped; `None` leaves it to the sidecar.
+    pub drain: Option<u32>,
+    /// The `weft` to run; `None` is [`peers::weft`].
+    pub program: Option<PathBuf>,
+    /// What it runs under, a program and its arguments; empty for nothing.
+    pub under: Vec<String>,
 }
 
 impl Spec {
@@ -50,6 +58,10 @@ impl Spec {
             workers: None,
             egress: None,
             command: Vec::new(),
+            app_host: None,
+            drain: None,
+            program: None,
+            under: Vec::new(),
         }
     }
 
@@ -71,6 +83,28 @@ impl Spec {
     #[must_use]
     pub fn running(mut self, command: &[&str]) -> Self {
         self.command = command.iter().map(ToString::to_string).collect();
+        self.drain = Some(1);
+        self
+    }
+
+    /// With this time to drain, in seconds.
+    #[must_use]
+    pub fn drain(mut self, seconds: u32) -> Self {
+        self.drain = Some(seconds);
+        self
+    }
+
+    /// With the app's host by name.
+    #[must_use]
+    pub fn app_host(mut self, name: &str) -> Self {
+        self.app_host = Some(name.to_owned());
+        self
+    }
+
+    /// Under another program, such as a tool that counts what it does.
+    #[must_use]
+    pub fn under(mut self, command: &[String]) -> Self {
+        self.under = command.to_vec();
         self
     }
 
@@ -133,7 +167,13 @@ impl Sidecar {
         let mut args = vec!["sidecar".to_owned()];
         let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
         flag("service", spec.service.clone());
-        flag("app", spec.app.to_string());
+        flag(
+            "app",
+            match &spec.app_host {
+                Some(host) => format!("{host}:{}", spec.app.port()),
+                None => spec.app.to_string(),
+            },
+        );
         flag("server", server.to_string());
         flag("state", state.display().to_string());
         flag("egress", egress.to_string());
@@ -148,6 +188,9 @@ impl Sidecar {
         if let Some(workers) = spec.workers {
             flag("workers", workers.to_string());
         }
+        if let Some(drain) = spec.drain {
+            flag("drain", drain.to_string());
+        }
         if spec.data_plane == DataPlane::Envoy {
             flag("data-plane", "envoy".to_owned());
         }
@@ -157,7 +200,7 @@ impl Sidecar {
         }
         if !spec.command.is_empty() {
             for args in [&mut args, &mut first] {
-                args.extend(["--drain".to_owned(), "1".to_owned(), "--".to_owned()]);
+                args.push("--".to_owned());
                 args.extend(spec.command.iter().cloned());
             }
         }
@@ -189,7 +232,8 @@ impl Sidecar {
     fn until_ready(&mut self) {
         let what = format!("{} to be ready", self.name);
         let url = format!("http://{}/ready", self.health);
-        wait::until(&what, wait::SOON, || {
+        let bound = if self.spec.under.is_empty() { wait::SOON } else { wait::SLOW };
+        wait::until(&what, bound, || {
             self.process.assert_running();
             let reply = curl::curl(&[&url]);
             if reply.status == 200 { Ok(()) } else { Err(format!("{} {} {}", reply.status, reply.body, reply.error)) }
@@ -210,6 +254,15 @@ impl Sidecar {
         self.until_ready();
     }
 
+    /// The same with a new join token.
+    #[track_caller]
+    pub fn restart_with(&mut self, token: &str) {
+        let mut args = self.args.clone();
+        args.extend(["--join-token".to_owned(), token.to_owned()]);
+        self.process = spawn(&self.folder, &self.name, &self.spec, &args);
+        self.until_ready();
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -227,5 +280,6 @@ fn spawn(folder: &Path, name: &str, spec: &Spec, args: &[String]) -> Process {
         DataPlane::Weft => String::new(),
     };
     let env: &[(&str, &str)] = if envoy.is_empty() { &[] } else { &[("WEFT_ENVOY", &envoy)] };
-    Process::start(folder, name, peers::weft(), args, env)
+    let program = spec.program.clone().unwrap_or_else(peers::weft);
+    Process::start_under(&spec.under, folder, name, program, args, env)
 }

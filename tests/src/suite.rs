@@ -32,8 +32,12 @@ pub struct World {
     pub chat: Sidecar,
     /// `prod/db`, bytes.
     pub db: Sidecar,
+    /// `prod/registry`, which keeps encoded slashes.
+    pub registry: Sidecar,
     /// The apps of `prod/board`.
     pub apps: [App; 2],
+    /// The app of `prod/registry`.
+    pub registry_app: App,
     _peers: [Server; 2],
     /// The control plane.
     pub mesh: Mesh,
@@ -45,6 +49,7 @@ impl World {
     pub fn start(caller: DataPlane, callee: DataPlane) -> Self {
         let mesh = Mesh::start();
         let apps = [App::start("v1"), App::start("v2")];
+        let registry_app = App::start("registry");
         let grpc = Server::start(mesh.folder(), "grpc_app.py");
         let chat_app = Server::start(mesh.folder(), "ws_app.py");
         let board = [("v1", 0), ("v2", 1)].map(|(version, i)| {
@@ -54,12 +59,15 @@ impl World {
         let greeter = mesh.sidecar("greeter", Spec::new("prod/greeter", grpc.address).on(callee));
         let chat = mesh.sidecar("chat", Spec::new("prod/chat", chat_app.address).on(callee));
         let db = mesh.sidecar("db", Spec::new("prod/db", crate::app::echo_bytes()).on(callee));
+        let registry = mesh.sidecar("registry", Spec::new("prod/registry", registry_app.address()).on(callee));
         let web = mesh.sidecar("web", Spec::new("prod/web", crate::ports::free()).on(caller));
         mesh.wait_endpoints("prod/board", 2);
         mesh.wait_endpoints("prod/greeter", 1);
         mesh.wait_endpoints("prod/chat", 1);
         mesh.wait_endpoints("prod/db", 1);
-        let world = Self { caller, callee, web, board, greeter, chat, db, apps, _peers: [grpc, chat_app], mesh };
+        mesh.wait_endpoints("prod/registry", 1);
+        let _peers = [grpc, chat_app];
+        let world = Self { caller, callee, web, board, greeter, chat, db, registry, apps, registry_app, _peers, mesh };
         calls::wait_reachable(&world);
         world
     }
@@ -89,17 +97,24 @@ const CASES: &[Case] = &[
     ("a forbid wins over an access rule", calls::forbidden),
     ("an unknown host, and one that policy hides, are not found", calls::unknown_host),
     ("identity headers from outside never arrive", calls::spoofed_headers),
+    ("a caller of HTTP/1.0 is served", calls::http_10),
+    ("fields of one connection do not pass in responses", calls::hop_by_hop),
+    ("a WebSocket that the app takes for a call is refused", calls::no_websocket),
+    ("heads are as large as ours may be", calls::large_heads),
     ("identity trailers from outside never arrive", broken::trailers),
     ("a request that breaks HTTP is refused as the caller's fault", broken::requests),
     ("a broken chunk is the caller's fault", broken::chunks),
     ("paths are decided on as the app receives them", paths::table),
+    ("encoded slashes pass where the intent says so", paths::kept_slashes),
     ("large bodies arrive whole, both ways", bodies::large),
+    ("the app says whether it wants a body", bodies::expectations),
     ("an upload waits for its reader", bodies::upload_back_pressure),
     ("a download waits for its reader", bodies::download_back_pressure),
     ("gRPC: unary, streaming, trailers, statuses", bodies::grpc),
     ("WebSocket", bodies::websocket),
     ("a WebSocket that its caller leaves is over", bodies::abandoned_websocket),
     ("TCP: bytes both ways, decided and logged once", tcp::echo),
+    ("TCP: a caller that has said all is still answered", tcp::half_close),
     ("one access-log line at each hop, with every key", telemetry::access_log),
     ("a denied call is logged at the hop that denied it", telemetry::denied_log),
     ("metrics with the names that dashboards know", telemetry::metrics),

@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 /// How long anything that should happen "now" may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// The same for what runs under a tool that makes it many times slower.
+pub const SLOW: Duration = Duration::from_secs(180);
+
 /// Calls `probe` until it answers `Ok`, and gives that answer.
 ///
 /// # Panics

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use weft_tests::mesh::Mesh;
-use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
 use weft_tests::{curl, log, ports, wait};
 
 const LARGE: usize = 16 << 20;
@@ -42,9 +42,10 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             // Keeps the connection, says so, and closes it all the same.
             "/api/fickle" => return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nfickle"),
             "/api/old" => return stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the end"),
-            "/api/hints" => stream.write_all(
-                b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
-            )?,
+            "/api/hints" => {
+                let hint = |link| format!("HTTP/1.1 103 Early Hints\r\nlink: {link}\r\n\r\n");
+                write!(stream, "{}{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", hint("</a>"), hint("</b>"))?;
+            }
             "/api/short" => return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"),
             "/api/cut" => {
                 stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the")?;
@@ -54,6 +55,17 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             "/api/garbage" => return stream.write_all(b"220 mail.example.com ESMTP\r\n"),
             "/api/two-lengths" => {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab");
+            }
+            "/api/bare" => stream.write_all(b"HTTP/1.1 200 OK\ncontent-length: 4\n\nbare")?,
+            "/api/mixed" => return stream
+                .write_all(b"HTTP/1.1 200 OK\r\nx-name: a\nx-evil: 1\r\ncontent-length: 2\r\n\r\nab"),
+            "/api/extension" => {
+                let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                return write!(stream, "{head}2;\nxx\r\nab\r\n0\r\n\r\n");
+            }
+            "/api/trailers" => {
+                let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                return write!(stream, "{head}2\r\nab\r\n0\r\nx-name: a\nx-evil: 1\r\n\r\n");
             }
             "/api/nothing" => return Ok(()),
             "/api/ws-401" => stream
@@ -99,9 +111,13 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::start_on(DataPlane::Weft, DataPlane::Weft)
+    }
+
+    fn start_on(caller: DataPlane, callee: DataPlane) -> Self {
         let mesh = Mesh::start();
-        let callee = mesh.sidecar("board", Spec::new("prod/board", start()).label("version", "v1"));
-        let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
+        let callee = mesh.sidecar("board", Spec::new("prod/board", start()).label("version", "v1").on(callee));
+        let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));
         let world = Self { callee, web, _mesh: mesh };
         // A share of the calls goes to v2, which nobody is.
         wait::until("the app to answer", wait::SOON, || {
@@ -127,32 +143,68 @@ impl World {
 fn answers_end_where_the_app_says() {
     let world = World::start();
     for _ in 0..5 {
-        for (path, body) in
-            [("/api/plain", "plain"), ("/api/fickle", "fickle"), ("/api/old", "until the end"), ("/api/hints", "ok")]
-        {
+        for (path, body) in [
+            ("/api/plain", "plain"),
+            ("/api/fickle", "fickle"),
+            ("/api/old", "until the end"),
+            ("/api/hints", "ok"),
+            ("/api/bare", "bare"),
+        ] {
             let reply = world.get(path);
             assert_eq!((reply.status, &*reply.body), (200, body), "{path}: {reply:?}");
         }
     }
 }
 
+/// Envoy lets one head pass before an answer, and drops the others.
+#[test]
+fn hints_reach_the_caller() {
+    use DataPlane::{Envoy, Weft};
+    for (caller, callee, hints) in [(Weft, Weft, 2), (Weft, Envoy, 1), (Envoy, Weft, 1)] {
+        let world = World::start_on(caller, callee);
+        let told = (0..50).find_map(|_| {
+            let mut stream = TcpStream::connect(world.web.egress).expect("the egress listens");
+            stream.set_read_timeout(Some(wait::SOON)).expect("a timeout");
+            write!(stream, "GET /api/hints HTTP/1.1\r\nhost: board.prod\r\nconnection: close\r\n\r\n")
+                .expect("it is taken");
+            let mut told = String::new();
+            stream.read_to_string(&mut told).expect("an answer and an end");
+            (!told.starts_with("HTTP/1.1 503")).then_some(told) // to v2, which nobody is
+        });
+        let told = told.expect("a call to v1");
+        let links: Vec<_> = told.lines().filter_map(|line| line.strip_prefix("link: ")).collect();
+        assert_eq!(links, ["</a>", "</b>"][..hints], "{caller:?} {callee:?}: {told}");
+        assert_eq!(told.matches("HTTP/1.1 103 ").count(), hints, "{caller:?} {callee:?}: {told}");
+        assert!(told.contains("\r\n\r\nHTTP/1.1 200 OK\r\n") && told.ends_with("ok"), "{caller:?} {callee:?}: {told}");
+    }
+}
+
 #[test]
 fn a_broken_answer_is_the_apps_fault() {
     let world = World::start();
-    for (path, status, flag) in
-        [("/api/garbage", 502, "UPE"), ("/api/two-lengths", 502, "UPE"), ("/api/nothing", 503, "UC")]
-    {
-        let reply = world.get(path);
-        assert_eq!(reply.status, status, "{path}: {reply:?}");
-        let line = wait::until("the line of the call", wait::SOON, || {
+    let line = |path: &str| {
+        wait::until("the line of the call", wait::SOON, || {
             let lines = log::json_lines(&world.callee.access_log);
             lines.into_iter().find(|line| line["path"] == path).ok_or("no such line")
-        });
-        assert_eq!(line["response_flags"], flag, "{line:#}");
+        })
+    };
+    for (path, status, flag) in [
+        ("/api/garbage", 502, "UPE"),
+        ("/api/two-lengths", 502, "UPE"),
+        ("/api/mixed", 502, "UPE"),
+        ("/api/nothing", 503, "UC"),
+    ] {
+        let reply = world.get(path);
+        assert_eq!(reply.status, status, "{path}: {reply:?}");
+        let line = line(path);
+        assert_eq!((&line["response_flags"], &line["layer"]), (&flag.into(), &"app".into()), "{line:#}");
     }
-    let reply = world.get("/api/short");
-    let told = !reply.error.is_empty() || reply.status == 503;
-    assert!(told, "an answer that breaks off is not passed off as a whole one: {reply:?}");
+    for (path, flag) in [("/api/short", "UC"), ("/api/extension", "UPE"), ("/api/trailers", "UPE")] {
+        let reply = world.get(path);
+        let told = !reply.error.is_empty() || reply.status >= 500;
+        assert!(told, "{path}: an answer that breaks off is not passed off as a whole one: {reply:?}");
+        assert_eq!(line(path)["response_flags"], flag, "{path}: {:#}", line(path));
+    }
 }
 
 /// An answer without a length ends with the connection: a connection that broke must not look like one that ended.

@@ -160,11 +160,20 @@ fn a_client_that_asks_for_leave_is_told_to_go_on_or_not() {
     assert_eq!(client.head(), "HTTP/1.1 100 Continue\r\n\r\n");
     let answer = client.ask("abc");
     assert_eq!((answer.status(), &*answer.body), (200, "3 294"), "{answer:?}");
-    // What goes nowhere is never asked for its body.
-    let refused =
-        client.ask("POST / HTTP/1.1\r\nhost: nobody.prod\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
-    assert_eq!((refused.status(), refused.field("connection")), (404, Some("close")), "{refused:?}");
-    assert_eq!(client.rest(), "");
+    // What goes nowhere is never asked for its body: by this sidecar, by the other one, by the app.
+    for (line, host, status) in
+        [("POST /", "nobody.prod", 404), ("POST /nowhere", "board.prod", 403), ("GET /status/401", "board.prod", 401)]
+    {
+        let mut client = world.client();
+        let refused = client
+            .ask(&format!("{line} HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"));
+        assert_eq!((refused.status(), refused.field("connection")), (status, Some("close")), "{refused:?}");
+        assert_eq!(client.rest(), "");
+    }
+    // Another expectation is the app's to judge.
+    let other =
+        world.client().ask("POST /api/ HTTP/1.1\r\nhost: board.prod\r\nexpect: wonders\r\ncontent-length: 0\r\n\r\n");
+    assert_eq!((other.status(), other.body.contains(r#"["expect","wonders"]"#)), (200, true), "{other:?}");
 }
 
 #[test]
@@ -209,6 +218,8 @@ fn what_cannot_be_read_is_refused_with_a_reason() {
         ("GET /api/ HTTP/1.1\r\nhost: board.prod\r\nbad name: x\r\n\r\n", 400, "bad_request"),
         ("GET /api/ HTTP/1.1\r\nhost : board.prod\r\n\r\n", 400, "bad_request"),
         ("GET /api/ HTTP/3.0\r\nhost: board.prod\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/1.1\r\nhost: board.prod\nx-evil: 1\r\n\r\n", 400, "bad_request"),
+        ("GET /api/ HTTP/1.1\r\nhost: board.prod\r\n\n", 400, "bad_request"),
         ("\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}", 400, "bad_request"),
         (&*large, 431, "head_too_large"),
     ] {

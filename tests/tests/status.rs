@@ -9,7 +9,7 @@ use serde_json::Value;
 use weft_tests::mesh::{Mesh, text};
 use weft_tests::process::Process;
 use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
-use weft_tests::{peers, ports, wait};
+use weft_tests::{family, peers, ports, wait};
 
 /// What `weft status` prints of the mesh.
 fn shown(mesh: &Mesh) -> String {
@@ -72,17 +72,18 @@ fn a_silent_proxy_is_named_and_a_lost_one_holds_up_nobody() {
 
 /// Kills the Envoy that the sidecar runs; the sidecar starts another.
 #[track_caller]
-fn kill_envoy(sidecar: &mut Sidecar) {
-    let log = sidecar.process().output();
-    let (_, pid) = log.rsplit_once("Envoy is started pid=").expect("it says so");
-    let pid = pid.split(' ').next().and_then(|pid| pid.parse().ok()).expect("a number");
-    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+fn kill_envoy(sidecar: &Sidecar) {
+    let envoy = wait::until("an Envoy", wait::SOON, || {
+        let family = family::descendants(sidecar.pid());
+        family.iter().find(|member| member.name == "envoy" && !member.zombie).map(|member| member.pid).ok_or("none")
+    });
+    kill(Pid::from_raw(envoy.cast_signed()), Signal::SIGKILL).expect("it runs");
 }
 
 #[test]
 fn a_restarted_envoy_that_refuses_what_the_old_one_ran_on_is_told_of() {
     let mesh = Mesh::start();
-    let mut web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(DataPlane::Envoy));
+    let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(DataPlane::Envoy));
     wait::until("it to run the commit", wait::SOON, || {
         let status = mesh.api("/api/status")?;
         if status["proxies"]["acknowledged"] == 1 { Ok(()) } else { Err(status.to_string()) }
@@ -97,7 +98,7 @@ fn a_restarted_envoy_that_refuses_what_the_old_one_ran_on_is_told_of() {
             }
         }
     });
-    kill_envoy(&mut web);
+    kill_envoy(&web);
     let stolen = thief.join().expect("no panic");
     wait::until("the refusal", wait::SOON, || {
         let page = shown(&mesh);
@@ -105,7 +106,7 @@ fn a_restarted_envoy_that_refuses_what_the_old_one_ran_on_is_told_of() {
     });
 
     drop(stolen);
-    kill_envoy(&mut web);
+    kill_envoy(&web);
     wait::until("the next Envoy to accept it", wait::SOON, || {
         let status = mesh.api("/api/status")?;
         let proxies = &status["proxies"];

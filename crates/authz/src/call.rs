@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
 use weft_model::SpiffeId;
+use weft_model::intent::EscapedSlashes;
 use weft_policy::path::{self, PathError};
 use weft_policy::{CallRequest, host};
 
@@ -14,8 +15,6 @@ use weft_policy::{CallRequest, host};
 pub(crate) struct Call<'a> {
     /// URI SAN of the caller's certificate, if it is a SPIFFE ID.
     pub(crate) caller: Option<SpiffeId>,
-    /// URI SAN of the asking sidecar's own certificate.
-    pub(crate) callee: Option<SpiffeId>,
     pub(crate) method: &'a str,
     pub(crate) host: Cow<'a, str>,
     pub(crate) request_id: &'a str,
@@ -27,20 +26,21 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn read(check: &'a CheckRequest) -> Self {
+    /// `slashes` is what the [`callee`] does with encoded ones.
+    pub(crate) fn read(check: &'a CheckRequest, slashes: EscapedSlashes) -> Self {
         let attributes = check.attributes.as_ref();
         let source = attributes.and_then(|attributes| attributes.source.as_ref());
         let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
         Self {
             caller: source.and_then(principal),
-            callee: attributes.and_then(|attributes| principal(attributes.destination.as_ref()?)),
             source_ip: source.and_then(ip),
             method: http.map_or("", |http| &http.method),
             host: http.map_or(Cow::Borrowed(""), |http| host::normalize(&http.host)),
             request_id: http.and_then(|http| header(http, "x-request-id")).unwrap_or("-"),
             is_grpc: http.and_then(|http| header(http, "content-type")).is_some_and(is_grpc),
-            // Envoy has normalised it already; another client of this service may not have.
-            target: http.map_or(Ok(Cow::Borrowed("")), |http| path::normalize(&http.path)),
+            // Envoy has normalised it already; another client of this service may not have. And where Envoy keeps encoded slashes,
+            // it refuses nothing that could be meant by them (`..%2F`), nor a backslash (`%5C`).
+            target: http.map_or(Ok(Cow::Borrowed("")), |http| path::normalize(&http.path, slashes)),
             protocol: http.map_or("TCP", |http| &http.protocol),
         }
     }
@@ -70,6 +70,11 @@ impl<'a> Call<'a> {
             source_ip: self.source_ip,
         })
     }
+}
+
+/// Who is called: the URI SAN of the asking sidecar's own certificate, if it is a SPIFFE ID.
+pub(crate) fn callee(check: &CheckRequest) -> Option<SpiffeId> {
+    principal(check.attributes.as_ref()?.destination.as_ref()?)
 }
 
 /// Envoy gives the first URI SAN of a verified certificate, else a DNS name or the subject: those are no identity here.

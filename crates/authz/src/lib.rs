@@ -62,12 +62,14 @@ impl<S: EngineSource> ExtAuthz<S> {
     fn answer(&self, peer: Option<&SpiffeId>, check: &CheckRequest) -> Result<CheckResponse, Status> {
         let id = weft_telemetry::trace::decision_id(&mut rand::rng());
         let id = std::str::from_utf8(&id).unwrap_or_default();
-        let call = Call::read(check);
-        if let Some(peer) = peer.filter(|peer| call.callee.as_ref() != Some(*peer)) {
-            let callee = call.callee.as_ref().map_or("nobody", SpiffeId::as_str);
+        let callee = call::callee(check);
+        if let Some(peer) = peer.filter(|peer| callee.as_ref() != Some(*peer)) {
+            let callee = callee.as_ref().map_or("nobody", SpiffeId::as_str);
             return Err(Status::permission_denied(format!("{peer} may ask about calls to itself, not to {callee}")));
         }
-        let engine = self.engines.engine(call.callee.as_ref());
+        let engine = self.engines.engine(callee.as_ref());
+        let slashes = engine.as_deref().map(Engine::escaped_slashes).unwrap_or_default();
+        let call = Call::read(check, slashes);
         let verdict = self.decide(&call, engine.as_deref());
         log(&call, &verdict, id, engine.as_deref());
         Ok(answer::respond(&call, &verdict, id))

@@ -1,6 +1,6 @@
 //! The service as Envoy meets it: over gRPC, on a loopback connection.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
@@ -10,47 +10,24 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckResponse, DeniedHttpResponse};
 use envoy_types::pb::google::protobuf::value::Kind;
 use tonic::transport::Channel;
-use weft_model::intent::{Defaults, Endpoints, Mesh, PolicyFile, Protocol, Service};
-use weft_model::{Intent, ServiceName, Span};
+use weft_model::intent::EscapedSlashes;
+use weft_policy::testing;
 
 use super::*;
 
 const WEB: &str = "spiffe://acme.internal/ns/prod/sa/web";
 
 fn engine(policies: &str) -> Arc<Engine> {
-    let span = Span { file: "mesh.yaml".into(), line: 1, column: 1 };
-    let service = |name: &str| {
-        let name: ServiceName = name.parse().expect("a service name");
-        let service = Service {
-            name: name.clone(),
-            attributes: BTreeMap::new(),
-            port: 8080,
-            protocol: Protocol::Http,
-            endpoints: Endpoints::Registry,
-            subsets: BTreeMap::new(),
-            access: Vec::new(),
-            routes: Vec::new(),
-            span: span.clone(),
-            access_span: span.clone(),
-        };
-        (name, service)
-    };
-    let second = std::time::Duration::from_secs(1);
-    let intent = Intent {
-        mesh: Mesh {
-            name: "acme".into(),
-            trust_domain: "acme.internal".parse().expect("legal"),
-            attributes: BTreeMap::new(),
-            defaults: Defaults { timeout: second, svid_ttl: second },
-            span: span.clone(),
-        },
-        services: [service("prod/web"), service("prod/board")].into(),
-        roles: BTreeMap::new(),
-        policies: vec![PolicyFile { path: "policies/x.cedar".into(), text: policies.into() }],
-        local: Vec::new(),
-    };
-    let model = weft_policy::compile(&intent, "c0ffee").expect("good policies");
-    Arc::new(Engine::new(&model.bundle_for(&"prod/board".parse().expect("legal"))).expect("an engine"))
+    engine_with(policies, EscapedSlashes::Reject)
+}
+
+fn engine_with(policies: &str, escaped_slashes: EscapedSlashes) -> Arc<Engine> {
+    let mut intent = testing::intent(&["prod/web", "prod/board"]);
+    testing::policies(&mut intent, policies);
+    for service in intent.services.values_mut() {
+        service.paths = weft_model::intent::Paths { escaped_slashes };
+    }
+    Arc::new(testing::engine(&intent, "prod/board"))
 }
 
 /// A client of a server that decides with `source`, on a free port.
@@ -186,6 +163,28 @@ async fn a_path_that_two_readers_take_differently_is_a_bad_request() {
 }
 
 #[tokio::test]
+async fn where_encoded_slashes_are_kept_what_could_be_meant_by_them_is_refused_or_forbidden() {
+    let policies = "permit(principal, action, resource);
+        forbid(principal, action, resource) when { context.path like \"/admin/*\" };";
+    let engine = engine_with(policies, EscapedSlashes::Keep);
+    let mut client = client(move |_: Option<&SpiffeId>| Some(engine.clone())).await;
+    let lower = ask(&mut client, check(WEB, get("/repos/a%2fb/files"))).await;
+    assert!(is_allowed(&lower));
+    let Some(HttpResponse::OkResponse(ok)) = &lower.http_response else { panic!("{lower:?}") };
+    let path = ok.headers.iter().filter_map(|option| option.header.as_ref()).find(|header| header.key == ":path");
+    assert_eq!(path.map(|header| &*header.value), Some("/repos/a%2Fb/files"), "the app gets what was decided on");
+    for path in ["/a%2F..%2Fadmin/x", "/a%5Cb", "/a\\b"] {
+        let response = ask(&mut client, check(WEB, get(path))).await;
+        assert_eq!(denial(&response).status.as_ref().expect("a status").code, 400, "{path}");
+    }
+    for path in ["/admin%2Fx", "/admin%2fx", "/admin%2F%2Fx", "/%2Fadmin%2Fx"] {
+        let response = ask(&mut client, check(WEB, get(path))).await;
+        assert_eq!(denial(&response).status.as_ref().expect("a status").code, 403, "{path}");
+        assert_eq!(metadata(&response, "policy"), "policies/x.cedar:2", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn callers_without_an_identity_are_denied() {
     let mut client = client(board("permit(principal, action, resource);")).await;
     for principal in ["", "CN=web", "web.prod", "spiffe://acme.internal", "spiffe://other.org/ns/prod/sa/web"] {
@@ -264,7 +263,7 @@ fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
     let decide = |path: &str| {
         let check = check(WEB, get(path));
         let engine = in_force.lock().expect("not poisoned").clone();
-        authz.decide(&Call::read(&check), Some(&engine))
+        authz.decide(&Call::read(&check, EscapedSlashes::Reject), Some(&engine))
     };
     // The sentence of a denial by default is made anew by each evaluation.
     let first = decide("/other");

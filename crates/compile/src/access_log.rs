@@ -4,27 +4,9 @@ use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::Confi
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
-use crate::listener::{EGRESS as EGRESS_LISTENER, INGRESS as INGRESS_LISTENER};
+use crate::hop::Hop;
 use crate::pb::text;
 use crate::wire;
-
-/// Which of the two sidecars of a call writes the line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hop {
-    /// The caller's.
-    Egress,
-    /// The callee's.
-    Ingress,
-}
-
-impl Hop {
-    pub(crate) fn listener(self) -> &'static str {
-        match self {
-            Hop::Egress => EGRESS_LISTENER,
-            Hop::Ingress => INGRESS_LISTENER,
-        }
-    }
-}
 
 /// Who decides about a call, by the name under which Envoy keeps the decision's metadata.
 pub(crate) const HTTP_AUTHZ: &str = "envoy.filters.http.ext_authz";

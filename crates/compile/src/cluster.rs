@@ -10,10 +10,10 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
-use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
-use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions as UpstreamHttpOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
@@ -23,7 +23,7 @@ use weft_model::{SpiffeId, TrustDomain};
 use weft_xds::{Resource, type_url};
 
 use crate::pb::{ads, any, duration, socket_address, uint32};
-use crate::{names, tls};
+use crate::{limits, names, tls};
 
 /// From `connect()` to the end of the TLS handshake. Three attempts fit into the default request timeout of 15 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,11 @@ pub(crate) fn outbound(trust_domain: &TrustDomain, service: &Service, subset: Op
     let http = service.protocol != Protocol::Tcp;
     let cluster = Cluster {
         transport_socket: Some(tls::upstream(&peer, names::sni(service, subset), if http { &["h2"] } else { &[] })),
-        typed_extension_protocol_options: if http { speaking(http2()) } else { HashMap::new() },
+        typed_extension_protocol_options: if http {
+            speaking(http2(), limits::BETWEEN.of_responses())
+        } else {
+            HashMap::new()
+        },
         circuit_breakers: Some(bounds()),
         ..eds(&name, LbPolicy::LeastRequest)
     };
@@ -60,8 +64,8 @@ pub(crate) fn inbound(service: &Service, app: SocketAddr) -> Arc<Resource> {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
         connect_timeout: duration(CONNECT_TIMEOUT),
         typed_extension_protocol_options: match service.protocol {
-            Protocol::Http => speaking(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
-            Protocol::Grpc => speaking(http2()),
+            Protocol::Http => speaking(http1(), idle_for(service.app.idle_timeout)),
+            Protocol::Grpc => speaking(http2(), limits::FROM_APP.of_responses()),
             Protocol::Tcp => HashMap::new(),
         },
         load_assignment: Some(ClusterLoadAssignment {
@@ -90,8 +94,22 @@ fn http2() -> ProtocolConfig {
     ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions { allow_connect: true, ..Default::default() })
 }
 
-fn speaking(protocol: ProtocolConfig) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
-    let options = HttpProtocolOptions {
+/// An app that sends both framings means chunks (RFC 9112 s.6.3).
+fn http1() -> ProtocolConfig {
+    ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions { allow_chunked_length: true, ..Default::default() })
+}
+
+/// Envoy would keep an idle connection for an hour, and the first request on one that the app has given up fails.
+fn idle_for(timeout: Duration) -> HttpProtocolOptions {
+    HttpProtocolOptions { idle_timeout: duration(timeout), ..limits::FROM_APP.of_responses() }
+}
+
+fn speaking(
+    protocol: ProtocolConfig,
+    common: HttpProtocolOptions,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let options = UpstreamHttpOptions {
+        common_http_protocol_options: Some(common),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),

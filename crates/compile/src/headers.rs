@@ -3,6 +3,10 @@
 /// What the mesh says about a caller. Taken off every request as it comes in, at both ends, before anything reads it.
 pub const IDENTITY: [&str; 3] = ["x-weft-principal", "x-weft-decision-id", "x-weft-source"];
 
+/// Of an answer that an ingress made: no app began to work on the request, so the caller's sidecar may ask another endpoint.
+/// Taken off what apps answer, and off what callers get.
+pub const UNTOUCHED: &str = "x-weft-untouched";
+
 /// Who calls, as the ingress tells the app. Envoy itself takes it off in this spelling.
 pub const CERTIFICATE: &str = "x-forwarded-client-cert";
 

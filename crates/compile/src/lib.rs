@@ -11,12 +11,16 @@ pub mod bootstrap;
 mod cluster;
 mod endpoint;
 pub mod headers;
+mod hop;
+mod limits;
 mod listener;
 mod local_reply;
 mod mesh;
 pub mod names;
 mod pb;
 mod route;
+#[doc(hidden)]
+pub mod testing;
 mod tls;
 mod wire;
 
@@ -27,7 +31,7 @@ use weft_model::intent::Service;
 use weft_xds::{Snapshot, type_url};
 
 pub use endpoint::{Endpoint, EndpointSet, Labels};
-pub use listener::{EGRESS, INGRESS};
+pub use hop::{EGRESS, INGRESS};
 pub use mesh::{CompiledMesh, REVISION_NAME};
 pub use pb::AGENT_CLUSTER;
 pub use tls::{BUNDLE_SECRET, CERTIFICATE_SECRET};

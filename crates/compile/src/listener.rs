@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, Http2ProtocolOptions, TrafficDirection, TransportSocket, TypedExtensionConfig,
+    ApiVersion, DataSource, Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection, TransportSocket,
+    TypedExtensionConfig, data_source::Specifier,
 };
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, tracing};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{self as http_authz, ext_authz::Services};
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as tcp_authz;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -22,29 +24,24 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode, tcp_proxy};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
-use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent, StatusCode};
+use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent};
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weft_model::TrustDomain;
-use weft_model::intent::{Protocol, Service};
+use weft_model::intent::{EscapedSlashes, Protocol, Service};
 use weft_xds::{Resource, type_url};
 
-use crate::access_log::{self, HTTP_AUTHZ, Hop, TCP_AUTHZ};
+use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
+use crate::hop::{EGRESS, Hop, INGRESS};
+use crate::local_reply::NO_DECISION;
 use crate::pb::{ads, agent_service, any, boolean, duration, socket_address, uint32};
-use crate::{Proxy, headers, local_reply, names, route, tls, wire};
-
-/// Name of the listener that the app calls, and of its route configuration.
-pub const EGRESS: &str = "egress";
-/// Name of the listener that other sidecars call.
-pub const INGRESS: &str = "ingress";
+use crate::{Proxy, headers, limits, local_reply, names, route, tls, wire};
 
 /// Envoy's question to its agent next door, which answers from memory within a millisecond. Envoy's own 200 ms are less than a busy
 /// machine may take to run the agent at all (two cores under a load of ten: just over a second), and each such pause would fail
 /// calls; after five seconds the agent is rather stuck than slow. An agent that is gone is told at once. It is far below the 15 s
 /// that a route allows, so that the caller is told the cause and not that its time ran out.
 const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
-/// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
-pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 /// What a TCP caller may send while the app is being connected to.
 const EARLY_DATA_BYTES: u32 = 64 * 1024;
@@ -58,6 +55,8 @@ pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
         strip_port_mode: Some(hcm::StripPortMode::StripAnyHostPort(true)),
         forward_client_cert_details: hcm::ForwardClientCertDetails::Sanitize.into(),
         upgrade_configs: vec![upgrade("websocket"), upgrade("CONNECT")],
+        // Which service is called, and what it does with encoded slashes, is known after this: its ingress refuses them.
+        path_with_escaped_slashes_action: hcm::PathWithEscapedSlashesAction::KeepUnchanged.into(),
         ..manager(&proxy.access_log, Hop::Egress)
     };
     let listener = Listener {
@@ -69,6 +68,10 @@ pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
     };
     Resource::new(type_url::LISTENER, EGRESS, &listener)
 }
+
+/// How long a client may take nothing of an answer that is there, so that none holds up an app for ever. Five minutes are Envoy's
+/// own bound for idle streams.
+const FLUSH: Duration = Duration::from_secs(300);
 
 /// From accept to the end of the TLS handshake, so that silent connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -112,6 +115,10 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
         status_on_error: Some(HttpStatus { code: NO_DECISION.into() }),
         ..Default::default()
     };
+    let mut filters = vec![http_filter(HTTP_AUTHZ, &authz), router()];
+    if service.protocol == Protocol::Http {
+        filters.insert(1, app_response());
+    }
     let routes = RouteConfiguration {
         name: INGRESS.to_owned(),
         virtual_hosts: vec![route::to_app(service)],
@@ -119,12 +126,16 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
     };
     let manager = HttpConnectionManager {
         route_specifier: Some(hcm::RouteSpecifier::RouteConfig(routes)),
-        http_filters: vec![http_filter(HTTP_AUTHZ, &authz), router()],
+        http_filters: filters,
         // The caller's sidecar made the id; it is the same at both hops.
         preserve_external_request_id: true,
         forward_client_cert_details: hcm::ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(hcm::SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         upgrade_configs: vec![upgrade("websocket")],
+        path_with_escaped_slashes_action: match service.paths.escaped_slashes {
+            EscapedSlashes::Reject => hcm::PathWithEscapedSlashesAction::RejectRequest.into(),
+            EscapedSlashes::Keep => hcm::PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        },
         ..manager(&proxy.access_log, Hop::Ingress)
     };
     http(&manager, Hop::Ingress)
@@ -152,20 +163,29 @@ fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
 
 /// What holds for HTTP on both sides.
 fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
+    let head = match hop {
+        Hop::Egress => limits::FROM_APP,
+        Hop::Ingress => limits::BETWEEN,
+    };
     HttpConnectionManager {
         codec_type: hcm::CodecType::Auto.into(),
         stat_prefix: hop.listener().to_owned(),
+        http_protocol_options: Some(Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
         http2_protocol_options: Some(Http2ProtocolOptions { allow_connect: true, ..Default::default() }),
+        common_http_protocol_options: Some(head.of_requests()),
+        max_request_headers_kb: uint32(head.kib),
         access_log: vec![access_log::json(access_log, hop, HTTP_AUTHZ)],
         tracing: Some(trace_context()),
         early_header_mutation_extensions: vec![without_reserved_headers()],
         normalize_path: boolean(true),
-        path_with_escaped_slashes_action: hcm::PathWithEscapedSlashesAction::RejectRequest.into(),
         generate_request_id: boolean(true),
+        // An app may refuse an upload by its head: nobody says 100 but the app (RFC 9110 s.10.1.1).
+        proxy_100_continue: true,
         // The app's own `server` header, or none: the mesh is not what the caller talks to.
         server_header_transformation: hcm::ServerHeaderTransformation::PassThrough.into(),
         // Streams live as long as their ends want; the route's timeout is for requests.
         stream_idle_timeout: duration(Duration::ZERO),
+        stream_flush_timeout: duration(FLUSH),
         proxy_status_config: Some(hcm::ProxyStatusConfig {
             proxy_name: Some(ProxyName::UseNodeId(true)),
             ..Default::default()
@@ -201,6 +221,16 @@ fn without_reserved_headers() -> TypedExtensionConfig {
 
 fn upgrade(kind: &str) -> hcm::UpgradeConfig {
     hcm::UpgradeConfig { upgrade_type: kind.to_owned(), ..Default::default() }
+}
+
+/// For Envoy alone, so it is optional: our own data plane does the same by itself.
+fn app_response() -> HttpFilter {
+    let code = Specifier::InlineString(include_str!("app_response.lua").to_owned());
+    let lua = Lua {
+        default_source_code: Some(DataSource { specifier: Some(code), ..Default::default() }),
+        ..Default::default()
+    };
+    HttpFilter { is_optional: true, ..http_filter("envoy.filters.http.lua", &lua) }
 }
 
 fn router() -> HttpFilter {

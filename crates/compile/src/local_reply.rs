@@ -6,16 +6,25 @@ use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
 use envoy_types::pb::envoy::config::accesslog::v3::{
     AccessLogFilter, AndFilter, ComparisonFilter, HeaderFilter, ResponseFlagFilter, StatusCodeFilter,
 };
-use envoy_types::pb::envoy::config::core::v3::{DataSource, RuntimeUInt32, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, RuntimeUInt32, data_source::Specifier,
+};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::r#type::v3::StatusCode;
 
-use crate::access_log::Hop;
-use crate::pb::text;
-use crate::{listener, wire};
+use crate::hop::Hop;
+use crate::pb::{text, uint32};
+use crate::{headers, wire};
+
+/// No answer is no denial: the caller may try again. The call is not let through either (`failure_mode_allow` stays false).
+pub(crate) const NO_DECISION: StatusCode = StatusCode::ServiceUnavailable;
 
 const PROBLEM: &str = "application/problem+json";
+
+/// The last status of those that say success (RFC 9110 s.15.3).
+const LAST_SUCCESS: u32 = 299;
 
 /// Envoy's response flag, and what it means: cause, layer, title.
 type Meaning = (&'static str, &'static str, &'static str, &'static str);
@@ -33,6 +42,9 @@ const EGRESS: [Meaning; 9] = [
     ("UT", "request_timeout", "timeout", "The request took longer than the route allows"),
     ("UO", "overflow", "overload", "Too many requests are under way"),
 ];
+
+/// The flag of an endpoint to which no connection came about.
+const UNREACHABLE: &str = "UF";
 
 /// Behind an ingress there is only the app.
 const INGRESS: [Meaning; 5] = [
@@ -53,20 +65,54 @@ pub(crate) fn config(hop: Hop) -> wire::LocalReplyConfig {
     // Only the ingress asks.
     let undecided = (hop == Hop::Ingress).then(|| {
         let body = problem("no_decision", "policy", "Nobody could be asked whether the call is allowed");
-        mapper(both(flag("UAEX"), status(listener::NO_DECISION)), body)
+        mapper(both(flag("UAEX"), status(Op::Eq, NO_DECISION as u32)), body)
+    });
+    // An app that answers a WebSocket with a success. Envoy says that success itself then, which the caller's Envoy takes for an open
+    // one (RFC 8441 s.4). No other reply of its own is a success.
+    let no_websocket = (hop == Hop::Ingress).then(|| wire::ResponseMapper {
+        status_code: uint32(StatusCode::BadGateway as u32),
+        ..mapper(status(Op::Le, LAST_SUCCESS), problem("app_protocol", "app", "The app broke the HTTP protocol"))
     });
     let denied = mapper(flag("UAEX"), as_given(PROBLEM));
     let grpc = mapper(grpc_call(), as_given(""));
-    let by_flag = meanings.iter().map(|&(name, cause, layer, title)| mapper(flag(name), problem(cause, layer, title)));
+    let grpc_untouched =
+        (hop == Hop::Ingress).then(|| telling_untouched(mapper(both(grpc_call(), flag(UNREACHABLE)), as_given(""))));
+    let by_flag = meanings.iter().map(|&(name, cause, layer, title)| {
+        let mapper = mapper(flag(name), problem(cause, layer, title));
+        if hop == Hop::Ingress && name == UNREACHABLE { telling_untouched(mapper) } else { mapper }
+    });
     wire::LocalReplyConfig {
-        mappers: std::iter::once(grpc).chain(undecided).chain([denied]).chain(by_flag).collect(),
+        mappers: no_websocket
+            .into_iter()
+            .chain(grpc_untouched)
+            .chain([grpc])
+            .chain(undecided)
+            .chain([denied])
+            .chain(by_flag)
+            .collect(),
         body_format: Some(problem("bad_request", "client", "The request cannot be served")),
     }
 }
 
 fn mapper(filter: FilterSpecifier, body: wire::SubstitutionFormat) -> wire::ResponseMapper {
     let filter = AccessLogFilter { filter_specifier: Some(filter) };
-    wire::ResponseMapper { filter: Some(filter), body_format_override: Some(body) }
+    wire::ResponseMapper {
+        filter: Some(filter),
+        status_code: None,
+        body_format_override: Some(body),
+        headers_to_add: Vec::new(),
+    }
+}
+
+/// Tells the caller's sidecar that no app began to work on the request.
+fn telling_untouched(mapper: wire::ResponseMapper) -> wire::ResponseMapper {
+    let header = HeaderValue { key: headers::UNTOUCHED.to_owned(), value: "true".to_owned(), ..Default::default() };
+    let option = HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    };
+    wire::ResponseMapper { headers_to_add: vec![option], ..mapper }
 }
 
 fn flag(name: &str) -> FilterSpecifier {
@@ -78,10 +124,10 @@ fn both(one: FilterSpecifier, other: FilterSpecifier) -> FilterSpecifier {
     FilterSpecifier::AndFilter(AndFilter { filters })
 }
 
-fn status(code: StatusCode) -> FilterSpecifier {
+fn status(op: Op, code: u32) -> FilterSpecifier {
     // A value of Envoy's runtime, which nobody sets, would come before the default.
-    let value = RuntimeUInt32 { default_value: code as u32, runtime_key: "weft.local_reply".to_owned() };
-    let comparison = Some(ComparisonFilter { op: Op::Eq.into(), value: Some(value) });
+    let value = RuntimeUInt32 { default_value: code, runtime_key: "weft.local_reply".to_owned() };
+    let comparison = Some(ComparisonFilter { op: op.into(), value: Some(value) });
     FilterSpecifier::StatusCodeFilter(StatusCodeFilter { comparison })
 }
 

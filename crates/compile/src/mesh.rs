@@ -11,7 +11,7 @@ use weft_policy::PolicyModel;
 use weft_xds::{Resource, Resources, type_url};
 
 use crate::endpoint::{self, Endpoint, EndpointSet};
-use crate::{cluster, listener, names, route, wire};
+use crate::{cluster, hop, listener, names, route, wire};
 
 /// Name of the resource that holds the commit.
 pub const REVISION_NAME: &str = "mesh";
@@ -105,8 +105,8 @@ impl CompiledMesh {
             let callees = self.callees(&caller.name);
             let clusters = self.services(&callees).flat_map(|callee| self.clusters(callee)).cloned();
             let hosts = self.services(&callees).map(|callee| self.host(callee, caller)).collect();
-            let message = wire::RouteConfiguration { name: listener::EGRESS.to_owned(), virtual_hosts: hosts };
-            let routes = [Resource::new(type_url::ROUTE, listener::EGRESS, &message)];
+            let message = wire::RouteConfiguration { name: hop::EGRESS.to_owned(), virtual_hosts: hosts };
+            let routes = [Resource::new(type_url::ROUTE, hop::EGRESS, &message)];
             Neighbours { clusters: by_name(clusters), routes: by_name(routes), listeners: Arc::default(), callees }
         })
     }

@@ -18,12 +18,15 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use weft_model::intent::{self, BackendRef, PathMatch, Protocol, Service};
 
-use crate::names;
 use crate::pb::{any, duration, uint32};
+use crate::{headers, names};
 
 /// Failures that prove that no server began to work on the request: no connection, `REFUSED_STREAM` (or a stream beyond the last
-/// one of a GOAWAY), and a connection that broke before the request was written to it.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
+/// one of a GOAWAY), a connection that broke before the request was written to it, and an ingress that says so of its app.
+const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
+/// Of an app behind its ingress, which has one address: one that does not listen is not asked again (Envoy's
+/// `reset-before-request` would).
+const RETRY_ON_OF_APP: &str = "refused-stream";
 /// Attempts after the first.
 const RETRIES: u32 = 2;
 
@@ -44,7 +47,12 @@ pub(crate) fn virtual_host(service: &Service, default_timeout: Duration, from_ow
         // A stream may last for ever, and a gRPC caller brings its own deadline.
         Protocol::Grpc => http(service, None),
     };
-    VirtualHost { name: names::virtual_host(service), domains, routes, ..Default::default() }
+    VirtualHost { name: names::virtual_host(service), domains, routes, ..without_mesh_headers() }
+}
+
+/// What sidecars tell each other in answers is for them alone.
+fn without_mesh_headers() -> VirtualHost {
+    VirtualHost { response_headers_to_remove: vec![headers::UNTOUCHED.to_owned()], ..Default::default() }
 }
 
 /// How a proxyless gRPC client calls a service. Its listener has chosen the service, so any host is right.
@@ -125,6 +133,7 @@ fn connect(service: &Service) -> Route {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::outbound_cluster(service, None).to_string())),
         upgrade_configs: vec![upgrade],
         timeout: duration(Duration::ZERO),
+        retry_policy: Some(retry_policy()),
         ..Default::default()
     };
     Route {
@@ -224,6 +233,7 @@ fn exactly(name: &str, value: &str) -> HeaderMatcher {
 fn retry_policy() -> RetryPolicy {
     RetryPolicy {
         retry_on: RETRY_ON.to_owned(),
+        retriable_headers: vec![exactly(headers::UNTOUCHED, "true")],
         num_retries: uint32(RETRIES),
         retry_host_predicate: vec![RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
@@ -240,6 +250,11 @@ pub(crate) fn to_app(service: &Service) -> VirtualHost {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
         timeout: duration(Duration::ZERO),
+        retry_policy: Some(RetryPolicy {
+            retry_on: RETRY_ON_OF_APP.to_owned(),
+            num_retries: uint32(RETRIES),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let route = Route {
@@ -248,5 +263,5 @@ pub(crate) fn to_app(service: &Service) -> VirtualHost {
         action: Some(Action::Route(action)),
         ..Default::default()
     };
-    VirtualHost { name: cluster, domains: vec!["*".to_owned()], routes: vec![route], ..Default::default() }
+    VirtualHost { name: cluster, domains: vec!["*".to_owned()], routes: vec![route], ..without_mesh_headers() }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLogFilter;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, Locality};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, Locality};
 use envoy_types::pb::envoy::config::endpoint::v3::Endpoint;
 use envoy_types::pb::google::protobuf::{UInt32Value, Value};
 
@@ -49,9 +49,15 @@ pub(crate) struct ResponseMapper {
     /// When it applies.
     #[prost(message, optional, tag = "1")]
     pub(crate) filter: Option<AccessLogFilter>,
+    /// Its status, instead of the one that it would have.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) status_code: Option<UInt32Value>,
     /// Body of the reply.
     #[prost(message, optional, tag = "4")]
     pub(crate) body_format_override: Option<SubstitutionFormat>,
+    /// Fields that the reply gets.
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) headers_to_add: Vec<HeaderValueOption>,
 }
 
 /// `envoy.extensions.filters.network.http_connection_manager.v3.LocalReplyConfig`.

@@ -7,6 +7,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -14,11 +15,12 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use serde_json::{Value, json};
 use support::agent::Agent;
-use support::client::{Answer, echo, get, open, request};
+use support::client::{Answer, echo, get, open, raw, request};
 use support::envoy::{Sidecar, find, find_within};
 use support::pki::Ca;
-use support::{app, endpoint, free, name, refusing};
+use support::{app, free, refusing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use weft_compile::testing::{endpoint, name};
 use weft_compile::{EndpointSet, Proxy, ProxyKind};
 
 const MESH: &str = include_str!("mesh.yaml");
@@ -32,6 +34,9 @@ struct Mesh {
     v2: Sidecar,
     echo: Sidecar,
     db: Sidecar,
+    plain: Sidecar,
+    /// Connections that the app of `plain` has open.
+    open: Arc<AtomicUsize>,
     /// Ports that nobody may take.
     _closed: [tokio::net::TcpSocket; 2],
 }
@@ -53,12 +58,14 @@ impl Mesh {
         let mesh = support::mesh(MESH, "c1");
         let ca = Ca::new();
         let ((no_app, closed), (dead, also_closed)) = (refusing(), refusing());
-        let [mut web, v1, v2, echo, db] = ["prod/web", "prod/board", "prod/board", "tools/echo", "prod/db"].map(proxy);
+        let services = ["prod/web", "prod/board", "prod/board", "tools/echo", "prod/db", "prod/plain"];
+        let [mut web, v1, v2, echo, db, plain] = services.map(proxy);
         // The app of `web` does not run.
         web.app = no_app;
         app::http(v1.app, "v1").await;
         app::http(v2.app, "v2").await;
         app::tcp(db.app).await;
+        let open = app::plain(plain.app).await;
         Agent::serve_authorization_at(echo.app).await;
         let version = |address, version| endpoint(address, &[("version", version)]);
         let endpoints: EndpointSet = [
@@ -67,6 +74,7 @@ impl Mesh {
             // One of them is gone without a word.
             (name("tools/echo"), vec![version(echo.ingress, "v1"), version(dead, "v1")]),
             (name("prod/db"), vec![version(db.ingress, "v1")]),
+            (name("prod/plain"), vec![version(plain.ingress, "v1")]),
             // Somebody else answers where a sidecar of `vault` should be.
             (name("prod/vault"), vec![version(v2.ingress, "v1")]),
         ]
@@ -74,8 +82,9 @@ impl Mesh {
         .map(|(service, list)| (service, Arc::from(list)))
         .collect();
         let start = |proxy| Sidecar::start(&binary, &ca, &mesh, &endpoints, proxy);
-        let (web, v1, v2, echo, db) = tokio::join!(start(web), start(v1), start(v2), start(echo), start(db));
-        Some(Self { web, v1, v2, echo, db, _closed: [closed, also_closed] })
+        let (web, v1, v2, echo, db, plain) =
+            tokio::join!(start(web), start(v1), start(v2), start(echo), start(db), start(plain));
+        Some(Self { web, v1, v2, echo, db, plain, open, _closed: [closed, also_closed] })
     }
 
     fn egress(&self) -> SocketAddr {
@@ -106,7 +115,7 @@ impl Mesh {
     }
 
     fn assert_nothing_refused(&self) {
-        for sidecar in [&self.web, &self.v1, &self.v2, &self.echo, &self.db] {
+        for sidecar in [&self.web, &self.v1, &self.v2, &self.echo, &self.db, &self.plain] {
             assert_eq!(sidecar.agent.refusals(), [""; 0], "{}", sidecar.proxy.service);
         }
     }
@@ -120,6 +129,10 @@ async fn envoys_carry_calls_as_our_own_proxies_must() {
     a_call_by_each_name(&mesh).await;
     who_calls_is_told_by_the_mesh_alone(&mesh).await;
     paths_are_normalised_once(&mesh).await;
+    encoded_slashes_are_kept_where_the_intent_says_so(&mesh).await;
+    old_callers_and_large_heads_are_served(&mesh).await;
+    responses_are_read_as_ours_reads_them(&mesh).await;
+    idle_connections_to_the_app_end_in_time(&mesh).await;
     ids_are_made_and_carried_on(&mesh).await;
     routes_take_precedence_as_in_the_gateway_api(&mesh).await;
     weights_split(&mesh).await;
@@ -203,13 +216,72 @@ async fn paths_are_normalised_once(mesh: &Mesh) {
         assert_eq!(answer.status, 200, "{sent}");
         assert_eq!(answer.json()["path"], received, "{sent}");
     }
-    for refused in ["/api/a%2fb", "/api/a%2Fb", "/api/a%5cb", "/api/a%5Cb", "/api/%00", "/api/x#fragment"] {
-        let answer = mesh.get(refused).await;
-        assert_eq!(answer.status, 400, "{refused}");
+    let refused = async |path: &str| {
+        let answer = mesh.get(path).await;
+        assert_eq!(answer.status, 400, "{path}");
         let problem = answer.json();
-        let found = (&problem["layer"], &problem["detail"], &problem["request_id"]);
-        assert_eq!(found, (&json!("client"), &json!("path_normalization_failed"), &Value::Null), "{refused}");
+        assert_eq!((&problem["layer"], &problem["cause"]), (&json!("client"), &json!("bad_request")), "{path}");
+        assert_eq!(problem["detail"], "path_normalization_failed", "{path}");
+        problem["request_id"].clone()
+    };
+    // By the caller's Envoy, before the request has an id.
+    for path in ["/api/%00", "/api/x#fragment"] {
+        assert_eq!(refused(path).await, Value::Null, "{path}");
     }
+    // By the callee's, since another service may keep them.
+    for path in ["/api/a%2fb", "/api/a%2Fb", "/api/a%5cb", "/api/a%5Cb"] {
+        assert_eq!(refused(path).await.as_str().map(str::len), Some(36), "{path}");
+    }
+}
+
+async fn encoded_slashes_are_kept_where_the_intent_says_so(mesh: &Mesh) {
+    for (sent, received) in [
+        ("/repos/a%2Fb/files", "/repos/a%2Fb/files"),
+        ("/repos/a%2fb/../c%2Fd", "/repos/c%2Fd"),
+        // What else Envoy keeps then is for the agent to refuse, whose part is played by a stub here.
+        ("/repos/a%5Cb", "/repos/a%5Cb"),
+        ("/repos/..%2Fb", "/repos/..%2Fb"),
+    ] {
+        let answer = get(mesh.egress(), "plain.prod", sent).await.unwrap();
+        assert_eq!((answer.status, &*answer.body), (200, received), "{sent}");
+    }
+}
+
+async fn old_callers_and_large_heads_are_served(mesh: &Mesh) {
+    let answer = raw(mesh.egress(), "GET /api/old HTTP/1.0\r\nhost: board.prod\r\n\r\n").await.unwrap();
+    assert_eq!((answer.status, &answer.json()["path"]), (200, &json!("/api/old")), "{answer:?}");
+    let answer = raw(mesh.egress(), "GET /api/old HTTP/1.0\r\n\r\n").await.unwrap();
+    assert_eq!(answer.status, 400, "without a host nobody knows who is called: {answer:?}");
+    let long = "a".repeat(62_000);
+    let answer = request(mesh.egress(), "plain.prod", "GET", "/long", &[("x-long", &long)]).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let names: Vec<String> = (0..200).map(|n| format!("x-{n}")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (&**name, "1")).collect();
+    let answer = request(mesh.egress(), "plain.prod", "GET", "/many", &many).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+async fn responses_are_read_as_ours_reads_them(mesh: &Mesh) {
+    let call = async |path: &str| get(mesh.egress(), "plain.prod", path).await.unwrap();
+    let answer = call("/hop").await;
+    assert_eq!((answer.header("x-kept"), answer.header("x-hop"), &*answer.body), (Some("1"), None, "ok"), "{answer:?}");
+    assert_eq!(call("/both-framings").await.body, "ok");
+    assert_eq!(call("/trailers").await.body, "ok");
+    // Here our proxy is more lenient: one length, said twice, and no content in no pieces.
+    for path in ["/equal-lengths", "/204-chunked"] {
+        let answer = call(path).await;
+        assert_eq!((answer.status, &answer.json()["cause"]), (502, &json!("app_protocol")), "{path}");
+    }
+    let fields = "host: plain.prod\r\nconnection: upgrade\r\nupgrade: websocket\r\n";
+    let answer = raw(mesh.egress(), &format!("GET /no-websocket HTTP/1.1\r\n{fields}\r\n")).await.unwrap();
+    let problem = answer.json();
+    assert_eq!((answer.status, &problem["status"], &problem["cause"]), (502, &json!(502), &json!("app_protocol")));
+}
+
+async fn idle_connections_to_the_app_end_in_time(mesh: &Mesh) {
+    assert_eq!(get(mesh.egress(), "plain.prod", "/idle").await.unwrap().status, 200);
+    let all_closed = || async { (mesh.open.load(Relaxed) == 0).then_some(()) };
+    find_within(Duration::from_secs(20), all_closed).await.expect("the sidecar closes what nobody wants");
 }
 
 async fn ids_are_made_and_carried_on(mesh: &Mesh) {
@@ -361,6 +433,12 @@ async fn tcp_passes(mesh: &Mesh) {
         let mut stream = open(mesh.egress(), &head, "200").await;
         assert_eq!(echo(&mut stream, b"select 1").await, *app::GREETING);
     }
+    // A caller that ends its direction ends the whole of it, and hears no more.
+    let mut stream = open(mesh.egress(), "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n", "200").await;
+    stream.write_all(b"select 1").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    assert_eq!((stream.read_to_end(&mut heard).await.unwrap_or(0), &*heard), (0, &b""[..]));
     // Who is denied hears nothing, whoever speaks first.
     let mut stream = open(mesh.v1.proxy.egress, "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n", "200").await;
     let mut heard = Vec::new();
@@ -375,7 +453,7 @@ async fn tcp_passes(mesh: &Mesh) {
     let checks: Vec<_> = mesh.db.agent.checks().into_iter().filter_map(|check| check.attributes).collect();
     assert!(checks.iter().all(|check| check.request.as_ref().is_none_or(|request| request.http.is_none())));
     let callers = checks.iter().filter_map(|check| Some(&*check.source.as_ref()?.principal));
-    assert_eq!(callers.collect::<Vec<_>>(), [WEB, WEB, WEB, WEB, BOARD]);
+    assert_eq!(callers.collect::<Vec<_>>(), [WEB, WEB, WEB, WEB, WEB, BOARD]);
     let told =
         ["peer_id", "decision", "bytes_received", "bytes_sent", "response_code", "response_flags", "upstream_cluster"];
     let line = mesh.db.access_lines("peer_id", WEB, 4).await.remove(0);

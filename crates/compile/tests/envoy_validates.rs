@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::util::pack_any;
 use prost::Message;
 use serde_json::json;
+use weft_compile::testing;
 use weft_compile::{AGENT_CLUSTER, CompiledMesh, EndpointSet, bootstrap, compile};
 use weft_xds::{Snapshot, type_url};
 
@@ -28,7 +29,7 @@ fn static_bootstrap(mesh: &CompiledMesh, snapshot: &Snapshot) -> Bootstrap {
     let mut listeners: Vec<Listener> = decode(type_url::LISTENER).map(|one| one.decode().unwrap()).collect();
     let clusters: Vec<Cluster> = decode(type_url::CLUSTER).map(|one| one.decode().unwrap()).collect();
     let routes: RouteConfiguration = snapshot.get(type_url::ROUTE)["egress"].decode().unwrap();
-    let elsewhere = support::sidecar("prod/web", 2);
+    let elsewhere = testing::sidecar("prod/web", 2);
     let mut inline: Listener =
         compile(mesh, &EndpointSet::new(), &elsewhere).get(type_url::LISTENER)["egress"].decode().unwrap();
     inline.name = "routes".to_owned();
@@ -67,7 +68,7 @@ fn envoy_takes_the_resources_of_every_protocol() {
     let folder = tempfile::tempdir().unwrap();
     let agent = folder.path().join("agent.sock");
     for service in mesh.intent().services.keys() {
-        let proxy = support::sidecar(service.as_str(), 1);
+        let proxy = testing::sidecar(service.as_str(), 1);
         let mut config = static_bootstrap(&mesh, &compile(&mesh, &EndpointSet::new(), &proxy));
         // The cluster of the agent, as our own bootstrap writes it.
         let ours = bootstrap::envoy(&bootstrap::Bootstrap {

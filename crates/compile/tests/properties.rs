@@ -18,7 +18,8 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use support::{endpoint, intent, name, sidecar};
+use support::intent;
+use weft_compile::testing::{endpoint, name, sidecar};
 use weft_compile::{CompiledMesh, EndpointSet, Proxy, ProxyKind, compile};
 use weft_model::intent::{
     AccessRule, BackendRef, Caller, HeaderMatch, Intent, PathMatch, Protocol, Route, RouteMatch, Service,

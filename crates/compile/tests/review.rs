@@ -6,41 +6,22 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{endpoint, mesh, name, sidecar};
+use support::mesh;
+use weft_compile::testing::{MESH, endpoint, name, service, service_of, sidecar};
 use weft_compile::{CompiledMesh, EndpointSet, Proxy, ProxyKind, compile};
 
-const MESH: &str = "
-kind: Mesh
-name: acme
-trustDomain: acme.internal
----
-kind: Service
-name: web
-namespace: prod
-port: 8080
-protocol: http
----
-kind: Service
-name: board
-namespace: prod
-port: 8080
-protocol: http
-subsets: {v1: {version: v1}}
+fn intent() -> String {
+    let board = "subsets: {v1: {version: v1}}
 access: [{from: [prod/web]}]
 routes:
   - matches: [{path: {type: PathPrefix, value: /api/}, method: GET, headers: [{name: x-version, value: v1}]}]
     backendRefs: [{subset: v1, weight: 90}, {weight: 10}]
     timeouts: {request: 2s}
-  - matches: [{path: {type: Exact, value: /api}}]
----
-kind: Service
-name: db
-namespace: data
-port: 5432
-protocol: tcp
-endpoints: {static: [{address: '10.0.0.2:1'}]}
-access: [{from: [prod/web, prod/board]}]
-";
+  - matches: [{path: {type: Exact, value: /api}}]";
+    let db = "endpoints: {static: [{address: '10.0.0.2:1'}]}\naccess: [{from: [prod/web, prod/board]}]";
+    [MESH.to_owned(), service("prod/web", ""), service("prod/board", board), service_of("data/db", "tcp", 5432, db)]
+        .concat()
+}
 
 fn endpoints() -> EndpointSet {
     let at = |port, version| endpoint(([10, 0, 0, 1], port).into(), &[("version", version), ("zone", "a")]);
@@ -53,23 +34,23 @@ fn shown(mesh: &CompiledMesh, proxy: &Proxy) -> String {
 
 #[test]
 fn a_caller_of_http_and_tcp() {
-    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("prod/web", 1)));
+    insta::assert_snapshot!(shown(&mesh(&intent(), "c1"), &sidecar("prod/web", 1)));
 }
 
 #[test]
 fn a_tcp_service_that_calls_nobody() {
-    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("data/db", 1)));
+    insta::assert_snapshot!(shown(&mesh(&intent(), "c1"), &sidecar("data/db", 1)));
 }
 
 #[test]
 fn a_proxyless_grpc_client() {
     let client = Proxy { kind: ProxyKind::Grpc, ..sidecar("prod/web", 1) };
-    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &client));
+    insta::assert_snapshot!(shown(&mesh(&intent(), "c1"), &client));
 }
 
 #[test]
 fn a_service_that_the_commit_does_not_know_gets_the_commit_alone() {
-    insta::assert_snapshot!(shown(&mesh(MESH, "c1"), &sidecar("prod/unknown", 1)), @"
+    insta::assert_snapshot!(shown(&mesh(&intent(), "c1"), &sidecar("prod/unknown", 1)), @"
     == revision mesh
     c1
     ");
@@ -77,7 +58,7 @@ fn a_service_that_the_commit_does_not_know_gets_the_commit_alone() {
 
 #[test]
 fn proxies_share_what_is_the_same_for_them() {
-    let mesh = mesh(MESH, "c1");
+    let mesh = mesh(&intent(), "c1");
     let endpoints = endpoints();
     let [first, second, other] = [sidecar("prod/web", 1), sidecar("prod/web", 2), sidecar("prod/board", 3)]
         .map(|proxy| compile(&mesh, &endpoints, &proxy));

@@ -95,7 +95,7 @@ impl Api {
             "/style.css" => page(STYLE, "text/css; charset=utf-8"),
             "/icon.svg" => page(ICON, "image/svg+xml"),
             "/api/status" => json(StatusCode::OK, &self.status()),
-            "/api/proxies" => json(StatusCode::OK, &self.hub.state().tracker.proxies()),
+            "/api/proxies" => json(StatusCode::OK, &self.hub.state().proxies()),
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
             "/healthz" => page("ok\n", "text/plain; charset=utf-8"),

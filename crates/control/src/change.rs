@@ -1,7 +1,7 @@
 //! A change, from a commit to what proxies are sent: read -> check -> compile -> publish. A bad commit stops here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use weft_compile::CompiledMesh;
@@ -10,9 +10,10 @@ use weft_model::{Finding, Severity, Span};
 
 use crate::check::{Look, check, render};
 use crate::git::Observed;
-use crate::hub::{Hub, short};
+use crate::hub::Hub;
 use crate::saved::{AGAIN, GoodCommit, Saved};
 use crate::status::FindingStatus;
+use crate::text::{millis, short};
 
 /// The trust domain cannot change under identities that are issued.
 const TRUST_DOMAIN_CHANGED: &str = "WEFT0301";
@@ -140,9 +141,4 @@ fn place_of(files: &[SourceFile], start: &Span, field: &str) -> Span {
         Some(Span { file: start.file.clone(), line: number as u32 + 1, column: column as u32 })
     });
     found.next().unwrap_or_else(|| start.clone())
-}
-
-/// Milliseconds with one decimal, for a log line.
-pub(crate) fn millis(took: Duration) -> f64 {
-    (took.as_secs_f64() * 1e4).round() / 10.0
 }

@@ -13,6 +13,7 @@ mod directory;
 mod engines;
 pub mod git;
 mod hub;
+mod issued;
 mod metrics;
 pub mod node;
 mod registrar;
@@ -20,6 +21,7 @@ pub mod registry;
 mod saved;
 mod server;
 pub mod status;
+mod text;
 pub mod tracker;
 
 pub use api::parse_duration;

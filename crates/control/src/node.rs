@@ -18,6 +18,16 @@ use crate::tracker::ProxyFacts;
 /// Longest `Node.id`, in bytes.
 const MAX_NODE_ID: usize = 256;
 
+/// Whether a sidecar of `service` may call itself this.
+pub(crate) fn is_of(node: &str, service: &ServiceName) -> bool {
+    let of_service = node.strip_prefix(service.as_str()).is_some_and(|rest| rest.starts_with('~') && rest.len() > 1);
+    of_service && is_name(node)
+}
+
+fn is_name(node: &str) -> bool {
+    node.len() <= MAX_NODE_ID && !node.contains(char::is_control)
+}
+
 /// What an agent says of its proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentNode {
@@ -170,7 +180,7 @@ pub(crate) fn introduce(
             "this certificate is {identity}; it names no service of the mesh"
         )));
     };
-    if node.id.len() > MAX_NODE_ID || node.id.contains(char::is_control) {
+    if !is_name(&node.id) {
         return Err(Status::invalid_argument(format!(
             "Node.id has control characters or is longer than {MAX_NODE_ID} bytes"
         )));

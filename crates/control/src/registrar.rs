@@ -1,13 +1,15 @@
 //! What the identity service asks the mesh: may this service have an identity, and take this endpoint out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tonic::Status;
 use weft_identity::{Admission, Registrar, Withdrawal};
 use weft_model::{ServiceName, SpiffeId};
 
 use crate::hub::Hub;
+use crate::node::is_of;
+use crate::status::unix_seconds;
 
 /// How long a withdrawing sidecar is kept waiting for its callers.
 const WITHDRAW_BOUND: Duration = Duration::from_secs(5);
@@ -23,13 +25,13 @@ impl Registrar for MeshRegistrar {
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
-        let own = peer
-            .service()
-            .is_some_and(|service| node_id.strip_prefix(service.as_str()).is_some_and(|rest| rest.starts_with('~')));
-        if !own {
+        if !peer.service().is_some_and(|service| is_of(node_id, &service)) {
             return Err(Status::permission_denied(format!(
                 "this certificate is {peer}; it cannot withdraw node {node_id}"
             )));
+        }
+        if self.0.state().issued.forget(node_id) {
+            self.0.issued_changed.notify_one();
         }
         let withdrawn = self.0.withdraw(node_id, WITHDRAW_BOUND).await;
         tracing::info!(
@@ -39,5 +41,12 @@ impl Registrar for MeshRegistrar {
             "the endpoint is withdrawn"
         );
         Ok(Withdrawal { acknowledged: withdrawn.acknowledged as u32, waiting: withdrawn.waiting as u32 })
+    }
+
+    fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime) {
+        let now = unix_seconds(SystemTime::now());
+        if self.0.state().issued.issue(id, node_id, unix_seconds(not_after), now) {
+            self.0.issued_changed.notify_one();
+        }
     }
 }

@@ -1,22 +1,26 @@
-//! What the control plane must know after a restart before Git answers: the last good commit with its files, and the endpoints.
+//! What the control plane must know after a restart before Git answers: the last good commit with its files, the endpoints, and the
+//! certificates that are out.
 //!
-//! Two files in the state folder, replaced atomically. The first lets a restarted server serve at once, also while the newest
-//! commit is bad or the repository is away; the second keeps it from telling the first sidecar that nobody else exists.
+//! Three files in the state folder, replaced atomically. The first lets a restarted server serve at once, also while the newest
+//! commit is bad or the repository is away; the second keeps it from telling the first sidecar that nobody else exists; the third
+//! tells of sidecars whose certificates ran out while it was away.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use weft_model::source::SourceFile;
 
 use crate::hub::Hub;
+use crate::issued::Certificate;
 use crate::registry::Registration;
 
-/// Endpoints change in bursts; one write covers a burst.
+/// Endpoints change in bursts, and certificates are renewed in some; one write covers a burst.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Until what could not be saved is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
@@ -41,15 +45,17 @@ impl GoodCommit {
     }
 }
 
-/// The two files.
+/// The three files.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     folder: PathBuf,
+    /// Held from reading what is to be saved until it is.
+    writing: Arc<Mutex<()>>,
 }
 
 impl Saved {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+        Self { folder: folder.to_owned(), writing: Arc::default() }
     }
 
     /// The last good commit, if there is one and it can be read.
@@ -65,28 +71,62 @@ impl Saved {
         read(&self.folder.join("endpoints.json")).unwrap_or_default()
     }
 
+    pub(crate) fn certificates(&self) -> BTreeMap<Arc<str>, Certificate> {
+        read(&self.folder.join("certificates.json")).unwrap_or_default()
+    }
+
+    /// Writes both of this moment: what has just changed would else be lost at the end.
+    pub(crate) fn save(&self, hub: &Hub) -> io::Result<()> {
+        self.save_endpoints(hub).and(self.save_certificates(hub))
+    }
+
     /// Writes the endpoints whenever they have changed, until the process ends.
     pub(crate) async fn follow_endpoints(self, hub: Arc<Hub>) {
-        let mut failed = false;
-        loop {
-            if failed {
-                let _ = tokio::time::timeout(AGAIN, hub.registry_changed.notified()).await; // whichever comes first
-            } else {
-                hub.registry_changed.notified().await;
-            }
-            tokio::time::sleep(SETTLE).await;
-            let endpoints: BTreeMap<Arc<str>, Registration> =
-                hub.state().registry.iter().map(|(node, registration)| (node.clone(), registration.clone())).collect();
-            let written = write(&self.folder.join("endpoints.json"), &endpoints);
-            match &written {
-                Err(error) if !failed => {
-                    tracing::warn!(%error, "the endpoints were not saved, and are tried again; a restart would begin without them");
-                }
-                Ok(()) if failed => tracing::info!("the endpoints are saved"),
-                _ => {}
-            }
-            failed = written.is_err();
+        follow("endpoints", &hub.registry_changed, || self.save_endpoints(&hub)).await;
+    }
+
+    /// The same for the certificates that are out.
+    pub(crate) async fn follow_certificates(self, hub: Arc<Hub>) {
+        follow("certificates' ends", &hub.issued_changed, || self.save_certificates(&hub)).await;
+    }
+
+    fn save_endpoints(&self, hub: &Hub) -> io::Result<()> {
+        self.write("endpoints.json", || {
+            let state = hub.state();
+            let registered = state.registry.iter().map(|(node, registration)| (node.clone(), registration.clone()));
+            registered.collect::<BTreeMap<Arc<str>, Registration>>()
+        })
+    }
+
+    fn save_certificates(&self, hub: &Hub) -> io::Result<()> {
+        self.write("certificates.json", || hub.state().issued.nodes().clone())
+    }
+
+    fn write<T: Serialize>(&self, name: &str, read: impl FnOnce() -> T) -> io::Result<()> {
+        let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&self.folder.join(name), &read())
+    }
+}
+
+/// Saves whenever it has `changed`, until the process ends.
+async fn follow(what: &str, changed: &Notify, save: impl Fn() -> io::Result<()>) {
+    let mut failed = false;
+    loop {
+        if failed {
+            let _ = tokio::time::timeout(AGAIN, changed.notified()).await; // whichever comes first
+        } else {
+            changed.notified().await;
         }
+        tokio::time::sleep(SETTLE).await;
+        let saved = save();
+        match &saved {
+            Err(error) if !failed => {
+                tracing::warn!(%error, "the {what} were not saved, and are tried again; a restart would begin without them");
+            }
+            Ok(()) if failed => tracing::info!("the {what} are saved"),
+            _ => {}
+        }
+        failed = saved.is_err();
     }
 }
 

@@ -24,6 +24,7 @@ use crate::change;
 use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
 use crate::hub::Hub;
+use crate::issued::Issued;
 use crate::registrar::MeshRegistrar;
 use crate::registry::Registry;
 use crate::saved::Saved;
@@ -93,6 +94,7 @@ pub struct ControlPlane {
     store: Store,
     tokens: Arc<Tokens>,
     http: SocketAddr,
+    saved: Saved,
 }
 
 /// What is there once identities and xDS are served.
@@ -112,7 +114,11 @@ impl ControlPlane {
             .map_err(|source| ControlError::AdminToken { file: admin::path(&config.state), source })?;
         let http = listen(config.http, "the API and the dashboard").await?;
         let saved = Saved::new(&config.state);
-        let hub = Hub::new(Registry::restore(saved.endpoints(), started), config.grace);
+        let hub = Hub::new(
+            Registry::restore(saved.endpoints(), started),
+            Issued::restore(saved.certificates()),
+            config.grace,
+        );
         let tokens = Arc::new(Tokens::default());
 
         let http_address = local_address(&http, config.http);
@@ -120,6 +126,7 @@ impl ControlPlane {
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
         tokio::spawn(saved.clone().follow_endpoints(hub.clone()));
+        tokio::spawn(saved.clone().follow_certificates(hub.clone()));
 
         let good = saved.commit();
         if let Some(good) = &good {
@@ -127,11 +134,11 @@ impl ControlPlane {
             change::apply(&hub, &good.commit, &good.subject, good.files()).await;
         }
         match GitSource::watch(config.git.clone()) {
-            Ok(observed) => drop(tokio::spawn(change::follow(hub.clone(), observed, saved))),
+            Ok(observed) => drop(tokio::spawn(change::follow(hub.clone(), observed, saved.clone()))),
             Err(error) if good.is_none() => return Err(error.into()),
-            Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved, error))),
+            Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved.clone(), error))),
         }
-        Ok(Self { config, hub, store, tokens, http: http_address })
+        Ok(Self { config, hub, store, tokens, http: http_address, saved })
     }
 
     /// Where the API listens.
@@ -176,6 +183,13 @@ impl ControlPlane {
     /// From now on the API says that this control plane serves: to be called when everything listens that a client can ask.
     pub fn open(&self) {
         self.hub.state().open = true;
+    }
+
+    /// Writes the state of this moment for the next start: to be called before the process ends.
+    pub fn save(&self) {
+        if let Err(error) = self.saved.save(&self.hub) {
+            tracing::warn!(%error, "endpoints and certificates' ends were not saved; the next start begins with older ones");
+        }
     }
 
     /// Policy engines of the serving commit, for an authorization server.

@@ -177,7 +177,7 @@ impl From<&weft_model::Finding> for FindingStatus {
 }
 
 /// `GET /api/proxies`: one proxy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ProxyStatus {
     /// `Node.id`.
     pub node: String,
@@ -185,9 +185,12 @@ pub struct ProxyStatus {
     pub service: String,
     /// The SPIFFE ID of its certificate.
     pub identity: String,
-    /// When its certificate expires, as it reports.
+    /// When its certificate expires: as it reports, or the newest that was issued to it, whichever is later.
     pub certificate_expires: Option<u64>,
-    /// `weft`, `envoy` or `grpc`.
+    /// Why it can take part in nothing: `identity_expired` once its certificate has run out without a renewal.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// `weft`, `envoy` or `grpc`; empty when nothing is known of it but its certificate.
     pub data_plane: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,

@@ -3,91 +3,22 @@
 //! Pure: time is passed in, no I/O. A *generation* counts what was published (a commit or a change of endpoints); a proxy that
 //! has settled generation 7 has answered, with ACK or NACK, everything that 7 changed for it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+mod history;
+mod now;
+mod proxy;
 
-use weft_model::{ServiceName, SpiffeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::status::{
-    ChangeState, ChangeStatus, FindingStatus, ProxyCounts, ProxyStatus, Refusal, Unanswered, Waiting, unix_seconds,
+    ChangeStatus, FindingStatus, ProxyCounts, ProxyStatus, Refusal, Unanswered, Waiting, unix_seconds,
 };
+use history::{Change, History};
+use proxy::ProxyState;
 
-const HISTORY: usize = 50;
-
-/// A moment on both clocks: one to count with, one to show.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Monotonic.
-    pub instant: Instant,
-    /// For people.
-    pub wall: SystemTime,
-}
-
-impl Now {
-    /// The present.
-    pub fn read() -> Self {
-        Self { instant: Instant::now(), wall: SystemTime::now() }
-    }
-}
-
-/// What a proxy says of itself in its Node.
-#[derive(Clone, Debug)]
-pub struct ProxyFacts {
-    /// The service that it acts for.
-    pub service: ServiceName,
-    /// The SPIFFE ID of its certificate.
-    pub identity: SpiffeId,
-    /// `weft`, `envoy` or `grpc`.
-    pub data_plane: Arc<str>,
-    /// Its labels.
-    pub labels: BTreeMap<Arc<str>, Arc<str>>,
-    /// Where it takes calls; `None` for a client only.
-    pub ingress: Option<SocketAddr>,
-    /// Whether it wants to be called.
-    pub ready: bool,
-    /// When its certificate expires, as it reports.
-    pub certificate_expires: Option<u64>,
-}
-
-#[derive(Debug)]
-struct ProxyState {
-    facts: ProxyFacts,
-    /// The stream that speaks for it; a later stream of the same node takes over.
-    stream: u64,
-    connected: bool,
-    since: SystemTime,
-    lost_at: Option<Instant>,
-    sent: u64,
-    settled: u64,
-    settled_commit: Arc<str>,
-    refusals: BTreeMap<&'static str, Refusal>,
-    /// Types of which a response has been sent and not answered, and since when.
-    unanswered: BTreeMap<&'static str, SystemTime>,
-    /// It has said goodbye: nobody is surprised when its stream ends.
-    leaving: bool,
-    last_sent: Option<SystemTime>,
-    resources_sent: u64,
-    bytes_sent: u64,
-}
-
-/// One published or refused commit.
-#[derive(Debug)]
-struct Change {
-    commit: Arc<str>,
-    subject: String,
-    published_at: SystemTime,
-    at: Instant,
-    generation: u64,
-    compile: Duration,
-    converged: Option<Duration>,
-    waiting: BTreeSet<Arc<str>>,
-    acknowledged: BTreeSet<Arc<str>>,
-    refused: BTreeSet<Arc<str>>,
-    findings: Vec<FindingStatus>,
-    accepted: bool,
-}
+pub use now::Now;
+pub use proxy::ProxyFacts;
 
 /// What settling meant, for the metrics.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -102,34 +33,14 @@ pub struct Settled {
 #[derive(Debug, Default)]
 pub struct Tracker {
     proxies: BTreeMap<Arc<str>, ProxyState>,
-    changes: VecDeque<Change>,
+    history: History,
 }
 
 impl Tracker {
     /// A stream of `node` was opened. Its first snapshot will be of the newest generation.
     pub fn opened(&mut self, node: &Arc<str>, stream: u64, facts: ProxyFacts, now: Now) {
-        let state = ProxyState {
-            facts,
-            stream,
-            connected: true,
-            since: now.wall,
-            lost_at: None,
-            sent: 0,
-            settled: 0,
-            settled_commit: "".into(),
-            refusals: BTreeMap::new(),
-            unanswered: BTreeMap::new(),
-            leaving: false,
-            last_sent: None,
-            resources_sent: 0,
-            bytes_sent: 0,
-        };
-        self.proxies.insert(node.clone(), state);
-        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted) {
-            change.acknowledged.remove(node);
-            change.refused.remove(node);
-            change.waiting.insert(node.clone());
-        }
+        self.proxies.insert(node.clone(), ProxyState::opened(facts, stream, now));
+        self.history.joined(node);
     }
 
     /// Its Node changed.
@@ -157,12 +68,8 @@ impl Tracker {
         if state.leaving {
             self.proxies.remove(node);
         }
-        for change in &mut self.changes {
-            change.waiting.remove(node);
-            change.acknowledged.remove(node);
-            change.refused.remove(node);
-        }
-        self.converge(now);
+        self.history.left(node);
+        self.history.converge(now);
         true
     }
 
@@ -191,34 +98,15 @@ impl Tracker {
             state.settled_commit = commit.into();
         }
         let refuses = !state.refusals.is_empty();
-        let mut took = None;
-        for change in self.changes.iter_mut().filter(|change| change.accepted && change.generation <= generation) {
-            if change.waiting.remove(node) {
-                took.get_or_insert(now.instant.saturating_duration_since(change.at));
-                let list = if refuses { &mut change.refused } else { &mut change.acknowledged };
-                list.insert(node.clone());
-            }
-        }
-        Settled { took, converged: self.converge(now) }
+        let took = self.history.settled(node, generation, refuses, now);
+        Settled { took, converged: self.history.converge(now) }
     }
 
     /// A response of a type was accepted: what the proxy refused of that type before no longer holds, but for what is `still_refused`.
     pub fn acked(&mut self, node: &Arc<str>, stream: u64, type_url: &str, still_refused: &[Arc<str>]) {
         let Some(state) = self.of(node, stream) else { return };
-        state.unanswered.remove(type_url);
-        let Some(refusal) = state.refusals.get_mut(type_url) else { return };
-        refusal.resources.retain(|name| still_refused.iter().any(|still| **still == **name));
-        if !refusal.resources.is_empty() {
-            return;
-        }
-        state.refusals.remove(type_url);
-        if !state.refusals.is_empty() {
-            return;
-        }
-        for change in &mut self.changes {
-            if change.refused.remove(node) {
-                change.acknowledged.insert(node.clone());
-            }
+        if state.acked(type_url, still_refused) {
+            self.history.mended(node);
         }
     }
 
@@ -228,20 +116,12 @@ impl Tracker {
         node: &Arc<str>,
         stream: u64,
         type_url: &'static str,
-        mut refusal: Refusal,
+        refusal: Refusal,
         carried: &[Arc<str>],
     ) {
         let Some(state) = self.of(node, stream) else { return };
-        state.unanswered.remove(type_url);
-        let before = state.refusals.remove(type_url).map(|before| before.resources).unwrap_or_default();
-        let elsewhere = before.into_iter().filter(|name| !carried.iter().any(|carried| **carried == **name));
-        refusal.resources.extend(elsewhere);
-        state.refusals.insert(type_url, refusal);
-        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
-            && change.acknowledged.remove(node)
-        {
-            change.refused.insert(node.clone());
-        }
+        state.nacked(type_url, refusal, carried);
+        self.history.refused(node);
     }
 
     /// Something was sent.
@@ -267,7 +147,7 @@ impl Tracker {
         let waiting: BTreeSet<_> =
             self.proxies.iter().filter(|(_, state)| state.connected).map(|(node, _)| node.clone()).collect();
         let converged = waiting.is_empty().then_some(Duration::ZERO);
-        self.push(Change {
+        self.history.push(Change {
             commit,
             subject,
             published_at: now.wall,
@@ -292,7 +172,7 @@ impl Tracker {
         compile: Duration,
         now: Now,
     ) {
-        self.push(Change {
+        self.history.push(Change {
             commit,
             subject,
             published_at: now.wall,
@@ -310,17 +190,16 @@ impl Tracker {
 
     /// Whether every stream that was sent `generation` or later, other than `except`, has settled it.
     pub fn waiting_for(&self, generation: u64, except: &str) -> Vec<Arc<str>> {
-        let behind = |state: &ProxyState| state.connected && state.sent >= generation && state.settled < generation;
-        let nodes = self.proxies.iter().filter(|(node, state)| &***node != except && behind(state));
-        nodes.map(|(node, _)| node.clone()).collect()
+        self.others(except).filter(|(_, state)| state.owes(generation)).map(|(node, _)| node.clone()).collect()
     }
 
     /// How many streams were sent `generation` or later, other than `except`.
     pub fn told(&self, generation: u64, except: &str) -> usize {
-        self.proxies
-            .iter()
-            .filter(|(node, state)| &***node != except && state.connected && state.sent >= generation)
-            .count()
+        self.others(except).filter(|(_, state)| state.was_told(generation)).count()
+    }
+
+    fn others<'a>(&'a self, except: &'a str) -> impl Iterator<Item = (&'a Arc<str>, &'a ProxyState)> {
+        self.proxies.iter().filter(move |(node, _)| &***node != except)
     }
 
     /// Counts by state.
@@ -345,8 +224,8 @@ impl Tracker {
 
     /// Newest first.
     pub fn history(&self) -> Vec<ChangeStatus> {
-        let serving = self.changes.iter().find(|change| change.accepted).map(|change| change.generation);
-        self.changes.iter().map(|change| change.status(serving, self.waiting(change))).collect()
+        let serving = self.history.serving().map(|change| change.generation);
+        self.history.iter().map(|change| change.status(serving, self.waiting(change))).collect()
     }
 
     /// What each proxy that a change waits for has not answered, those that are silent longest first.
@@ -365,104 +244,6 @@ impl Tracker {
 
     fn of(&mut self, node: &str, stream: u64) -> Option<&mut ProxyState> {
         self.proxies.get_mut(node).filter(|state| state.stream == stream)
-    }
-
-    fn push(&mut self, change: Change) {
-        // A superseded change no longer waits: its proxies answer for the newer one.
-        if change.accepted {
-            for older in &mut self.changes {
-                older.waiting.clear();
-            }
-        }
-        self.changes.push_front(change);
-        // The serving change must not be pushed out by refused ones.
-        if self.changes.len() > HISTORY {
-            let serving = self.changes.iter().position(|change| change.accepted).unwrap_or(0);
-            let last = self.changes.len() - 1;
-            self.changes.remove(if serving == last { last - 1 } else { last });
-        }
-    }
-
-    fn converge(&mut self, now: Now) -> Vec<(Arc<str>, Duration)> {
-        let mut done = Vec::new();
-        if let Some(change) = self.changes.iter_mut().find(|change| change.accepted)
-            && change.waiting.is_empty()
-            && change.converged.is_none()
-        {
-            let took = now.instant.saturating_duration_since(change.at);
-            change.converged = Some(took);
-            done.push((change.commit.clone(), took));
-        }
-        done
-    }
-}
-
-impl ProxyState {
-    fn unanswered(&self) -> impl Iterator<Item = Unanswered> {
-        let one = |(type_url, since): (&&'static str, &SystemTime)| Unanswered {
-            kind: weft_xds::type_url::short(type_url).to_owned(),
-            since: unix_seconds(*since),
-        };
-        self.unanswered.iter().map(one)
-    }
-
-    fn state(&self) -> &'static str {
-        match () {
-            () if !self.connected => "lost",
-            () if !self.refusals.is_empty() => "refused",
-            () if self.settled < self.sent || self.sent == 0 => "pending",
-            () => "acknowledged",
-        }
-    }
-
-    fn status(&self, node: &str) -> ProxyStatus {
-        let facts = &self.facts;
-        ProxyStatus {
-            node: node.to_owned(),
-            service: facts.service.to_string(),
-            identity: facts.identity.to_string(),
-            certificate_expires: facts.certificate_expires,
-            data_plane: facts.data_plane.to_string(),
-            labels: facts.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
-            ingress: facts.ingress.map(|address| address.to_string()),
-            ready: facts.ready,
-            connected: self.connected,
-            since: unix_seconds(self.since),
-            commit: self.settled_commit.to_string(),
-            state: self.state().to_owned(),
-            refusals: self.refusals.values().cloned().collect(),
-            unanswered: self.unanswered().collect(),
-            last_sent: self.last_sent.map(unix_seconds),
-            resources_sent: self.resources_sent,
-            bytes_sent: self.bytes_sent,
-        }
-    }
-}
-
-impl Change {
-    fn status(&self, serving: Option<u64>, waiting: Vec<Waiting>) -> ChangeStatus {
-        let names = |set: &BTreeSet<Arc<str>>| set.iter().map(ToString::to_string).collect();
-        let state = match () {
-            () if !self.accepted => ChangeState::Refused,
-            () if serving != Some(self.generation) => ChangeState::Superseded,
-            () if !self.refused.is_empty() => ChangeState::Degraded,
-            () if !self.waiting.is_empty() => ChangeState::Rolling,
-            () => ChangeState::Done,
-        };
-        ChangeStatus {
-            commit: self.commit.to_string(),
-            subject: self.subject.clone(),
-            state,
-            published_at: unix_seconds(self.published_at),
-            // Published to nobody is no measurement.
-            converged_ms: self.converged.filter(|took| !took.is_zero()).map(|took| took.as_secs_f64() * 1e3),
-            compile_ms: self.compile.as_secs_f64() * 1e3,
-            acknowledged: names(&self.acknowledged),
-            refused: names(&self.refused),
-            pending: names(&self.waiting),
-            waiting,
-            findings: self.findings.clone(),
-        }
     }
 }
 

@@ -16,8 +16,9 @@ use weft_model::{ServiceName, SpiffeId, TrustDomain};
 use weft_store::{Store, StoreError, Swap};
 
 use crate::ca::{self, Ca, CaError, KeyRequest, Names};
-use crate::live::{LiveIdentity, Svid, SvidError, TrustBundle};
+use crate::live::LiveIdentity;
 use crate::schedule::{self, Plan};
+use crate::svid::{Svid, SvidError, TrustBundle};
 
 const ROOT: &str = "ca/root";
 const ISSUING: &str = "ca/issuing";

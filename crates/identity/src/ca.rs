@@ -20,7 +20,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use crate::live;
+use crate::certificate;
 
 /// How far a certificate's life starts in the past, for workloads whose clocks are behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(30);
@@ -153,8 +153,8 @@ impl Ca {
     }
 
     fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
-        let parsed = crate::peer::parse(&certificate).map_err(|error| CaError::Stored(error.to_string()))?;
-        let (not_before, not_after) = live::validity(&parsed);
+        let parsed = certificate::parse(&certificate).map_err(|error| CaError::Stored(error.to_string()))?;
+        let (not_before, not_after) = certificate::validity(&parsed);
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(CaError::Stored("its key belongs to another certificate".into()));
         }
@@ -206,7 +206,7 @@ fn ca_params(domain: &TrustDomain, kind: &str, not_before: SystemTime, not_after
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Weft");
     // The name differs from CA to CA, so that a chain is never built over the wrong one.
-    let name = format!("{kind} {}", live::hex(&rand::random::<[u8; 8]>()));
+    let name = format!("{kind} {}", certificate::hex(&rand::random::<[u8; 8]>()));
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![uri(&domain.id()).expect("a trust domain is ASCII")];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -269,7 +269,7 @@ mod tests {
         let ca = Ca::root(&domain, now, day).unwrap();
         let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
         let leaf = ca.leaf(&requested, &id, &Names::default(), now, now + day).unwrap();
-        assert_eq!(crate::peer::check_leaf(&crate::peer::parse(&leaf).unwrap()).unwrap(), id);
+        assert_eq!(certificate::check_leaf(&certificate::parse(&leaf).unwrap()).unwrap(), id);
     }
 
     #[test]

@@ -6,11 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::verify_tls13_signature;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -18,9 +15,13 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use weft_model::TrustDomain;
 
 use crate::authority::own_id;
-use crate::live::{IdentityState, LiveIdentity, TrustBundle};
-use crate::peer::{self, PeerError, Role};
-use crate::tls::{self, PeerMatch};
+use crate::certificate::{parse, signing_domain};
+use crate::fault::{OwnFault, PeerError};
+use crate::live::LiveIdentity;
+use crate::peer::{PeerMatch, Role, verify};
+use crate::svid::TrustBundle;
+use crate::tls;
+use crate::verify::Judge;
 
 /// Bounds TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ pub struct ConnectError {
 pub async fn connect(server: &str, identity: &Arc<LiveIdentity>) -> Result<Channel, ConnectError> {
     let domain = identity.load().bundle().map(|bundle| bundle.trust_domain().clone());
     let domain =
-        domain.ok_or_else(|| ConnectError { server: server.to_owned(), why: PeerError::NoIdentity.to_string() })?;
+        domain.ok_or_else(|| ConnectError { server: server.to_owned(), why: OwnFault::Missing.to_string() })?;
     let config = tls::client_config(identity.clone(), PeerMatch::Exact(own_id(&domain)), &[b"h2"]);
     connect_with(server, config).await
 }
@@ -51,17 +52,10 @@ pub async fn connect(server: &str, identity: &Arc<LiveIdentity>) -> Result<Chann
 /// The same without a certificate of its own: the server must show a chain to the root that has this pin.
 /// The bundle is that root, proved by the handshake.
 pub(crate) async fn connect_pinned(server: &str, pin: [u8; 32]) -> Result<(Channel, TrustBundle), ConnectError> {
-    let verifier = Arc::new(PinnedVerifier { pin, proved: Mutex::new(None) });
-    let mut config = ClientConfig::builder_with_provider(tls::provider().clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("aws-lc has TLS 1.3 suites and groups")
-        .dangerous() // the verifier checks the chain to the pinned root and the control plane's SPIFFE ID
-        .with_custom_certificate_verifier(verifier.clone())
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let channel = connect_with(server, Arc::new(config)).await?;
-    let proved = verifier.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let pinned = Arc::new(Pinned { pin, proved: Mutex::new(None) });
+    let config = tls::client(pinned.clone(), None, &[b"h2"]);
+    let channel = connect_with(server, config).await?;
+    let proved = pinned.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
     let bundle =
         proved.ok_or_else(|| ConnectError { server: server.to_owned(), why: "no handshake was made".into() })?;
     Ok((channel, bundle))
@@ -115,19 +109,18 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
 
 /// Accepts the control plane of whichever trust domain the pinned root is of, and remembers that root.
 #[derive(Debug)]
-struct PinnedVerifier {
+struct Pinned {
     pin: [u8; 32],
     proved: Mutex<Option<TrustBundle>>,
 }
 
-impl PinnedVerifier {
-    fn verify(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+impl Judge for Pinned {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
         let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
-        let domain = peer::signing_domain(&peer::parse(root)?)?;
+        let domain = signing_domain(&parse(root)?)?;
         let bundle = bundle_of(domain, root)?;
         let expected = PeerMatch::Exact(own_id(bundle.trust_domain()));
-        let state = IdentityState::trusting(bundle.clone());
-        expected.check(&peer::verify(&state, leaf, rest, now, Role::Server)?)?;
+        expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;
         *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle);
         Ok(())
     }
@@ -140,41 +133,5 @@ fn bundle_of(domain: TrustDomain, root: &CertificateDer<'_>) -> Result<TrustBund
 
 /// Whether a certificate's SubjectPublicKeyInfo has this SHA-256.
 pub(crate) fn is_pinned(certificate: &CertificateDer<'_>, pin: &[u8; 32]) -> bool {
-    peer::parse(certificate).is_ok_and(|parsed| Sha256::digest(parsed.public_key().raw).as_slice() == pin)
-}
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        rest: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(leaf, rest, now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken here".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, leaf, signature, &tls::provider().signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        tls::provider().signature_verification_algorithms.supported_schemes()
-    }
+    parse(certificate).is_ok_and(|parsed| Sha256::digest(parsed.public_key().raw).as_slice() == pin)
 }

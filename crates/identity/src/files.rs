@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::client::{IdentityError, Obtained, attest};
-use crate::live::{Svid, TrustBundle};
 use crate::saved::write_private;
+use crate::svid::{Svid, TrustBundle};
 use crate::token::JoinToken;
 use weft_model::ServiceName;
 

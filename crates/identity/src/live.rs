@@ -4,171 +4,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor, UnixTime};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
-use weft_model::{SpiffeId, TrustDomain};
-use x509_parser::prelude::X509Certificate;
-use zeroize::Zeroizing;
+use weft_model::SpiffeId;
 
-use crate::peer::{self, PeerError};
-use crate::tls;
+use crate::fault::{OwnFault, PeerError};
+use crate::peer::{self, Role, VerifiedIssuer, at};
+use crate::svid::{Svid, TrustBundle};
 
-/// Why bytes are no usable identity.
-#[derive(Debug, thiserror::Error)]
-pub enum SvidError {
-    /// The certificate breaks a rule of X.509-SVID.
-    #[error("the issued certificate is no X.509-SVID: {0}")]
-    Rule(#[from] PeerError),
-    /// The key cannot be read or belongs to another certificate.
-    #[error("the private key does not fit the certificate: {0}")]
-    Key(rustls::Error),
-    /// A certificate of a bundle is no signing certificate.
-    #[error("a certificate of the bundle of {0} cannot be trusted: {1}")]
-    Bundle(TrustDomain, String),
-}
-
-/// An X.509-SVID with its private key. Neither `Debug` nor `Display` shows the key.
-pub struct Svid {
-    id: SpiffeId,
-    certified: Arc<CertifiedKey>,
-    key: Zeroizing<Vec<u8>>,
-    serial: String,
-    not_before: SystemTime,
-    not_after: SystemTime,
-}
-
-impl Svid {
-    /// From a chain (leaf first, then its issuers) and the leaf's private key as PKCS#8 DER.
-    ///
-    /// Checks the leaf's rules and that the key is the certificate's; who issued it is checked by [`TrustBundle::verify`].
-    pub fn from_der(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<Self, SvidError> {
-        let leaf = peer::parse(chain.first().ok_or(PeerError::NoCertificate)?)?;
-        let id = peer::check_leaf(&leaf)?;
-        let (not_before, not_after) = validity(&leaf);
-        let serial = hex(leaf.raw_serial());
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
-        let certified = CertifiedKey::from_der(chain, key, tls::provider()).map_err(SvidError::Key)?;
-        certified.keys_match().map_err(SvidError::Key)?;
-        Ok(Self {
-            id,
-            certified: Arc::new(certified),
-            key: Zeroizing::new(pkcs8.to_vec()),
-            serial,
-            not_before,
-            not_after,
-        })
-    }
-
-    /// Whose it is.
-    pub fn id(&self) -> &SpiffeId {
-        &self.id
-    }
-
-    /// Leaf first, then its issuers.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.certified.cert
-    }
-
-    /// For a TLS stack.
-    pub fn certified_key(&self) -> &Arc<CertifiedKey> {
-        &self.certified
-    }
-
-    /// The private key, PKCS#8 DER. For SDS and for saving to a file of mode 0600, never for a log.
-    pub fn private_key_der(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// The leaf's serial number, upper-case hexadecimal as `openssl x509 -serial` prints it.
-    pub fn serial(&self) -> &str {
-        &self.serial
-    }
-
-    /// The start of its life.
-    pub fn not_before(&self) -> SystemTime {
-        self.not_before
-    }
-
-    /// The end of its life.
-    pub fn not_after(&self) -> SystemTime {
-        self.not_after
-    }
-}
-
-impl fmt::Debug for Svid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Svid")
-            .field("id", &self.id)
-            .field("serial", &self.serial)
-            .field("not_after", &self.not_after)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The certificates under which a trust domain's SVIDs are issued.
-#[derive(Clone)]
-pub struct TrustBundle {
-    trust_domain: TrustDomain,
-    roots: Vec<CertificateDer<'static>>,
-    anchors: Vec<TrustAnchor<'static>>,
-}
-
-impl TrustBundle {
-    /// From DER certificates, each checked to be a signing certificate (X.509-SVID s.3.2). An empty bundle trusts nobody.
-    pub fn new(trust_domain: TrustDomain, roots: Vec<CertificateDer<'static>>) -> Result<Self, SvidError> {
-        let mut anchors = Vec::with_capacity(roots.len());
-        for root in &roots {
-            let refuse = |why: String| SvidError::Bundle(trust_domain.clone(), why);
-            peer::check_signing(&peer::parse(root)?, &trust_domain).map_err(refuse)?;
-            let anchor = webpki::anchor_from_trusted_cert(root).map_err(|error| refuse(error.to_string()))?;
-            anchors.push(anchor.to_owned());
-        }
-        Ok(Self { trust_domain, roots, anchors })
-    }
-
-    /// Whose bundle it is.
-    pub fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
-    }
-
-    /// The certificates.
-    pub fn roots(&self) -> &[CertificateDer<'static>] {
-        &self.roots
-    }
-
-    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
-        &self.anchors
-    }
-}
-
-impl fmt::Debug for TrustBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TrustBundle")
-            .field("trust_domain", &self.trust_domain)
-            .field("roots", &self.roots.len())
-            .finish_non_exhaustive()
-    }
-}
-
-/// The CA that issued this process's own certificate, once its path to the bundle has been verified.
-///
-/// Nearly every peer is issued by the same CA. As long as that lives, a peer's leaf is checked against it directly, which saves one
-/// of the two signature checks of a handshake.
-pub(crate) struct VerifiedIssuer {
-    pub(crate) certificate: CertificateDer<'static>,
-    pub(crate) anchor: TrustAnchor<'static>,
-    pub(crate) not_after: SystemTime,
-}
-
-impl fmt::Debug for VerifiedIssuer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedIssuer").field("not_after", &self.not_after).finish_non_exhaustive()
-    }
-}
+/// How often a clock that was set is noticed.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// One consistent view of an identity. Handshakes read one of these and no other.
 #[derive(Debug, Default)]
@@ -180,11 +28,6 @@ pub struct IdentityState {
 }
 
 impl IdentityState {
-    /// No certificate yet, but a bundle to judge others by.
-    pub(crate) fn trusting(bundle: TrustBundle) -> Self {
-        Self { bundle: Some(Arc::new(bundle)), ..Self::default() }
-    }
-
     /// The certificate and key, if there is one yet.
     pub fn svid(&self) -> Option<&Arc<Svid>> {
         self.svid.as_ref()
@@ -200,18 +43,49 @@ impl IdentityState {
         self.generation
     }
 
-    pub(crate) fn issuer(&self) -> Option<&VerifiedIssuer> {
-        self.issuer.as_ref()
-    }
-
-    /// The certificate and key if they may be used at `now`: an expired identity fails closed.
-    pub(crate) fn usable(&self, now: UnixTime) -> Result<&Arc<Svid>, PeerError> {
-        let svid = self.svid.as_ref().ok_or(PeerError::NoIdentity)?;
-        let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
-        match now.duration_since(svid.not_after) {
-            Ok(since) if since > Duration::ZERO => Err(PeerError::OwnCertificateExpired(since.as_secs())),
+    /// The certificate and key while they have not run out at `now`: an expired identity fails closed.
+    pub(crate) fn unexpired(&self, now: UnixTime) -> Result<&Arc<Svid>, OwnFault> {
+        let svid = self.svid.as_ref().ok_or(OwnFault::Missing)?;
+        match at(now).duration_since(svid.not_after()) {
+            Ok(ago) if ago > Duration::ZERO => Err(OwnFault::Expired { id: svid.id().clone(), ago: ago.as_secs() }),
             _ => Ok(svid),
         }
+    }
+
+    /// Why no mesh connection can come about at `now`, whoever the peer is; `None` if nothing of this process's own stands against it.
+    pub fn fault(&self, now: UnixTime) -> Option<OwnFault> {
+        let svid = match self.unexpired(now) {
+            Ok(svid) => svid,
+            Err(fault) => return Some(fault),
+        };
+        if let Ok(early) = svid.not_before().duration_since(at(now))
+            && early > Duration::ZERO
+        {
+            return Some(OwnFault::NotYetValid { id: svid.id().clone(), in_seconds: early.as_secs() });
+        }
+        match &self.bundle {
+            Some(bundle) => bundle.anchors(at(now)).err(),
+            None => Some(OwnFault::Missing),
+        }
+    }
+
+    /// Who a peer is that shows this chain.
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+    ) -> Result<SpiffeId, PeerError> {
+        let bundle = self.bundle.as_ref().ok_or(OwnFault::Missing)?;
+        peer::verify(bundle, self.issuer.as_ref(), leaf, rest, now, role)
+    }
+
+    /// For the fuzz target `certificate`: who a client is that shows this chain, leaf first.
+    #[doc(hidden)]
+    pub fn verify_client(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<SpiffeId, PeerError> {
+        let [leaf, rest @ ..] = chain else { return Err(PeerError::NoCertificate) };
+        self.verify(leaf, rest, now, Role::Client)
     }
 }
 
@@ -268,6 +142,20 @@ impl LiveIdentity {
         }
     }
 
+    /// See [`IdentityState::fault`], at this moment.
+    pub fn fault(&self) -> Option<OwnFault> {
+        self.load().fault(UnixTime::now())
+    }
+
+    /// Waits until there is a certificate that has not expired.
+    pub async fn unexpired(&self) {
+        let mut changes = self.subscribe();
+        while self.load().unexpired(UnixTime::now()).is_err() {
+            // The sender lives in `self`; and a clock that is put right says nothing.
+            let _ = tokio::time::timeout(CLOCK_LOOK, changes.changed()).await;
+        }
+    }
+
     fn update(&self, next: impl Fn(&IdentityState) -> (Option<Arc<Svid>>, Option<Arc<TrustBundle>>)) {
         self.generation.send_modify(|generation| {
             // Writers are serialised by the watch's lock; readers never wait for it.
@@ -286,20 +174,4 @@ impl fmt::Debug for LiveIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("LiveIdentity").field(&**self.load()).finish()
     }
-}
-
-pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
-    let at = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs());
-    let validity = certificate.validity();
-    (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    // A positive DER integer whose top bit is set has a leading zero byte that is no part of the number.
-    let bytes = if let [0, rest @ ..] = bytes { rest } else { bytes };
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02X}"); // writing to a String cannot fail
-        text
-    })
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::TrustDomain;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::live::{Svid, SvidError, TrustBundle};
+use crate::svid::{Svid, SvidError, TrustBundle};
 
 const FILE: &str = "identity.json";
 
@@ -41,24 +41,25 @@ impl Drop for Document {
     }
 }
 
-impl Saved {
-    /// Writes it whole or not at all, readable by the owner only.
-    pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
-        let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
-        let document = Document {
-            trust_domain: bundle.trust_domain().clone(),
-            chain: encode(svid.chain()),
-            key: BASE64.encode(svid.private_key_der()),
-            roots: encode(bundle.roots()),
-            issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        };
-        let text = Zeroizing::new(serde_json::to_vec(&document)?);
-        write_private(&folder.join(FILE), &text)
-    }
+/// Writes an identity whole or not at all, readable by the owner only.
+pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
+    let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
+    let document = Document {
+        trust_domain: bundle.trust_domain().clone(),
+        chain: encode(svid.chain()),
+        key: BASE64.encode(svid.private_key_der()),
+        roots: encode(bundle.roots()),
+        issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    };
+    let text = Zeroizing::new(serde_json::to_vec(&document)?);
+    write_private(&folder.join(FILE), &text)
+}
 
+impl Saved {
     /// What was saved; `None` if nothing was. Unreadable content is an error for a log line: the caller then attests afresh.
     pub(crate) fn load(folder: &Path) -> Result<Option<Self>, String> {
         let path = folder.join(FILE);
+        clear_drafts(&path, Duration::ZERO); // the folder is ours
         let text = match fs::read(&path) {
             Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -90,6 +91,7 @@ impl Saved {
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    clear_drafts(path, Duration::from_secs(60)); // younger ones may be of a process that runs
     let draft = path.with_extension(format!("{:x}.new", rand::random::<u64>()));
     let written = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
@@ -101,4 +103,43 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&draft); // the first error is the one to report
     }
     written
+}
+
+/// Removes what a process that was killed had begun to write: it may hold a private key. `age` is how old it must be.
+fn clear_drafts(path: &Path, age: Duration) {
+    let (Some(folder), Some(stem)) = (path.parent(), path.file_stem().and_then(|stem| stem.to_str())) else { return };
+    let is_draft = |name: &str| {
+        let random = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".new"));
+        random.is_some_and(|random| !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let begun = entry.metadata().and_then(|file| file.modified());
+        let is_old = begun.is_ok_and(|begun| begun.elapsed().is_ok_and(|since| since >= age));
+        if is_old && entry.file_name().to_str().is_some_and(is_draft) {
+            let _ = fs::remove_file(entry.path()); // it harms nobody
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_had_begun_is_cleared() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let names = || {
+            let entries = fs::read_dir(folder.path()).expect("readable").flatten();
+            let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().expect("text")).collect();
+            names.sort();
+            names
+        };
+        for name in ["identity.1f.new", "identity.new", "identity.xyz.new", "key.2e.new"] {
+            fs::write(folder.path().join(name), "x").expect("written");
+        }
+        write_private(&folder.path().join(FILE), b"{}").expect("written");
+        assert!(names().contains(&"identity.1f.new".to_owned()), "it may be of a process that runs");
+        assert!(Saved::load(folder.path()).is_err(), "nothing of use is saved");
+        assert_eq!(names(), ["identity.json", "identity.new", "identity.xyz.new", "key.2e.new"]);
+    }
 }

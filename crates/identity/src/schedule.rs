@@ -49,6 +49,15 @@ pub(crate) fn nap(now: SystemTime, due: SystemTime) -> Duration {
     until.clamp(Duration::from_millis(20), Duration::from_secs(30))
 }
 
+/// How long to pause before the next attempt: `pause`, but not past the end of the present certificate, because that is to be told of.
+/// Its last second counts as valid.
+pub(crate) fn until_end(pause: Duration, now: SystemTime, not_after: SystemTime) -> Duration {
+    match (not_after + Duration::from_secs(1)).duration_since(now) {
+        Ok(left) => pause.min(left),
+        Err(_) => pause,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

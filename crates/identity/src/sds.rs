@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use weft_xds::{Resource, Snapshot, type_url};
 
 use crate::files;
-use crate::live::{IdentityState, LiveIdentity, Svid, TrustBundle};
+use crate::live::{IdentityState, LiveIdentity};
+use crate::svid::{Svid, TrustBundle};
 
 /// The secret with this workload's certificate and key.
 pub const CERTIFICATE: &str = "default";

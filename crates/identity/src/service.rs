@@ -13,9 +13,9 @@ use weft_xds::ConnectPeer;
 
 use crate::authority::{Authority, Issued, KeyProof};
 use crate::ca::Names;
-use crate::live::TrustBundle;
 use crate::proto;
 use crate::proto::identity_server::{Identity, IdentityServer};
+use crate::svid::TrustBundle;
 use crate::token::{JoinToken, JoinTokens, TokenError};
 
 /// What the mesh grants a service that may have an identity.
@@ -45,6 +45,9 @@ pub trait Registrar: Send + Sync + 'static {
     /// # Errors
     /// The status for the caller; `PERMISSION_DENIED` when the node is not the peer's.
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status>;
+
+    /// Takes note of a certificate that was issued to `node_id`, as the workload calls itself: anything, or nothing.
+    fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime);
 }
 
 /// See the module.
@@ -110,13 +113,14 @@ impl Identity for IdentityService {
         })?;
         let issued = self.issue(&key, &id, admission.ttl, now)?;
         tracing::info!(%id, ttl = ?issued.ttl, ?token, "attested by join token");
+        self.registrar.issued(&id, &request.node_id, now + issued.ttl);
         Ok(self.answer(issued))
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
         let peer = peer(&request)?;
-        let key =
-            KeyProof::check(&request.into_inner().csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let request = request.into_inner();
+        let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let service = peer.service().ok_or_else(|| {
             Status::permission_denied(format!("{peer} names no service, so it cannot be renewed here"))
         })?;
@@ -124,8 +128,10 @@ impl Identity for IdentityService {
         if id != peer {
             return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
         }
-        let issued = self.issue(&key, &id, admission.ttl, SystemTime::now())?;
+        let now = SystemTime::now();
+        let issued = self.issue(&key, &id, admission.ttl, now)?;
         tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
+        self.registrar.issued(&id, &request.node_id, now + issued.ttl);
         Ok(self.answer(issued))
     }
 

@@ -16,7 +16,7 @@ use weft_model::ServiceName;
 use weft_store::{Store, StoreError, Swap};
 use zeroize::Zeroize;
 
-use crate::live::hex;
+use crate::certificate::hex;
 
 const PREFIX: &str = "weft.";
 const FOLDER: &str = "token/";

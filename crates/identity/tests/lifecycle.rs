@@ -14,9 +14,10 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_identity::client::attest;
 use weft_identity::proto::identity_client::IdentityClient;
+use weft_identity::tls::Culprit;
 use weft_identity::{
-    Authority, ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, Lives, PeerMatch, connect,
-    proto, sds, tls,
+    Authority, ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, Lives, OwnFault,
+    PeerMatch, connect, proto, sds, tls,
 };
 use weft_store::Store;
 use weft_xds::type_url;
@@ -33,6 +34,7 @@ fn config(server: &Server, name: &str, token: Option<JoinToken>) -> IdentityConf
     IdentityConfig {
         server: server.address.to_string(),
         service: service(name),
+        node_id: format!("{name}~1"),
         join_token: token,
         state_dir: server.folder.join("state").join(name),
     }
@@ -143,7 +145,7 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
     assert_eq!(bundles.message().await.unwrap().unwrap().trust_domain, common::DOMAIN);
 
     let gone = connect(&server.address.to_string(), &server.identity("prod/gone")).await.unwrap();
-    let error = IdentityClient::new(gone).renew(proto::RenewRequest { csr: vec![] }).await.unwrap_err();
+    let error = IdentityClient::new(gone).renew(proto::RenewRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
 
     // Anonymous: TLS lets it in (it may attest), the calls do not.
@@ -236,6 +238,10 @@ async fn a_short_lived_identity_rotates_by_itself_and_connections_live_on() {
     let mut status = board.status();
     let rotated = tokio::time::timeout(SOON, status.wait_for(|status| status.renewals >= 2)).await;
     assert_eq!(rotated.unwrap().unwrap().failures, 0);
+    let issued = server.intent.issued.lock().unwrap().clone();
+    assert!(issued.len() >= 3, "{issued:?}");
+    assert!(issued.iter().all(|(id, node, _)| *id == self::id("prod/board") && node == "prod/board~1"), "{issued:?}");
+    assert!(issued.is_sorted_by(|a, b| a.2 < b.2), "each ends later: {issued:?}");
 
     let new = dial(address, &web).await.unwrap();
     assert_ne!(serial_of_peer(&new), first);
@@ -290,7 +296,14 @@ async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_no
     tokio::time::timeout(SOON, status.wait_for(|_| expired())).await.unwrap().unwrap();
     let error = tls::explain(&dial(to_web, board.live()).await.unwrap_err());
     assert!(error.contains("own certificate expired"), "{error}");
-    assert!(dial(to_board, &web).await.is_err(), "an expired server shows nothing");
+    assert!(
+        matches!(board.live().fault(), Some(OwnFault::Expired { id, .. }) if id == self::id("prod/board")),
+        "it is known"
+    );
+    // An expired server takes nobody, and its clients learn why.
+    let error = dial(to_board, &web).await.unwrap_err();
+    assert_eq!(tls::culprit(&error), Culprit::PeerExpired);
+    assert!(tls::explain(&error).starts_with("the peer's certificate expired "), "{}", tls::explain(&error));
 
     // Back again: the present certificate is no use, and the token was used, which the server is not told again.
     let server = Server::start_on(folder.path(), &intent, address).await;
@@ -473,4 +486,27 @@ async fn a_port_that_speaks_no_tls_is_told_as_such() {
     let token = format!("weft.{}", "A".repeat(107)).parse().unwrap();
     let error = attest(&address, &service("prod/web"), &token).await.unwrap_err().to_string();
     assert!(error.contains("does not speak TLS; is it the control plane's port for sidecars"), "{error}");
+}
+
+/// The clock of a client is a hundred years behind, so to say: it takes what has expired.
+#[tokio::test]
+async fn an_expired_server_takes_not_even_those_who_would_accept_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &Arc::default()).await;
+    let expired = LiveIdentity::empty();
+    let bundle = (*server.authority.bundle()).clone();
+    expired.set(server.svid("prod/board", HOUR, SystemTime::now() - 2 * HOUR), bundle);
+    let (address, _) = echo(expired, ClientAuth::Required).await;
+    let files = weft_identity::files::write_files(
+        &folder.path().join("web"),
+        &server.svid("prod/web", HOUR, SystemTime::now()),
+        &server.authority.bundle(),
+    )
+    .unwrap();
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().unwrap());
+    // Without `-verify_return_error` openssl goes on whatever it thinks of the certificate.
+    let (answered, said) = common::s_client(address, &["-cert", cert, "-cert_chain", cert, "-key", key]).await;
+    assert!(!answered && said.contains("alert certificate unknown"), "{said}");
+    assert!(said.contains("certificate has expired") || said.contains("verify error"), "it was shown: {said}");
+    server.stop().await;
 }

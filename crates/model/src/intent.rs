@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::finding::Span;
 use crate::id::{ServiceName, TrustDomain};
 
@@ -70,6 +72,10 @@ pub struct Service {
     pub port: u16,
     /// What it speaks.
     pub protocol: Protocol,
+    /// How its sidecars treat it.
+    pub app: App,
+    /// How paths of requests are read.
+    pub paths: Paths,
     /// Where its sidecars are.
     pub endpoints: Endpoints,
     /// Subset -> labels that an endpoint must carry.
@@ -82,6 +88,37 @@ pub struct Service {
     pub span: Span,
     /// Where `access:` stands, or the document's start without one.
     pub access_span: Span,
+}
+
+/// `Service.app`: the connections between a sidecar and the app behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct App {
+    /// An idle HTTP/1.1 connection is closed by the sidecar after so long; 100 ms to 24 h. Default 60 s.
+    pub idle_timeout: Duration,
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// `Service.paths`: what is done with paths that two readers could take differently.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// `%2F` in a path.
+    pub escaped_slashes: EscapedSlashes,
+}
+
+/// What becomes of a request whose path has `%2F`, which is a slash to some readers and not to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EscapedSlashes {
+    /// It is refused with 400. The default.
+    #[default]
+    Reject,
+    /// It is left as it is, a part of its segment.
+    Keep,
 }
 
 /// Where a service's sidecars are found.

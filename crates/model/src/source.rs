@@ -16,9 +16,9 @@ pub struct SourceFile {
 pub enum Content {
     /// The bytes.
     Bytes(Arc<[u8]>),
-    /// A symbolic link. Never followed: it could leave the repository, and a commit would not say what it means.
+    /// A symbolic link in the place of an intent file. Never followed: it could leave the repository, and a commit would not say what it means.
     Symlink,
-    /// A Git submodule: another repository, at a commit that this one does not contain.
+    /// A Git submodule in the place of an intent file: another repository, at a commit that this one does not contain.
     Submodule,
     /// More than [`MAX_FILE_BYTES`]; it was not loaded.
     TooLarge(u64),
@@ -58,11 +58,6 @@ pub fn is_hidden(name: &str) -> bool {
     name.starts_with('.')
 }
 
-/// Whether a symbolic link of this name could stand for intent: an intent file, or a name without extension, as folders have.
-pub fn may_hide_intent(name: &str) -> bool {
-    !is_hidden(name) && (is_intent_file(name) || !name.contains('.'))
-}
-
 pub(crate) fn is_yaml(name: &str) -> bool {
     name.ends_with(".yaml") || name.ends_with(".yml")
 }
@@ -83,11 +78,5 @@ mod tests {
         for name in ["README.md", ".hidden.yaml", "yaml", "mesh.yaml.bak", "mesh.YAML", "cedar"] {
             assert!(!is_intent_file(name), "{name}");
         }
-    }
-
-    #[test]
-    fn links_that_cannot_be_intent_are_nobodys_business() {
-        assert!(may_hide_intent("services") && may_hide_intent("board.yaml"));
-        assert!(!may_hide_intent("README.md") && !may_hide_intent(".github"));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId};
 use serde_json::{Value, json};
-use weft_model::intent::{AccessRule, Allow, Caller, Service};
+use weft_model::intent::{AccessRule, Allow, Caller, EscapedSlashes, Service};
 use weft_model::{Finding, Severity};
 
 use crate::pattern::{self, Pattern, Refused};
@@ -17,7 +17,7 @@ use crate::source::Source;
 pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<Source> {
     let mut sources = Vec::new();
     for rule in &service.access {
-        let Some(condition) = condition(rule, findings) else { continue };
+        let Some(condition) = condition(rule, service.paths.escaped_slashes, findings) else { continue };
         for caller in &rule.from {
             sources.push(policy(service, rule, caller, &condition));
         }
@@ -26,11 +26,11 @@ pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<So
 }
 
 /// What an entry demands of the request: `Some(None)` if nothing, `None` if it cannot be said because a pattern is wrong.
-fn condition(rule: &AccessRule, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
+fn condition(rule: &AccessRule, slashes: EscapedSlashes, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
     let mut any = Vec::new();
     let (mut everything, mut refused) = (rule.allow.is_empty(), false);
     for Allow { method, path } in &rule.allow {
-        let path = match Pattern::parse(path) {
+        let path = match Pattern::parse(path, slashes) {
             Ok(pattern) => pattern.condition(),
             Err(Refused(problem, hint)) => {
                 findings.push(Finding {
@@ -104,8 +104,8 @@ mod tests {
 
     use super::*;
     use crate::engine::CallRequest;
-    use crate::pattern::tests::matches_by_the_letter;
     use crate::testing;
+    use crate::testing::matches_by_the_letter;
 
     fn any_caller() -> impl Strategy<Value = Caller> {
         prop_oneof![

@@ -9,9 +9,9 @@ use serde_json::Value;
 use weft_model::intent::{Intent, Mesh};
 use weft_model::{Finding, Severity};
 
-use crate::bound;
 use crate::schema;
-use crate::source::{self, Source};
+use crate::source::Source;
+use crate::{bound, read};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -29,7 +29,7 @@ pub(crate) fn read_and_check(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
 
 fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
     let mut findings = Vec::new();
-    let sources = source::read(intent, &mut findings);
+    let sources = read::policies(intent, &mut findings);
     // A policy made from an `access` entry is valid by construction (a property test says so).
     let written: Vec<&Source> = sources.iter().filter(|source| source.origin.is_some()).collect();
     if reserved_attributes(&intent.mesh, &mut findings) {
@@ -72,7 +72,7 @@ fn validate(mesh: &Mesh, written: &[&Source], findings: &mut Vec<Finding>) {
             message: plain(diagnostic.to_string()),
             hint: hint
                 .unwrap_or_else(|| "docs/reference/policy.md lists what a policy can read, with types".to_owned()),
-            span: Some(source.span(source::label(diagnostic).unwrap_or(0))),
+            span: Some(source.span(read::label(diagnostic).unwrap_or(0))),
         })
     };
     let wrong: HashSet<_> = result.validation_errors().map(|error| error.policy_id()).collect();

@@ -15,12 +15,13 @@ pub mod host;
 mod model;
 pub mod path;
 mod pattern;
+mod read;
 pub mod schema;
 mod scope;
 mod source;
 mod split;
-#[cfg(test)]
-mod testing;
+#[doc(hidden)]
+pub mod testing;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;

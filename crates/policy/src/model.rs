@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weft_model::intent::{Caller, Intent};
+use weft_model::intent::{Caller, EscapedSlashes, Intent};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 
 use crate::bundle::{Bundle, PolicyText, ServiceFacts};
@@ -28,6 +28,7 @@ struct Policy {
 struct Service {
     facts: ServiceFacts,
     access: Arc<str>,
+    escaped_slashes: EscapedSlashes,
     /// Policies whose resource it can be, in order.
     policies: Vec<usize>,
     /// Services that some `permit` could allow to call it.
@@ -56,6 +57,7 @@ impl PolicyModel {
                     roles: roles.get(&service.name).cloned().unwrap_or_default(),
                 },
                 access: format!("{}:{}", service.access_span.file, service.access_span.line).into(),
+                escaped_slashes: service.paths.escaped_slashes,
                 policies: Vec::new(),
                 callers: Bits::none(intent.services.len()),
             });
@@ -95,7 +97,8 @@ impl PolicyModel {
         let trust_domain = self.trust_domain.clone();
         let Some(service) = self.index.get(callee).map(|at| &self.services[*at]) else {
             let facts = ServiceFacts { name: callee.clone(), attributes: BTreeMap::new(), roles: Vec::new() };
-            return Bundle::new(trust_domain, facts, "not in the mesh".into(), Vec::new(), Vec::new());
+            let nowhere = "not in the mesh".into();
+            return Bundle::new(trust_domain, facts, nowhere, EscapedSlashes::Reject, Vec::new(), Vec::new());
         };
         let policies = service.policies.iter().map(|at| &self.policies[*at]);
         let policies = policies.filter(|policy| policy.principals.intersects(&service.callers)).map(
@@ -107,7 +110,14 @@ impl PolicyModel {
             },
         );
         let callers = service.callers.iter().map(|caller| self.services[caller].facts.clone());
-        Bundle::new(trust_domain, service.facts.clone(), service.access.clone(), policies.collect(), callers.collect())
+        Bundle::new(
+            trust_domain,
+            service.facts.clone(),
+            service.access.clone(),
+            service.escaped_slashes,
+            policies.collect(),
+            callers.collect(),
+        )
     }
 }
 

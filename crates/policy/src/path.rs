@@ -2,8 +2,13 @@
 //!
 //! What two readers could take differently (an encoded slash, a backslash, a NUL) is refused, never repaired: a repaired path
 //! is how a request passes as one thing and is served as another. The query is not looked at and is kept as it was written.
+//!
+//! A service may let encoded slashes through ([`EscapedSlashes::Keep`]). They are then parts of their segments, and the engine
+//! asks every `forbid` about the path's [`readings`] too, so that none is passed by writing a slash in another way.
 
 use std::borrow::Cow;
+
+use weft_model::intent::EscapedSlashes;
 
 /// Why a path was refused. Answer 400; nothing that the caller may retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +19,9 @@ pub enum PathError {
     /// `%2F`: a slash to some readers and not to others.
     #[error("the path has an encoded slash (%2F)")]
     EncodedSlash,
+    /// `..%2F`: a dot segment to readers who take `%2F` for a slash.
+    #[error("the path has a dot segment beside an encoded slash (like ..%2F)")]
+    EncodedDotSegment,
     /// `\` or `%5C`: a slash to some readers.
     #[error("the path has a backslash (\\ or %5C)")]
     Backslash,
@@ -70,21 +78,23 @@ const CLASS: [Class; 256] = {
 /// The one spelling of a request target in origin form: dot segments removed (also where written `%2e`), percent-encoded
 /// unreserved characters decoded, other percent-encodings in upper case, bytes that no path may hold percent-encoded.
 ///
-/// Everything from the first `?` on is kept byte for byte; repeated slashes are kept; `*` (of `OPTIONS *`) stays `*`.
-/// Borrows the input when it is normal already. Idempotent.
+/// Everything from the first `?` on is kept byte for byte; repeated slashes are kept; `*` (of `OPTIONS *`) stays `*`; an encoded
+/// slash is refused or, in capitals, kept, as `slashes` says. Borrows the input when it is normal already. Idempotent.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn normalize(raw: &str) -> Result<Cow<'_, str>, PathError> {
+pub fn normalize(raw: &str, slashes: EscapedSlashes) -> Result<Cow<'_, str>, PathError> {
     let (path, _) = split(raw);
     if !path.starts_with('/') {
         return if raw == "*" { Ok(Cow::Borrowed(raw)) } else { Err(PathError::NotAbsolute) };
     }
-    if is_normal(path.as_bytes())? {
+    if is_normal(path.as_bytes(), slashes)? {
+        refuse_encoded_dot_segments(path)?;
         return Ok(Cow::Borrowed(raw));
     }
-    let spelled = respell(path.as_bytes())?;
+    let spelled = respell(path.as_bytes(), slashes)?;
     let mut normal = remove_dot_segments(&spelled)?;
+    refuse_encoded_dot_segments(&normal)?;
     normal.push_str(&raw[path.len()..]);
     Ok(Cow::Owned(normal))
 }
@@ -97,8 +107,33 @@ pub fn split(target: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// How else a normal path without its query may be read by an app that takes `%2F` for a slash: as it is, and by some with
+/// repeated slashes made one. Mostly there is no such reading.
+pub fn readings(path: &str) -> impl Iterator<Item = String> {
+    let decoded = path.contains(ENCODED_SLASH).then(|| path.replace(ENCODED_SLASH, "/"));
+    let merged = decoded.as_ref().filter(|decoded| decoded.contains("//")).map(|decoded| {
+        let segments = decoded.split('/').filter(|segment| !segment.is_empty());
+        let merged = segments.fold(String::new(), |merged, segment| merged + "/" + segment);
+        if decoded.ends_with('/') { merged + "/" } else { merged }
+    });
+    decoded.into_iter().chain(merged)
+}
+
+/// As it stands in a normal path.
+const ENCODED_SLASH: &str = "%2F";
+
+/// Dot segments were removed by the slashes of the path; none may be left by those of another reading.
+fn refuse_encoded_dot_segments(path: &str) -> Result<(), PathError> {
+    if !path.contains(ENCODED_SLASH) {
+        return Ok(());
+    }
+    let mut parts = path.split('/').flat_map(|segment| segment.split(ENCODED_SLASH));
+    let is_dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
+    if parts.any(is_dots) { Err(PathError::EncodedDotSegment) } else { Ok(()) }
+}
+
 /// True if `path` is spelled as it should be; false if it can be respelled.
-fn is_normal(path: &[u8]) -> Result<bool, PathError> {
+fn is_normal(path: &[u8], slashes: EscapedSlashes) -> Result<bool, PathError> {
     let mut normal = true;
     let mut at = 0;
     while at < path.len() {
@@ -108,7 +143,7 @@ fn is_normal(path: &[u8]) -> Result<bool, PathError> {
             Class::Dot => {}
             Class::Encode => normal = false,
             Class::Percent => {
-                let byte = decode(&path[at..])?;
+                let byte = decode(&path[at..], slashes)?;
                 normal &= !is_unreserved(byte) && !path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase);
                 at += 2;
             }
@@ -129,14 +164,14 @@ fn is_dot_segment(rest: &[u8]) -> bool {
 }
 
 /// Percent-encodings in their one spelling; dot segments are still there.
-fn respell(path: &[u8]) -> Result<String, PathError> {
+fn respell(path: &[u8], slashes: EscapedSlashes) -> Result<String, PathError> {
     let mut out = String::with_capacity(path.len() + 16);
     let mut at = 0;
     while at < path.len() {
         let byte = path[at];
         match CLASS[usize::from(byte)] {
             Class::Percent => {
-                let byte = decode(&path[at..])?;
+                let byte = decode(&path[at..], slashes)?;
                 if is_unreserved(byte) {
                     out.push(char::from(byte));
                 } else {
@@ -178,11 +213,11 @@ fn remove_dot_segments(path: &str) -> Result<String, PathError> {
 }
 
 /// The byte of the `%XX` that `rest` starts with, unless it is one that is refused.
-fn decode(rest: &[u8]) -> Result<u8, PathError> {
+fn decode(rest: &[u8], slashes: EscapedSlashes) -> Result<u8, PathError> {
     let digit = |at: usize| rest.get(at).and_then(|byte| char::from(*byte).to_digit(16));
     match (digit(1), digit(2)) {
         (Some(high), Some(low)) => match (high * 16 + low) as u8 {
-            b'/' => Err(PathError::EncodedSlash),
+            b'/' if slashes == EscapedSlashes::Reject => Err(PathError::EncodedSlash),
             b'\\' => Err(PathError::Backslash),
             0 => Err(PathError::Nul),
             byte => Ok(byte),
@@ -207,7 +242,13 @@ fn is_unreserved(byte: u8) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    use EscapedSlashes::{Keep, Reject};
+
     use super::*;
+
+    fn normalize(raw: &str) -> Result<Cow<'_, str>, PathError> {
+        super::normalize(raw, Reject)
+    }
 
     #[test]
     fn each_path_has_one_spelling() {
@@ -275,6 +316,45 @@ mod tests {
     }
 
     #[test]
+    fn kept_slashes_are_parts_of_their_segments() {
+        for (raw, normal) in [
+            ("/repos/a%2Fb/files", "/repos/a%2Fb/files"),
+            ("/repos/a%2fb/../c%2Fd", "/repos/c%2Fd"),
+            ("/%2F", "/%2F"),
+            ("/a%2F%2e%2e%2e/b", "/a%2F.../b"),
+            ("/a%252Fb", "/a%252Fb"),
+            ("/a%2F?x=%2f..%2f", "/a%2F?x=%2f..%2f"),
+            ("/a/b", "/a/b"),
+        ] {
+            assert_eq!(super::normalize(raw, Keep).as_deref(), Ok(normal), "{raw}");
+        }
+        for (raw, error) in [
+            ("/a/..%2Fadmin", PathError::EncodedDotSegment),
+            ("/a%2f..", PathError::EncodedDotSegment),
+            ("/a%2F%2e%2E%2Fadmin", PathError::EncodedDotSegment),
+            ("/a%2F./b", PathError::EncodedDotSegment),
+            ("/a%2F..;x=y%2Fadmin", PathError::EncodedDotSegment),
+            ("/a%2F..;/admin", PathError::EncodedDotSegment),
+            ("/a%5Cb", PathError::Backslash),
+            ("/a%2F%00", PathError::Nul),
+        ] {
+            assert_eq!(super::normalize(raw, Keep), Err(error), "{raw}");
+        }
+        let borrowed = super::normalize("/repos/a%2Fb", Keep);
+        assert!(matches!(borrowed, Ok(Cow::Borrowed(_))));
+    }
+
+    #[test]
+    fn a_kept_slash_is_read_in_each_way() {
+        let all = |path| readings(path).collect::<Vec<_>>();
+        assert_eq!(all("/a/b"), [""; 0]);
+        assert_eq!(all("/a//b%252F"), [""; 0]);
+        assert_eq!(all("/a%2Fb/c"), ["/a/b/c"]);
+        assert_eq!(all("/a%2F/b"), ["/a//b", "/a/b"]);
+        assert_eq!(all("/%2Fa%2F%2F"), ["//a//", "/a/"]);
+    }
+
+    #[test]
     fn a_normal_path_is_borrowed() {
         for raw in ["/", "/api/v1/pins?x=%2e", "/a%20b", "/.well-known/..x/a.b", "//", "*"] {
             assert!(matches!(normalize(raw), Ok(Cow::Borrowed(_))), "{raw}");
@@ -321,6 +401,25 @@ mod tests {
                 let upper = path.to_ascii_uppercase();
                 prop_assert!(["%2F", "%5C", "%00", "%2E", "%61"].iter().all(|bad| !upper.contains(bad)));
                 prop_assert!(matches!(normalize(&normal), Ok(Cow::Borrowed(same)) if same == normal));
+            }
+        }
+
+        #[test]
+        fn with_kept_slashes_no_reading_has_a_dot_segment(raw in nasty()) {
+            let kept = super::normalize(&raw, Keep);
+            if let Ok(normal) = normalize(&raw) {
+                prop_assert_eq!(kept.as_deref(), Ok(&*normal), "where there is none, there is no difference");
+            } else if let Ok(normal) = kept {
+                let (path, query) = split(&normal);
+                prop_assert_eq!(split(&raw).1, query);
+                let upper = path.to_ascii_uppercase();
+                prop_assert!(["%5C", "%00", "%2E", "%61"].iter().all(|bad| !upper.contains(bad)) && !path.contains("%2f"));
+                let again = super::normalize(&normal, Keep);
+                prop_assert_eq!(again.as_deref(), Ok(&*normal));
+                for reading in readings(path) {
+                    let again = normalize(&reading);
+                    prop_assert_eq!(again.as_deref(), Ok(&*reading));
+                }
             }
         }
 

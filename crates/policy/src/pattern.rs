@@ -4,6 +4,7 @@
 //! becomes a `like` on the whole path with its `depth`, or on its first segments.
 
 use serde_json::{Value, json};
+use weft_model::intent::EscapedSlashes;
 
 use crate::context::MAX_FIRST;
 use crate::path;
@@ -31,7 +32,7 @@ const MAX_ONES: usize = 16;
 pub(crate) struct Refused(pub(crate) String, pub(crate) &'static str);
 
 impl Pattern {
-    pub(crate) fn parse(text: &str) -> Result<Self, Refused> {
+    pub(crate) fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, Refused> {
         let refuse = |problem: &str, hint| Err(Refused(format!("the path pattern `{text}` {problem}"), hint));
         let Some(rest) = text.strip_prefix('/') else {
             return refuse("does not start with /", "write it like /api/**");
@@ -39,7 +40,7 @@ impl Pattern {
         if text.contains('?') {
             return refuse("has a ?", "policies decide on the path; the query is not part of it");
         }
-        match path::normalize(text) {
+        match path::normalize(text, slashes) {
             Ok(normal) if normal == text => {}
             Ok(normal) => {
                 let problem = format!("can never match: requests are normalised, it would have to be `{normal}`");
@@ -190,27 +191,17 @@ fn node<const N: usize>(operator: &str, operands: [(&str, Value); N]) -> Value {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// What a pattern means, by the letter: segment by segment.
-    pub(crate) fn matches_by_the_letter(pattern: &str, path: &str) -> bool {
-        let pattern: Vec<&str> = pattern[1..].split('/').collect();
-        let Some(path) = path.strip_prefix('/') else { return pattern == ["**"] };
-        let path: Vec<&str> = path.split('/').collect();
-        let (head, open) = match pattern.split_last() {
-            Some((&"**", head)) => (head, true),
-            _ => (&pattern[..], false),
-        };
-        let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
-        enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
-    }
 
     /// Three thousand patterns of sixteen wildcards took the check of a commit minutes, when each wildcard was a comparison.
     #[test]
     fn wildcards_cost_no_comparison_each() {
         let pattern = format!("/api{}", "/*".repeat(MAX_ONES));
-        let condition = Pattern::parse(&pattern).expect("within the bound").condition().expect("not every path");
+        let condition = Pattern::parse(&pattern, EscapedSlashes::Reject)
+            .expect("within the bound")
+            .condition()
+            .expect("not every path");
         assert_eq!(condition.to_string().matches("\"like\"").count(), 3);
     }
 
@@ -226,11 +217,13 @@ pub(crate) mod tests {
             ("/a%2fb", "can never match: the path has an encoded slash (%2F)"),
             ("/1/2/3/4/5/6/7/8/*/**", "has a * and more than 8 segments before **"),
         ] {
-            let refused = Pattern::parse(text).expect_err(text);
+            let refused = Pattern::parse(text, EscapedSlashes::Reject).expect_err(text);
             assert_eq!(refused.0, format!("the path pattern `{text}` {problem}"));
         }
         for text in ["/", "/**", "/*", "/*/**", "/a/*/b/", "/1/2/3/4/5/6/7/8/9/**", "/a//b", "/.well-known/**"] {
-            assert!(Pattern::parse(text).is_ok(), "{text}");
+            assert!(Pattern::parse(text, EscapedSlashes::Reject).is_ok(), "{text}");
         }
+        assert!(Pattern::parse("/repos/a%2Fb/**", EscapedSlashes::Keep).is_ok());
+        assert!(Pattern::parse("/repos/..%2Fb", EscapedSlashes::Keep).is_err());
     }
 }

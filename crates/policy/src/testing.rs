@@ -1,30 +1,30 @@
-//! Small intents for the tests of this crate.
+//! Small intents, for tests and fuzz targets of this crate and of those behind it. Not for anything that serves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::intent::{
-    AccessRule, Allow, Caller, Defaults, Endpoints, Intent, Mesh, PolicyFile, Protocol, Role, Service,
+    AccessRule, Allow, App, Caller, Defaults, Endpoints, Intent, Mesh, Paths, PolicyFile, Protocol, Role, Service,
 };
 use weft_model::{ServiceName, Span, SpiffeId};
 
 use crate::bundle::Bundle;
 use crate::engine::{CallRequest, Engine};
 
-pub(crate) fn span(file: &str, line: u32) -> Span {
+pub fn span(file: &str, line: u32) -> Span {
     Span { file: file.into(), line, column: 1 }
 }
 
-pub(crate) fn name(text: &str) -> ServiceName {
+pub fn name(text: &str) -> ServiceName {
     text.parse().expect("a service name")
 }
 
-pub(crate) fn id(service: &str) -> SpiffeId {
+pub fn id(service: &str) -> SpiffeId {
     SpiffeId::for_service(&"acme.internal".parse().expect("legal"), &name(service))
 }
 
-pub(crate) fn mesh(attributes: &[(&str, &[&str])]) -> Mesh {
+pub fn mesh(attributes: &[(&str, &[&str])]) -> Mesh {
     let value = |values: &[&str]| values.iter().map(|value| Arc::from(*value)).collect();
     Mesh {
         name: "acme".into(),
@@ -35,7 +35,7 @@ pub(crate) fn mesh(attributes: &[(&str, &[&str])]) -> Mesh {
     }
 }
 
-pub(crate) fn service(text: &str) -> Service {
+pub fn service(text: &str) -> Service {
     let file = format!("services/{}.yaml", text.replace('/', "-"));
     Service {
         name: name(text),
@@ -48,10 +48,12 @@ pub(crate) fn service(text: &str) -> Service {
         routes: Vec::new(),
         span: span(&file, 1),
         access_span: span(&file, 10),
+        app: App::default(),
+        paths: Paths::default(),
     }
 }
 
-pub(crate) fn intent(services: &[&str]) -> Intent {
+pub fn intent(services: &[&str]) -> Intent {
     Intent {
         mesh: mesh(&[]),
         services: services.iter().map(|text| (name(text), service(text))).collect(),
@@ -62,31 +64,31 @@ pub(crate) fn intent(services: &[&str]) -> Intent {
 }
 
 /// Adds an `access` entry on the next free line from 11 on.
-pub(crate) fn allow(intent: &mut Intent, callee: &str, from: Caller, allow: Vec<Allow>) {
+pub fn allow(intent: &mut Intent, callee: &str, from: Caller, allow: Vec<Allow>) {
     let service = intent.services.get_mut(&name(callee)).expect("in the mesh");
     let span = Span { line: 11 + service.access.len() as u32, ..service.access_span.clone() };
     service.access.push(AccessRule { from: vec![from], allow, span });
 }
 
-pub(crate) fn role(intent: &mut Intent, name: &str, members: Vec<Caller>) {
+pub fn role(intent: &mut Intent, name: &str, members: Vec<Caller>) {
     let span = span("roles.yaml", 1);
     intent.roles.insert(name.into(), Role { name: name.into(), members, span });
 }
 
-pub(crate) fn policies(intent: &mut Intent, text: &str) {
+pub fn policies(intent: &mut Intent, text: &str) {
     intent.policies.push(PolicyFile { path: "policies/x.cedar".into(), text: text.into() });
 }
 
-pub(crate) fn bundle(intent: &Intent, callee: &str) -> Bundle {
+pub fn bundle(intent: &Intent, callee: &str) -> Bundle {
     let model = crate::compile(intent, "c0ffee").unwrap_or_else(|findings| panic!("{findings:#?}"));
     model.bundle_for(&name(callee))
 }
 
-pub(crate) fn engine(intent: &Intent, callee: &str) -> Engine {
+pub fn engine(intent: &Intent, callee: &str) -> Engine {
     Engine::new(&bundle(intent, callee)).expect("a bundle that was just made")
 }
 
-pub(crate) fn request(principal: &SpiffeId) -> CallRequest<'_> {
+pub fn request(principal: &SpiffeId) -> CallRequest<'_> {
     CallRequest {
         principal: Some(principal),
         method: "GET",
@@ -95,4 +97,17 @@ pub(crate) fn request(principal: &SpiffeId) -> CallRequest<'_> {
         protocol: "HTTP/2",
         source_ip: None,
     }
+}
+
+/// What a pattern means, by the letter: segment by segment.
+pub fn matches_by_the_letter(pattern: &str, path: &str) -> bool {
+    let pattern: Vec<&str> = pattern[1..].split('/').collect();
+    let Some(path) = path.strip_prefix('/') else { return pattern == ["**"] };
+    let path: Vec<&str> = path.split('/').collect();
+    let (head, open) = match pattern.split_last() {
+        Some((&"**", head)) => (head, true),
+        _ => (&pattern[..], false),
+    };
+    let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
+    enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
 }

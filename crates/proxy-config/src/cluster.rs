@@ -41,6 +41,8 @@ pub struct Cluster {
     pub tls: Option<UpstreamTls>,
     /// What is spoken over a connection.
     pub protocol: UpstreamProtocol,
+    /// `idle_timeout` of HTTP/1.1: a connection that no request wanted for so long is closed; `None` is never. Default 1 h.
+    pub idle_timeout: Option<Duration>,
     /// From `connect()` to the end of the TLS handshake. Default 5 s.
     pub connect_timeout: Duration,
     /// How an endpoint is chosen.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::intent::EscapedSlashes;
 use weft_model::{SpiffeId, TrustDomain};
 
 use weft_proxy_http::headers::Reserved;
@@ -29,6 +30,16 @@ pub struct Listener {
     pub kind: ListenerKind,
     /// How a line of the access log is written; `None` writes none.
     pub access_log: Option<Arc<LogFormat>>,
+}
+
+impl Listener {
+    /// How long a client may take nothing of an answer; `None` is for ever.
+    pub fn patience(&self) -> Option<Duration> {
+        match &self.kind {
+            ListenerKind::Http(http) => http.patience,
+            ListenerKind::Tcp(_) => None,
+        }
+    }
 }
 
 /// `traffic_direction`; where it is not given, a listener with TLS is inbound.
@@ -101,13 +112,19 @@ pub struct HttpListener {
     pub websocket: bool,
     /// CONNECT is accepted where a route takes it.
     pub connect: bool,
-    /// Dot segments and percent-encoding are normalised before anything reads the path, and paths with `%2F`, `%5C` or `\\`
-    /// are refused with 400.
-    pub normalize_path: bool,
+    /// `normalize_path` and `path_with_escaped_slashes_action`: dot segments and percent-encoding are normalised before anything
+    /// reads the path, and paths with `%5C`, `\\` or, unless it is kept, `%2F` are refused with 400.
+    pub paths: Option<EscapedSlashes>,
     /// W3C trace context is made where a request has none, and carried on.
     pub tracing: bool,
+    /// How long a client may take nothing of an answer that is there (`stream_flush_timeout`; `None` is for ever). Envoy asks it of
+    /// the end of an answer only.
+    pub patience: Option<Duration>,
     /// `max_concurrent_streams` of HTTP/2, if given.
     pub max_concurrent_streams: Option<u32>,
+    /// `proxy_100_continue`: clients hear what endpoints say before their answer (1xx), and endpoints are asked whether they want a
+    /// body. Without it a client that asks is told 100 at once.
+    pub interim: bool,
 }
 
 /// Where a listener's routes are.

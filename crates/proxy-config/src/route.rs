@@ -50,6 +50,8 @@ pub struct Route {
     pub retry: Option<RetryPolicy>,
     /// Upgrades to `websocket` on this route, if it differs from the listener's.
     pub websocket: Option<bool>,
+    /// Fields that answers are passed on without (`VirtualHost.response_headers_to_remove`).
+    pub removed_response_headers: Arc<[HeaderName]>,
 }
 
 /// All of it must hold.
@@ -123,6 +125,15 @@ pub struct RetryPolicy {
     pub max_interval: Duration,
     /// Endpoints that were tried are avoided (`envoy.retry_host_predicates.previous_hosts`).
     pub avoid_previous_hosts: bool,
+    /// Answers after which another attempt is made (`retriable_headers`, where `retry_on` has `retriable-headers`).
+    pub retriable_headers: Vec<HeaderMatch>,
+}
+
+impl RetryPolicy {
+    /// Whether another attempt follows an answer with such a head.
+    pub fn is_retriable(&self, answer: &HeaderMap) -> bool {
+        self.retriable_headers.iter().any(|header| header.matches(answer))
+    }
 }
 
 /// Conditions of `retry_on`; only those that prove that no server began to work on the request.
@@ -134,6 +145,8 @@ pub struct RetryOn {
     pub refused_stream: bool,
     /// `reset-before-request`: the connection broke before the request was sent.
     pub reset_before_request: bool,
+    /// `retriable-headers`: the answer has a field that says so.
+    pub retriable_headers: bool,
 }
 
 /// Where a request goes.

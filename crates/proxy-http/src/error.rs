@@ -26,6 +26,8 @@ pub struct AttemptError {
 /// What is proven about a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
+    /// Nothing can be sent by this process now, whoever the endpoint is.
+    Nowhere,
     /// No connection was there to send it on.
     NoConnection,
     /// A connection was there; not a byte of the request was sent, or the peer said that it did not process it.

@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use http_body::{Body, Frame};
+use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BodyError;
+use crate::timed::{Patience, TimedBody};
 use crate::way::Way;
 
 /// Receive window of a stream: what one slow reader can make us hold.
@@ -25,12 +26,9 @@ pub const STREAM_ERRORS_MAX: usize = 64 * 1024;
 /// bytes, costs a twenty-eighth of that.
 pub const SMALL_FRAMES_MAX: usize = 256 * 1024 * 1024;
 
-/// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off
-/// resets the stream for `reason`.
-pub async fn send_body<B>(mut body: B, mut stream: SendStream<Bytes>, reason: Reason)
-where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
-{
+/// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off, or
+/// whose time is up while the window is closed, resets the stream for `reason`.
+pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, reason: Reason) {
     loop {
         let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
             Next::Frame(frame) => frame,
@@ -44,7 +42,11 @@ where
         match frame.into_data() {
             Ok(mut data) => {
                 while data.has_remaining() {
-                    let Some(room) = room(&mut stream, data.len()).await else { return };
+                    let room = match room(&mut stream, data.len(), &mut body).await {
+                        Room::Bytes(room) => room,
+                        Room::Gone => return,
+                        Room::Lost => return stream.send_reset(reason),
+                    };
                     let part = data.split_to(room.min(data.len()));
                     let last = data.is_empty() && body.is_end_stream();
                     if stream.send_data(part, last).is_err() || last {
@@ -71,10 +73,7 @@ enum Next {
     Gone,
 }
 
-fn poll_next<B>(body: &mut B, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Next>
-where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
-{
+fn poll_next(body: &mut impl TimedBody, stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<Next> {
     if stream.poll_reset(cx).is_ready() {
         return Poll::Ready(Next::Gone);
     }
@@ -85,15 +84,32 @@ where
     })
 }
 
-/// Waits for window; `None` when the stream is over.
-async fn room(stream: &mut SendStream<Bytes>, wanted: usize) -> Option<usize> {
+enum Room {
+    Bytes(usize),
+    /// The stream is over.
+    Gone,
+    /// The body is not to be offered any longer.
+    Lost,
+}
+
+/// Waits for window.
+async fn room(stream: &mut SendStream<Bytes>, wanted: usize, body: &mut impl TimedBody) -> Room {
     stream.reserve_capacity(wanted);
+    let mut patience = Patience::default();
     loop {
         match stream.capacity() {
             0 => {}
-            room => return Some(room),
+            room => return Room::Bytes(room),
         }
-        poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?;
+        let opened = poll_fn(|cx| match stream.poll_capacity(cx) {
+            Poll::Ready(opened) => Poll::Ready(Ok(opened)),
+            Poll::Pending => patience.poll_lost(body, cx).map(Err),
+        });
+        match opened.await {
+            Ok(Some(Ok(_))) => {}
+            Ok(_) => return Room::Gone,
+            Err(()) => return Room::Lost,
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The scheme that the caller used.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Of an answer that an ingress made: no app began to work on the request.
+pub const X_WEFT_UNTOUCHED: HeaderName = HeaderName::from_static("x-weft-untouched");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");

@@ -10,10 +10,13 @@ mod error;
 mod h1;
 pub mod h2_stream;
 pub mod headers;
+#[cfg(test)]
+mod interim_tests;
 mod kind;
 mod request_body;
 mod response_body;
 pub mod server;
+mod timed;
 mod way;
 
 #[doc(hidden)]
@@ -22,6 +25,7 @@ pub use h1::fuzz;
 pub use error::{AttemptError, BodyError, Sent, is_malformed};
 pub use h1::Malformed;
 pub use kind::{Kind, kind};
-pub use request_body::{Progress, RequestBody};
+pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};
 pub use response_body::UpstreamBody;
+pub use timed::TimedBody;
 pub use way::{Stream, Switched, TLS_READ_AHEAD, Way};

@@ -1,85 +1,189 @@
-//! A request's body on its way upstream: counted, never collected.
+//! A request's body on its way upstream: counted, and kept for another attempt as long as that is cheap.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::Instant;
 use weft_telemetry::Failure;
 
 use crate::error::{BodyError, is_malformed};
 use crate::headers::{Reserved, strip_identity, strip_trailers};
 use crate::server::ClientBody;
+use crate::timed::TimedBody;
+
+/// So many bytes of a body are kept until its response begins. What is longer is sent once only.
+pub const KEPT_MAX: usize = 64 * 1024;
 
 /// A request's body on its way upstream. Counts its bytes where the log can read them.
 pub struct RequestBody {
-    incoming: Option<ClientBody>,
+    /// `None`: there is nothing to send.
+    source: Option<Rc<RefCell<Source>>>,
+    /// How many of the kept pieces this one has given out.
+    given: usize,
+    watched: Rc<Watched>,
+}
+
+/// Where the bytes come from, and what is kept of them.
+struct Source {
+    incoming: ClientBody,
     received: Rc<Cell<u64>>,
-    state: Rc<Cell<BodyState>>,
     /// What only the mesh may say is taken out of trailers too.
-    reserved: Option<Arc<Reserved>>,
+    reserved: Arc<Reserved>,
+    kept: Vec<Piece>,
+    kept_bytes: usize,
+    /// More has been read than is kept.
+    is_partial: bool,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
 }
 
 /// How far a request's body has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum BodyState {
     Open,
-    /// The last byte was read from the client.
-    Ended,
+    /// The last byte was read from the client, at that time.
+    Ended(Instant),
     /// The client went away.
     Gone,
     /// The client broke the framing.
     Malformed,
 }
 
+struct Watched {
+    state: Cell<BodyState>,
+    waiting: Cell<Option<Waker>>,
+}
+
+impl Watched {
+    fn new(state: BodyState) -> Rc<Self> {
+        Rc::new(Self { state: Cell::new(state), waiting: Cell::new(None) })
+    }
+
+    fn reach(&self, state: BodyState) {
+        self.state.set(state);
+        if let Some(waiting) = self.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
 /// Tells how far a request's body has come, to whom does not hold it.
-pub struct Progress(Rc<Cell<BodyState>>);
+#[derive(Clone)]
+pub struct Progress(Rc<Watched>);
 
 impl Progress {
     /// Whether the last byte was read from the client.
     pub fn ended(&self) -> bool {
-        self.0.get() == BodyState::Ended
+        matches!(self.0.state.get(), BodyState::Ended(_))
+    }
+
+    /// Ready when the last byte was read from the client. For one task at a time.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Instant> {
+        if let BodyState::Ended(at) = self.0.state.get() {
+            return Poll::Ready(at);
+        }
+        self.0.waiting.set(Some(cx.waker().clone()));
+        Poll::Pending
     }
 
     /// What the client did wrong, if it is the client's fault that the request cannot be sent.
     pub fn broken(&self) -> Option<Failure> {
-        match self.0.get() {
-            BodyState::Open | BodyState::Ended => None,
+        match self.0.state.get() {
+            BodyState::Open | BodyState::Ended(_) => None,
             BodyState::Gone => Some(Failure::ClientGone),
             BodyState::Malformed => Some(Failure::BadRequest),
         }
     }
 }
 
-impl RequestBody {
-    /// Passes `incoming` on.
-    pub fn new(incoming: ClientBody, received: Rc<Cell<u64>>, reserved: &Arc<Reserved>) -> Self {
-        let is_empty = incoming.is_end_stream();
-        Self {
-            incoming: (!is_empty).then_some(incoming),
-            received,
-            state: Rc::new(Cell::new(if is_empty { BodyState::Ended } else { BodyState::Open })),
-            reserved: (!is_empty).then(|| reserved.clone()),
-        }
-    }
+/// Makes the body anew for another attempt. As long as it lives, what is read is kept.
+#[derive(Clone)]
+pub struct Again {
+    source: Option<Rc<RefCell<Source>>>,
+    watched: Rc<Watched>,
+}
 
-    /// For the timer of the request.
-    pub fn progress(&self) -> Progress {
-        Progress(self.state.clone())
+impl Again {
+    /// The whole body; `None` if more of it was read than is kept, or if the client broke it off.
+    pub fn body(&self) -> Option<RequestBody> {
+        let is_whole = self.source.as_ref().is_none_or(|source| !source.borrow().is_partial);
+        let is_broken = matches!(self.watched.state.get(), BodyState::Gone | BodyState::Malformed);
+        (is_whole && !is_broken).then(|| RequestBody {
+            source: self.source.clone(),
+            given: 0,
+            watched: self.watched.clone(),
+        })
+    }
+}
+
+impl RequestBody {
+    /// Passes on what comes of a request that began at `began`.
+    pub fn new(incoming: ClientBody, received: Rc<Cell<u64>>, reserved: &Arc<Reserved>, began: Instant) -> Self {
+        if incoming.is_end_stream() {
+            return Self { source: None, given: 0, watched: Watched::new(BodyState::Ended(began)) };
+        }
+        let source = Source {
+            incoming,
+            received,
+            reserved: reserved.clone(),
+            kept: Vec::new(),
+            kept_bytes: 0,
+            is_partial: false,
+        };
+        Self { source: Some(Rc::new(RefCell::new(source))), given: 0, watched: Watched::new(BodyState::Open) }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        let state = Rc::new(Cell::new(BodyState::Ended));
-        Self { incoming: None, received: Rc::default(), state, reserved: None }
+        Self { source: None, given: 0, watched: Watched::new(BodyState::Ended(Instant::now())) }
     }
 
-    /// Whether there is nothing to send, so that the request can be sent again.
+    /// For the timer of the request.
+    pub fn progress(&self) -> Progress {
+        Progress(self.watched.clone())
+    }
+
+    /// For another attempt, should this one prove to have done nothing.
+    pub fn again(&self) -> Again {
+        Again { source: self.source.clone(), watched: self.watched.clone() }
+    }
+
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.incoming.is_none()
+        self.source.is_none()
+    }
+}
+
+impl Source {
+    /// Keeps a piece that was read, or gives up keeping any.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let piece = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Piece::Data(data.clone()),
+            (None, Some(trailers)) => Piece::Trailers(trailers.clone()),
+            (None, None) => return,
+        };
+        self.kept_bytes += frame.data_ref().map_or(0, Bytes::len);
+        if self.kept_bytes <= KEPT_MAX {
+            self.kept.push(piece);
+        } else {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kept = Vec::new();
+        self.is_partial = true;
     }
 }
 
@@ -89,30 +193,61 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let mut frame = ready!(incoming.poll_frame(cx));
+        let Some(shared) = &this.source else { return Poll::Ready(None) };
+        let is_wanted_again = Rc::strong_count(shared) > 1;
+        let source = &mut *shared.borrow_mut();
+        if let Some(piece) = source.kept.get(this.given) {
+            this.given += 1;
+            return Poll::Ready(Some(Ok(match piece.clone() {
+                Piece::Data(data) => Frame::data(data),
+                Piece::Trailers(trailers) => Frame::trailers(trailers),
+            })));
+        }
+        let mut frame = ready!(source.incoming.poll_frame(cx));
         match &mut frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    this.received.set(this.received.get() + data.len() as u64);
-                } else if let (Some(trailers), Some(reserved)) = (frame.trailers_mut(), &this.reserved) {
+                    source.received.set(source.received.get() + data.len() as u64);
+                } else if let Some(trailers) = frame.trailers_mut() {
                     strip_trailers(trailers);
-                    strip_identity(trailers, reserved);
+                    strip_identity(trailers, &source.reserved);
                 }
+                if is_wanted_again && !source.is_partial {
+                    source.keep(frame);
+                } else if !source.is_partial {
+                    source.forget();
+                }
+                this.given = source.kept.len();
             }
             Some(Err(error)) => {
-                this.state.set(if is_malformed(error) { BodyState::Malformed } else { BodyState::Gone });
+                this.watched.reach(if is_malformed(error) { BodyState::Malformed } else { BodyState::Gone });
                 return Poll::Ready(frame);
             }
             None => {}
         }
-        if frame.is_none() || incoming.is_end_stream() {
-            this.state.set(BodyState::Ended);
+        if frame.is_none() || source.incoming.is_end_stream() {
+            this.watched.reach(BodyState::Ended(Instant::now()));
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(ClientBody::is_end_stream)
+        self.source.as_ref().is_none_or(|source| {
+            let source = source.borrow();
+            self.given == source.kept.len() && source.incoming.is_end_stream()
+        })
     }
+}
+
+/// A client may take as long as it likes, and so may an endpoint: the time of a request is kept by whoever waits for its answer.
+impl TimedBody for RequestBody {
+    fn poll_overdue(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    fn give_up(&mut self) {}
 }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use weft_identity::LiveIdentity;
+use weft_identity::{LiveIdentity, OwnFault};
 use weft_proxy_config::{Config, ListenerKind};
 
 use crate::handle::ProxyHandle;
@@ -72,19 +72,19 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
         (&Method::GET, "/clusters") if admin => document(&clusters(&proxy.shared.config.load())),
         (&Method::GET, "/certs") if admin => document(&certificates(&proxy.shared.identity)),
         (&Method::GET, "/server_info") if admin => document(&json!({
-            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy), "revision": &*proxy.revision(),
+            "version": env!("CARGO_PKG_VERSION"), "state": state(proxy).0, "revision": &*proxy.revision(),
         })),
         (&Method::POST, "/drain_listeners") if admin => {
             let proxy = proxy.clone();
             tokio::spawn(async move { proxy.drain(DRAIN_BOUND).await });
             text("text/plain", "draining\n".to_owned())
         }
-        (&Method::GET, "/drain_listeners") if admin => {
-            let mut refused =
-                text("text/plain", "use POST: this stops the proxy from accepting connections\n".to_owned());
-            *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            refused
+        (&Method::POST, "/reopen_logs") if admin => {
+            proxy.reopen_logs();
+            text("text/plain", "OK\n".to_owned())
         }
+        (&Method::GET, "/drain_listeners") if admin => use_post("this stops the proxy from accepting connections"),
+        (&Method::GET, "/reopen_logs") if admin => use_post("this opens the log files again"),
         (&Method::GET, "/" | "/help") if admin => text("text/plain", HELP.to_owned()),
         _ => {
             let mut missing = text("text/plain", "no such page\n".to_owned());
@@ -94,28 +94,42 @@ fn answer(endpoint: Endpoint, proxy: &Arc<ProxyHandle>, request: &Request<Incomi
     }
 }
 
-const HELP: &str = "GET  /ready               200 when there is an identity and a configuration
+const HELP: &str =
+    "GET  /ready               200 when there is an identity that is valid now and a configuration, and the app takes connections
 GET  /config_dump         listeners, routes and policy in force
 GET  /clusters            clusters and their endpoints
 GET  /certs               own certificate and trust bundle
 GET  /stats/prometheus    metrics
 GET  /server_info         version, state and commit
 POST /drain_listeners     stop accepting, finish what is under way
+POST /reopen_logs         open the log files again, after they were moved away
 ";
 
-fn state(proxy: &ProxyHandle) -> &'static str {
-    if proxy.is_draining() {
-        "DRAINING"
-    } else if proxy.is_ready() {
-        "LIVE"
-    } else {
-        "INITIALIZING"
-    }
+fn use_post(why: &str) -> Response<Full<Bytes>> {
+    let mut refused = text("text/plain", format!("use POST: {why}\n"));
+    *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    refused
+}
+
+/// One word, and a sentence where the word is not enough.
+fn state(proxy: &ProxyHandle) -> (String, Option<OwnFault>) {
+    let fault = proxy.shared.identity.fault();
+    let word = match &fault {
+        _ if proxy.is_draining() => "DRAINING".to_owned(),
+        Some(OwnFault::Missing) => "INITIALIZING".to_owned(),
+        Some(fault) => fault.cause().to_ascii_uppercase(),
+        None if proxy.is_app_gone() => "APP_UNREACHABLE".to_owned(),
+        None if proxy.is_ready() => "LIVE".to_owned(),
+        None => "INITIALIZING".to_owned(),
+    };
+    (word, fault)
 }
 
 fn ready(proxy: &ProxyHandle) -> Response<Full<Bytes>> {
-    let mut response = text("text/plain", format!("{}\n", state(proxy)));
-    if !proxy.is_ready() {
+    let (word, fault) = state(proxy);
+    let why = fault.map(|fault| format!("{fault}\n")).unwrap_or_default();
+    let mut response = text("text/plain", format!("{word}\n{why}"));
+    if !proxy.is_ready() || proxy.is_app_gone() {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     response

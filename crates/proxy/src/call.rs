@@ -3,6 +3,7 @@
 use http::uri::{self, Authority, PathAndQuery, Uri};
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use weft_proxy_http::Kind;
+use weft_proxy_http::server::Interim;
 
 use crate::exchange::Exchange;
 
@@ -16,6 +17,8 @@ pub(crate) struct Call {
     pub(crate) headers: HeaderMap,
     pub(crate) authority: Authority,
     pub(crate) path: PathAndQuery,
+    /// Where the client hears what comes before its answer.
+    pub(crate) interim: Interim,
 }
 
 impl Call {

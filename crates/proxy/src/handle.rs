@@ -1,8 +1,8 @@
 //! A running data plane as its owner sees it: whether it is ready, its drain, its end.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::worker::Shared;
 pub(crate) enum Command {
     Reconcile { config: Arc<Config>, done: oneshot::Sender<Vec<(Arc<str>, io::Error)>> },
     Close,
+    End,
 }
 
 /// A running data plane.
 pub struct ProxyHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
-    pub(crate) threads: Vec<JoinHandle<()>>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) ready: watch::Sender<bool>,
 }
 
@@ -38,14 +39,30 @@ impl ProxyHandle {
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
-    /// Whether [`ready`](Self::ready) would return at once.
+    /// Whether requests are taken and can be sent: it has been [`ready`](Self::ready), no drain has begun, and the identity is of use
+    /// now.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow() && self.shared.identity.id().is_some() && !self.is_draining()
+        *self.ready.borrow() && self.shared.identity.fault().is_none() && !self.is_draining()
     }
 
     /// Whether a drain has begun.
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
+    }
+
+    /// Waits until the app took no connection.
+    pub async fn app_refused(&self) {
+        self.shared.app_refused.notified().await;
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub fn set_app_gone(&self, gone: bool) {
+        self.shared.app_gone.store(gone, Ordering::Release);
+    }
+
+    /// Whether that was said.
+    pub fn is_app_gone(&self) -> bool {
+        self.shared.app_gone.load(Ordering::Acquire)
     }
 
     /// The commit that is in force, empty before the first.
@@ -79,15 +96,20 @@ impl ProxyHandle {
         self.shared.active.load(Ordering::Acquire)
     }
 
+    /// Has every access log opened again, so that a file that was moved away gets no more lines. Waits for nothing.
+    pub fn reopen_logs(&self) {
+        self.shared.reopen_logs();
+    }
+
     /// Ends the workers, and with them what is still open. Log lines are written out first.
-    pub fn stop(mut self: Arc<Self>) {
-        let shared = self.shared.clone();
-        if let Some(handle) = Arc::get_mut(&mut self) {
-            handle.workers.clear();
-            for thread in handle.threads.drain(..) {
-                let _ = thread.join();
-            }
+    pub fn stop(&self) {
+        for worker in &self.workers {
+            let _ = worker.send(Command::End);
         }
-        shared.flush_logs();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+        self.shared.flush_logs();
     }
 }

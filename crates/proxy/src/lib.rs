@@ -5,14 +5,17 @@
 //! phase by phase; `runtime.rs` that of a process.
 
 mod admin;
+mod attempts;
 mod authorize;
 pub mod balance;
 mod call;
 mod carry;
 mod connection;
+mod deadline;
 mod exchange;
 mod forward;
 mod handle;
+mod identity;
 mod listen;
 mod log_line;
 mod record;

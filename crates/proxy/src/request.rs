@@ -9,16 +9,17 @@ use weft_policy::path;
 use weft_proxy_config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
 use weft_proxy_http::Malformed;
 use weft_proxy_http::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
-use weft_proxy_http::server::ClientRequest;
+use weft_proxy_http::server::{ClientRequest, Interim};
 use weft_proxy_http::{Kind, RequestBody, kind};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
 
+use crate::attempts::Upstream;
 use crate::authorize::authorize;
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
-use crate::forward::{Upstream, forward};
+use crate::forward::forward;
 use crate::response::ResponseBody;
 use crate::stop::Stop;
 use crate::tunnel;
@@ -30,14 +31,15 @@ pub(crate) async fn handle(
     connection: Rc<Connection>,
     request: ClientRequest,
 ) -> Response<ResponseBody> {
-    let ClientRequest { head, body, fault, switched } = request;
-    let mut response = match begin(worker.clone(), connection, head, fault) {
+    let ClientRequest { head, body, fault, interim, switched } = request;
+    let mut response = match begin(worker.clone(), connection, head, fault, interim) {
         Err(stopped) => stopped,
         Ok((mut call, http)) => match (decide(&mut call, &http), switched) {
             (Err(stop), _) => stop.into_response(call.exchange),
             (Ok(upstream), Some(client)) => tunnel::open(call, upstream, client).await,
             (Ok(upstream), None) => {
-                let body = RequestBody::new(body, call.exchange.received.clone(), &http.reserved);
+                let body =
+                    RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
                 forward(call, upstream, body).await
             }
         },
@@ -77,6 +79,9 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
+    if !http.interim {
+        call.interim.give_leave(&mut call.headers);
+    }
     Ok(upstream)
 }
 
@@ -108,6 +113,7 @@ fn begin(
     connection: Rc<Connection>,
     request: Request<()>,
     fault: Option<Malformed>,
+    interim: Interim,
 ) -> Result<(Call, HttpRef), Response<ResponseBody>> {
     let config = worker.shared.config.load_full();
     let listener = connection.listener(&config);
@@ -144,7 +150,7 @@ fn begin(
         return Err(Stop::new(Failure::BadRequest, detail).into_response(exchange));
     }
     match one_host(authority, &headers) {
-        Ok(authority) => Ok((Call { exchange, kind, method, headers, authority, path }, http)),
+        Ok(authority) => Ok((Call { exchange, kind, method, headers, authority, path, interim }, http)),
         Err(detail) => Err(Stop::new(Failure::BadHost, detail).into_response(exchange)),
     }
 }
@@ -200,14 +206,12 @@ fn logged_headers(listener: &Listener, headers: &HeaderMap) -> Vec<(header::Head
 
 /// One spelling of the path, for the policy, the route and the app alike (RFC 3986 s.6.2.2).
 fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
-    if call.kind == Kind::Connect || !http.normalize_path {
-        return Ok(());
-    }
+    let Some(slashes) = http.paths.filter(|_| call.kind != Kind::Connect) else { return Ok(()) };
     let raw = call.path.as_str();
     if raw == "*" && call.method == Method::OPTIONS {
         return Ok(());
     }
-    match path::normalize(raw) {
+    match path::normalize(raw, slashes) {
         Ok(std::borrow::Cow::Borrowed(_)) => Ok(()),
         Ok(std::borrow::Cow::Owned(normal)) => {
             call.path = PathAndQuery::try_from(normal)

@@ -1,19 +1,19 @@
 //! A response's body on its way to the client. It carries the exchange, so that the log line is written when the last byte
 //! has left, or when the client or the endpoint broke off.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
 use weft_proxy_http::client::{H2Connection, StreamCount};
 use weft_proxy_http::headers::strip_trailers;
-use weft_proxy_http::{BodyError, Progress, UpstreamBody, is_malformed};
+use weft_proxy_http::{BodyError, Progress, TimedBody, UpstreamBody, is_malformed};
 use weft_telemetry::Failure;
 
+use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::upstream::{ActiveCount, EndpointPool};
 
@@ -30,18 +30,22 @@ pub(crate) struct ResponseBody {
     inner: UpstreamBody,
     exchange: Option<Box<Exchange>>,
     held: Option<Held>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
     /// Bytes to come by `content-length`, if that says it. An HTTP/1.1 client has the whole body with the last of them, and
     /// nobody waits for the end of an HTTP/2 stream that comes in a frame of its own.
     left: Option<u64>,
     /// Of the request's body: a request that breaks off breaks its response.
     request: Option<Progress>,
+    /// How long the client may take nothing of it.
+    patience: Option<Duration>,
 }
 
 impl ResponseBody {
     /// A body that ends the exchange with its own end.
     pub(crate) fn new(inner: UpstreamBody, exchange: Box<Exchange>) -> Self {
-        let mut body = Self { inner, exchange: Some(exchange), held: None, deadline: None, left: None, request: None };
+        let patience = exchange.listener.patience();
+        let mut body =
+            Self { inner, exchange: Some(exchange), held: None, deadline: None, left: None, request: None, patience };
         if body.inner.is_end_stream() {
             body.finish();
         }
@@ -53,13 +57,14 @@ impl ResponseBody {
         inner: UpstreamBody,
         exchange: Box<Exchange>,
         held: Held,
-        deadline: Option<tokio::time::Instant>,
+        deadline: Option<Deadline>,
         length: Option<u64>,
         request: Option<Progress>,
     ) -> Self {
         let ended = inner.is_end_stream() || length == Some(0);
-        let deadline = deadline.filter(|_| !ended).map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let mut body = Self { inner, exchange: Some(exchange), held: Some(held), deadline, left: length, request };
+        let patience = exchange.listener.patience();
+        let mut body =
+            Self { inner, exchange: Some(exchange), held: Some(held), deadline, left: length, request, patience };
         if ended {
             body.finish();
         }
@@ -68,7 +73,8 @@ impl ResponseBody {
 
     /// No body; the exchange ends elsewhere.
     pub(crate) fn bare() -> Self {
-        Self { inner: UpstreamBody::Whole(None), exchange: None, held: None, deadline: None, left: None, request: None }
+        let inner = UpstreamBody::Whole(None);
+        Self { inner, exchange: None, held: None, deadline: None, left: None, request: None, patience: None }
     }
 
     fn finish(&mut self) {
@@ -100,11 +106,7 @@ impl Body for ResponseBody {
         let mut frame = match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let expired = self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
-                if !expired {
-                    return Poll::Pending;
-                }
-                self.fail(Failure::RequestTimeout);
+                ready!(self.poll_overdue(cx));
                 return Poll::Ready(Some(Err("the request took longer than the route allows".into())));
             }
         };
@@ -146,5 +148,22 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+impl TimedBody for ResponseBody {
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.poll(cx));
+        self.fail(Failure::RequestTimeout);
+        Poll::Ready(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.patience
+    }
+
+    fn give_up(&mut self) {
+        self.fail(Failure::ClientStalled);
     }
 }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
@@ -78,6 +78,7 @@ impl Proxy {
             workers.push(commands);
             threads.push(thread);
         }
+        let threads = Mutex::new(threads);
         let handle = Arc::new(ProxyHandle { shared, workers, threads, ready: watch::Sender::new(false) });
         for (what, address, serve) in [
             ("admin", config.admin, admin::Endpoint::Admin),
@@ -124,6 +125,7 @@ fn run_worker(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) 
                     listeners.close();
                     worker.hand_over_logs();
                 }
+                Command::End => break,
             }
         }
         worker

@@ -20,6 +20,7 @@ use weft_proxy_http::server::{ClientRequest, Service, h1, h2};
 use weft_telemetry::Failure;
 
 use crate::connection::Connection;
+use crate::identity;
 use crate::request::{handle, refuse_unreadable};
 use crate::response::ResponseBody;
 use crate::tcp;
@@ -91,15 +92,22 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return refuse(&worker, remote, &weft_identity::tls::explain(&error)),
-        Err(_) => return refuse(&worker, remote, "the TLS handshake took too long"),
+        Ok(Err(error)) => {
+            // What the peer says of it is that it was given a certificate that has expired.
+            let (failure, why) = match worker.shared.identity.fault() {
+                Some(fault) => (identity::own(&fault), fault.to_string()),
+                None => (identity::handshake(&error), weft_identity::tls::explain(&error)),
+            };
+            return refuse(&worker, remote, failure, &why);
+        }
+        Err(_) => return refuse(&worker, remote, Failure::TlsFailed, "the TLS handshake took too long"),
     };
     let session = stream.get_ref().1;
     let is_h2 = session.alpn_protocol() == Some(b"h2");
     let certificates = session.peer_certificates().unwrap_or_default().to_vec();
     let connection = match connection.authenticated(&certificates, session.server_name()) {
         Ok(connection) => connection,
-        Err(why) => return refuse(&worker, remote, &why),
+        Err(why) => return refuse(&worker, remote, Failure::TlsFailed, &why),
     };
     let expected = match (&listener.tls, &connection.peer) {
         (Some(tls), Some(peer)) => match &tls.peer {
@@ -109,7 +117,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
         _ => false,
     };
     if !expected {
-        return refuse(&worker, remote, "the peer's SPIFFE ID is not one that this listener takes");
+        let why = "the peer's SPIFFE ID is not one that this listener takes";
+        return refuse(&worker, remote, Failure::TlsFailed, why);
     }
     let connection = Rc::new(connection);
     let ListenerKind::Http(http) = &listener.kind else {
@@ -124,10 +133,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     }
 }
 
-fn refuse(worker: &Worker, remote: Option<SocketAddr>, why: &str) {
+fn refuse(worker: &Worker, remote: Option<SocketAddr>, failure: Failure, why: &str) {
     worker.shared.refused_handshakes.fetch_add(1, Ordering::Relaxed);
     let remote = remote.map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(remote, layer = "identity", cause = why, "connection refused");
+    let facts = failure.facts();
+    tracing::info!(remote, layer = facts.layer.as_str(), cause = facts.cause, "connection refused: {why}");
 }
 
 /// The first bytes of a clear-text client, and whether they begin the HTTP/2 preface (RFC 9113 s.3.4). HTTP clients speak first, so

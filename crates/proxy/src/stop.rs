@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use weft_proxy_http::{AttemptError, UpstreamBody};
+use weft_proxy_http::headers::X_WEFT_UNTOUCHED;
+use weft_proxy_http::{AttemptError, Sent, UpstreamBody};
 use weft_telemetry::{Failure, Problem};
 
 use crate::exchange::Exchange;
@@ -14,15 +15,17 @@ pub(crate) struct Stop {
     pub(crate) failure: Failure,
     pub(crate) detail: String,
     decision_id: Option<[u8; 32]>,
+    /// Whether it is proven that no app began to work on the request.
+    untouched: bool,
 }
 
 impl Stop {
     pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
-        Self { failure, detail: detail.into(), decision_id: None }
+        Self { failure, detail: detail.into(), decision_id: None, untouched: false }
     }
 
     pub(crate) fn denied(failure: Failure, reason: &str, decision_id: [u8; 32]) -> Self {
-        Self { failure, detail: reason.to_owned(), decision_id: Some(decision_id) }
+        Self { failure, detail: reason.to_owned(), decision_id: Some(decision_id), untouched: false }
     }
 
     /// The answer to the caller: `application/problem+json` with `Proxy-Status`, or for gRPC a status without a body.
@@ -50,6 +53,11 @@ impl Stop {
         if let Ok(value) = proxy_status {
             headers.insert("proxy-status", value);
         }
+        // Only a sidecar is told, which may ask another endpoint; the ingress takes the field off what apps answer.
+        if self.untouched && exchange.connection.is_tls {
+            exchange.worker.shared.app_refused.notify_one();
+            headers.insert(X_WEFT_UNTOUCHED, HeaderValue::from_static("true"));
+        }
         if exchange.grpc {
             let code = grpc_code(self.failure.facts().status);
             exchange.grpc_status = Some(code);
@@ -72,7 +80,8 @@ impl Stop {
 
 impl From<AttemptError> for Stop {
     fn from(error: AttemptError) -> Self {
-        Self::new(error.failure, error.reason)
+        let untouched = error.sent != Sent::Perhaps;
+        Self { untouched, ..Self::new(error.failure, error.reason) }
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) async fn serve(
             let peer = connection.peer_id.as_deref().unwrap_or("unknown");
             let flags = failure.facts().flag;
             tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
+            worker.shared.app_refused.notify_one();
             record.failure = Some(failure);
             record.transport_reason = Some(why);
             record.complete = true;

@@ -1,22 +1,25 @@
 //! Connections that stop being HTTP: WebSockets and CONNECT. Once open, they are bytes both ways (`carry.rs`); no change of
 //! configuration, policy or certificate touches them.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use h2::ext::Protocol;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use weft_proxy_http::client::{H2Body, H2Connection};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use weft_proxy_http::client::{H1Connection, H2Body, H2Connection, StreamCount};
 use weft_proxy_http::h2_stream::H2Duplex;
 use weft_proxy_http::headers::strip_hop_by_hop;
 use weft_proxy_http::{AttemptError, Kind, RequestBody, Sent, Switched, UpstreamBody, Way};
 use weft_telemetry::Failure;
 
+use crate::attempts::{Attempt, Upstream, attempts};
 use crate::call::Call;
 use crate::carry::carry;
+use crate::deadline::{Deadline, within};
 use crate::exchange::Exchange;
-use crate::forward::{Upstream, respond};
+use crate::forward::respond;
 use crate::response::{Held, ResponseBody};
 use crate::stop::Stop;
 use crate::upstream::Leased;
@@ -25,12 +28,15 @@ use crate::upstream::Leased;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 
-/// Opens the way upstream, and only then tells the client that it is open.
+/// Opens the way upstream, and only then tells the client that it is open. The route's time is for the opening.
 pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -> Response<ResponseBody> {
-    call.exchange.attempts = 1;
+    let body = RequestBody::empty();
+    let mut deadline = Deadline::new(upstream.route.timeout, body.progress());
     let opened = match call.kind {
-        Kind::Connect => dial(&mut call, &upstream).await,
-        Kind::WebSocket | Kind::Plain | Kind::Unknown => web_socket(&mut call, &upstream).await,
+        Kind::Connect => within(&mut deadline, attempts(&mut call, &upstream, body, dial)).await,
+        Kind::WebSocket | Kind::Plain | Kind::Unknown => {
+            within(&mut deadline, attempts(&mut call, &upstream, body, web_socket)).await
+        }
     };
     match opened {
         Ok(Opened::Way(head, way)) => accept(call.exchange, head, way, client),
@@ -39,7 +45,7 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -
             let detail = format!("the app answered {}, not with a WebSocket", response.status());
             Stop::new(Failure::AppProtocol, detail).into_response(call.exchange)
         }
-        Ok(Opened::Refused(response, held)) => respond(call.exchange, response, held, None, None),
+        Ok(Opened::Refused(response, held)) => respond(call.exchange, response, held, &upstream.route, deadline, None),
         Err(stop) => {
             call.exchange.transport_reason = Some(stop.detail.clone());
             stop.into_response(call.exchange)
@@ -53,75 +59,83 @@ enum Opened {
     Refused(Response<UpstreamBody>, Held),
 }
 
-async fn dial(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
-    let worker = call.exchange.worker.clone();
-    let address = upstream.pick(&worker, &[])?;
-    call.exchange.upstream = Some(address);
-    let stream = worker.pools.endpoint(&upstream.cluster, address).dial().await?;
+async fn dial(call: &mut Call, attempt: Attempt) -> Result<Opened, AttemptError> {
+    let stream = attempt.pool.dial().await?;
     call.exchange.upstream_local = stream.local_address();
     Ok(Opened::Way(Response::new(()), Box::new(stream)))
 }
 
-async fn web_socket(call: &mut Call, upstream: &Upstream) -> Result<Opened, Stop> {
-    let worker = call.exchange.worker.clone();
-    let address = upstream.pick(&worker, &[])?;
-    let pool = worker.pools.endpoint(&upstream.cluster, address);
-    let active = pool.enter();
-    call.exchange.upstream = Some(address);
-    let mut headers = std::mem::take(&mut call.headers);
+async fn web_socket(call: &mut Call, mut attempt: Attempt) -> Result<Opened, AttemptError> {
+    let mut headers = std::mem::take(&mut attempt.headers);
     headers.remove(header::CONTENT_LENGTH); // of nothing; over HTTP/2 it would be that of what follows
-    match pool.lease().await? {
-        Leased::H2(connection, count) => {
-            call.exchange.upstream_local = connection.local_address;
-            wait_for_extended_connect(&connection, upstream.cluster.connect_timeout).await?;
-            let mut head = call.h2_head(headers);
-            *head.method_mut() = Method::CONNECT;
-            head.extensions_mut().insert(Protocol::from_static("websocket"));
-            let (response, send) = connection.open_tunnel(head).await?;
-            let (head, receive) = response.into_parts();
-            if head.status != StatusCode::OK {
-                let held = Held { pool, _stream: Some((connection, count)), _active: active };
-                return Ok(Opened::Refused(Response::from_parts(head, UpstreamBody::H2(H2Body::new(receive))), held));
-            }
-            let way = H2Duplex::new(send, receive, Some(Box::new((connection, count))));
-            Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
-        }
-        Leased::H1(connection) => {
-            call.exchange.upstream_local = connection.local_address;
-            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            if !headers.contains_key(SEC_WEBSOCKET_KEY) {
-                // Over HTTP/2 a client sends none (RFC 8441 s.5); the app expects one.
-                let nonce = BASE64_STANDARD.encode(worker.with_rng(rand::Rng::random::<[u8; 16]>));
-                headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&nonce).expect("base64 is a header value"));
-            }
-            let mut head = call.h1_head(headers);
-            *head.method_mut() = Method::GET;
-            let response = connection.send(head, RequestBody::empty()).await.map_err(|(error, _)| error)?;
-            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                let held = Held { pool, _stream: None, _active: active };
-                return Ok(Opened::Refused(response.map(UpstreamBody::H1), held));
-            }
-            let (head, body) = response.into_parts();
-            let way = body
-                .into_way()
-                .ok_or_else(|| AttemptError::new(Failure::AppClosed, Sent::Perhaps, "the app's connection is gone"))?;
-            Ok(Opened::Way(Response::from_parts(head, ()), Box::new(way)))
-        }
+    let opened = match attempt.pool.lease().await? {
+        Leased::H2(connection, count) => extended_connect(call, connection, count, headers).await?,
+        Leased::H1(connection) => upgrade(call, connection, headers).await?,
+    };
+    let (response, stream) = match opened {
+        Answered::Way(head, way) => return Ok(Opened::Way(head, way)),
+        Answered::Refused(response, stream) => (response, stream),
+    };
+    if attempt.is_refused(response.headers()) {
+        let reason = "the endpoint's app takes no connections";
+        return Err(AttemptError::new(Failure::AppUnreachable, Sent::NotProcessed, reason));
     }
+    Ok(Opened::Refused(response, Held { pool: attempt.pool, _stream: stream, _active: attempt.active }))
 }
 
-/// The peer's SETTINGS say whether it takes extended CONNECT; on a new connection they may still be on their way.
-async fn wait_for_extended_connect(connection: &H2Connection, bound: std::time::Duration) -> Result<(), Stop> {
-    let mut look = tokio::time::interval(std::time::Duration::from_millis(2));
-    let told = async {
-        while !connection.takes_extended_connect() {
-            look.tick().await;
-        }
-    };
-    tokio::time::timeout(bound.min(std::time::Duration::from_secs(1)), told)
-        .await
-        .map_err(|_| Stop::new(Failure::UpstreamProtocol, "the endpoint takes no WebSocket over HTTP/2"))
+/// What an endpoint makes of a WebSocket, with what its stream holds.
+enum Answered {
+    Way(Response<()>, Box<dyn Way>),
+    Refused(Response<UpstreamBody>, Option<(Rc<H2Connection>, StreamCount)>),
+}
+
+/// Over HTTP/2 (RFC 8441).
+async fn extended_connect(
+    call: &mut Call,
+    connection: Rc<H2Connection>,
+    count: StreamCount,
+    headers: HeaderMap,
+) -> Result<Answered, AttemptError> {
+    call.exchange.upstream_local = connection.local_address;
+    if !connection.takes_extended_connect() {
+        let reason = "the endpoint takes no WebSocket over HTTP/2";
+        return Err(AttemptError::new(Failure::UpstreamProtocol, Sent::NotProcessed, reason));
+    }
+    let mut head = call.h2_head(headers);
+    *head.method_mut() = Method::CONNECT;
+    head.extensions_mut().insert(Protocol::from_static("websocket"));
+    let (response, send) = connection.open_tunnel(head, &mut call.interim).await?;
+    let (head, receive) = response.into_parts();
+    let held = (connection, count);
+    if head.status != StatusCode::OK {
+        let response = Response::from_parts(head, UpstreamBody::H2(H2Body::new(receive)));
+        return Ok(Answered::Refused(response, Some(held)));
+    }
+    let way = H2Duplex::new(send, receive, Some(Box::new(held)));
+    Ok(Answered::Way(Response::from_parts(head, ()), Box::new(way)))
+}
+
+/// Over HTTP/1.1 (RFC 6455 s.4.1).
+async fn upgrade(call: &mut Call, connection: H1Connection, mut headers: HeaderMap) -> Result<Answered, AttemptError> {
+    call.exchange.upstream_local = connection.local_address;
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if !headers.contains_key(SEC_WEBSOCKET_KEY) {
+        // Over HTTP/2 a client sends none (RFC 8441 s.5); the app expects one.
+        let nonce = BASE64_STANDARD.encode(call.exchange.worker.with_rng(rand::Rng::random::<[u8; 16]>));
+        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&nonce).expect("base64 is a header value"));
+    }
+    let mut head = call.h1_head(headers);
+    *head.method_mut() = Method::GET;
+    let response = connection.send(head, RequestBody::empty(), &mut call.interim).await.map_err(|(error, _)| error)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Answered::Refused(response.map(UpstreamBody::H1), None));
+    }
+    let (head, body) = response.into_parts();
+    let way = body
+        .into_way()
+        .ok_or_else(|| AttemptError::new(Failure::AppClosed, Sent::Perhaps, "the app's connection is gone"))?;
+    Ok(Answered::Way(Response::from_parts(head, ()), Box::new(way)))
 }
 
 /// Answers the client and carries the bytes.

@@ -49,6 +49,10 @@ pub(crate) struct Shared {
     pub(crate) refused_handshakes: AtomicU64,
     /// Told whenever nothing may be under way any more, while draining.
     pub(crate) idle: Notify,
+    /// Told whenever the app took no connection.
+    pub(crate) app_refused: Notify,
+    /// Whether the app, which took connections, takes none: calls are not to be sent here.
+    pub(crate) app_gone: AtomicBool,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
 }
 
@@ -66,6 +70,8 @@ impl Shared {
             serving: AtomicUsize::new(0),
             refused_handshakes: AtomicU64::new(0),
             idle: Notify::new(),
+            app_refused: Notify::new(),
+            app_gone: AtomicBool::new(false),
             logs: Mutex::default(),
         }
     }
@@ -94,6 +100,11 @@ impl Shared {
         let sinks: Vec<LogSink> =
             self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect();
         sinks.iter().for_each(LogSink::flush);
+    }
+
+    /// Has every log file opened again.
+    pub(crate) fn reopen_logs(&self) {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().for_each(LogSink::reopen);
     }
 
     /// Whether the proxy takes no more requests.

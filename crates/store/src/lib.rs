@@ -6,13 +6,15 @@
 //! The store never interprets a value.
 
 mod embedded;
+mod entry;
 mod error;
 mod lease;
 mod seal;
 mod store;
 mod watch;
 
+pub use entry::{Entry, Swap};
 pub use error::StoreError;
 pub use lease::Lease;
-pub use store::{Entry, Store, Swap};
+pub use store::Store;
 pub use watch::{Change, Event, Watch};

@@ -9,35 +9,12 @@ use zeroize::Zeroizing;
 
 use crate::StoreError;
 use crate::embedded::{Embedded, Expect};
+use crate::entry::{Entry, Swap};
 use crate::seal::Sealer;
 use crate::watch::{Watch, Watchers};
 
 /// Proves at open that the root key is the one that sealed this store.
 const CANARY: &str = "store/canary";
-
-/// A value and the revision of the write that put it there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The bytes.
-    pub value: Vec<u8>,
-    /// For [`Store::compare_and_swap`]. Never reused, not even after a delete.
-    pub revision: u64,
-}
-
-impl From<(u64, &[u8])> for Entry {
-    fn from((revision, value): (u64, &[u8])) -> Self {
-        Self { value: value.to_vec(), revision }
-    }
-}
-
-/// How a compare-and-swap ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Swap {
-    /// Written, with this revision.
-    Done(u64),
-    /// The key was not as expected and nothing was written; this is what it held.
-    Conflict(Option<Entry>),
-}
 
 /// Which engine keeps the bytes. etcd becomes a second variant.
 #[derive(Debug)]

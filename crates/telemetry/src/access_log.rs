@@ -2,12 +2,15 @@
 //!
 //! A worker appends whole lines to its own buffer and hands it over when it is large or on the worker's tick. The channel is
 //! bounded: a disk that cannot keep up costs lines, which are counted, and never memory or time of a request.
+//!
+//! A file that was moved away keeps getting lines until it is [opened again](LogSink::reopen): that is how logs are rotated. One that is
+//! cut to nothing instead goes on at its start, because it is only ever appended to.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// A buffer is handed over when it holds this many bytes.
@@ -20,26 +23,34 @@ const QUEUED_BUFFERS: usize = 64;
 pub struct LogSink {
     full: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
+    /// The file is to be opened again before the next lines.
+    again: Arc<AtomicBool>,
 }
 
 enum Message {
     Lines(Vec<u8>),
+    /// There is something to do without any.
+    Wake,
     Flushed(SyncSender<()>),
 }
 
 impl LogSink {
     /// Appends to the file at `path` (`/dev/stdout` is standard output), made if it is not there. Starts the writing thread.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = match path.to_str() {
-            Some("/dev/stdout") => Box::new(io::stdout()),
-            Some("/dev/stderr") => Box::new(io::stderr()),
-            _ => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-        };
+        let out = open(path)?;
         let (full, queue) = sync_channel(QUEUED_BUFFERS);
-        let dropped = Arc::<AtomicU64>::default();
-        let mut writer = Writer { out, dropped: dropped.clone(), torn: false, lost: 0 };
+        let (dropped, again) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (path, counter, asked) = (path.to_owned(), dropped.clone(), again.clone());
+        let mut writer = Writer { out, path, again: asked, dropped: counter, torn: false, lost: 0 };
         std::thread::Builder::new().name("access-log".into()).spawn(move || writer.run(queue))?;
-        Ok(Self { full, dropped })
+        Ok(Self { full, dropped, again })
+    }
+
+    /// Has the file opened again, and made if it is not there, before anything else is written. Waits for nothing: each line is in the
+    /// file before or in the file after. Should that fail, lines go on into the old file, and the reason is in the log.
+    pub fn reopen(&self) {
+        self.again.store(true, Ordering::Release);
+        let _ = self.full.try_send(Message::Wake); // a queue that is full has lines, before which the thread looks too
     }
 
     /// A worker's own buffer.
@@ -61,9 +72,21 @@ impl LogSink {
     }
 }
 
+type Out = Box<dyn Write + Send>;
+
+fn open(path: &Path) -> io::Result<Out> {
+    Ok(match path.to_str() {
+        Some("/dev/stdout") => Box::new(io::stdout()),
+        Some("/dev/stderr") => Box::new(io::stderr()),
+        _ => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+    })
+}
+
 /// The writing thread.
 struct Writer {
-    out: Box<dyn Write + Send>,
+    out: Out,
+    path: PathBuf,
+    again: Arc<AtomicBool>,
     dropped: Arc<AtomicU64>,
     /// What was written last is the beginning of a line.
     torn: bool,
@@ -74,9 +97,26 @@ struct Writer {
 impl Writer {
     fn run(&mut self, queue: Receiver<Message>) {
         for message in queue {
+            if self.again.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
             match message {
                 Message::Lines(lines) => self.write(&lines),
+                Message::Wake => {}
                 Message::Flushed(done) => drop(done.send(())),
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        match open(&self.path) {
+            Ok(out) => {
+                self.out = out;
+                self.torn = false; // the beginning of a line is in the old file
+                tracing::info!(path = %self.path.display(), "the access log is opened again");
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the access log cannot be opened again; lines go on into the old file");
             }
         }
     }
@@ -254,7 +294,8 @@ mod tests {
     fn a_full_disk_costs_lines_that_are_counted_and_tears_none_that_follow() {
         let disk = Disk::default();
         let out = Box::new(disk.clone());
-        let mut writer = Writer { out, dropped: Arc::default(), torn: false, lost: 0 };
+        let (path, again) = (PathBuf::new(), Arc::default());
+        let mut writer = Writer { out, path, again, dropped: Arc::default(), torn: false, lost: 0 };
         disk.0.lock().unwrap().0 = 9;
         writer.write(b"first\nsecond\nthird\n");
         writer.write(b"fourth\n");
@@ -263,6 +304,53 @@ mod tests {
         writer.write(b"fifth\n");
         assert_eq!(String::from_utf8_lossy(&disk.0.lock().unwrap().1), "first\nsec\nfifth\n");
         assert_eq!((writer.lost, writer.dropped.load(Ordering::Relaxed)), (0, 3));
+    }
+
+    #[test]
+    fn a_file_that_was_moved_is_opened_again_between_two_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let moved = |n: usize| dir.path().join(format!("access.log.{n}"));
+        let sink = LogSink::open(&path).unwrap();
+        let mut buffer = sink.buffer();
+        for n in 0..100 {
+            buffer.lines().extend_from_slice(format!("{n}\n").as_bytes());
+            buffer.hand_over();
+            if n % 10 == 9 {
+                std::fs::rename(&path, moved(n)).unwrap();
+                sink.reopen();
+                sink.flush();
+                assert!(path.exists(), "it is there before the next line");
+            }
+        }
+        sink.flush();
+        let files = (9..100).step_by(10).map(|n| std::fs::read_to_string(moved(n)).unwrap());
+        let all: String = files.chain([std::fs::read_to_string(&path).unwrap()]).collect();
+        assert!(all.lines().map(|line| line.parse::<usize>().unwrap()).eq(0..100), "{all}");
+
+        // Where it cannot be opened the old file goes on.
+        std::fs::rename(&path, moved(0)).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        sink.reopen();
+        buffer.lines().extend_from_slice(b"more\n");
+        buffer.hand_over();
+        sink.flush();
+        assert!(std::fs::read_to_string(moved(0)).unwrap().ends_with("99\nmore\n"));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_to_nothing_goes_on_at_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let sink = LogSink::open(&path).unwrap();
+        let mut buffer = sink.buffer();
+        for line in ["one\n", "two\n"] {
+            buffer.lines().extend_from_slice(line.as_bytes());
+            buffer.hand_over();
+            sink.flush();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), line);
+            OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        }
     }
 
     #[test]

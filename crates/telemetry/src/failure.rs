@@ -75,6 +75,22 @@ pub enum Failure {
     ConnectTimeout,
     /// The TLS handshake failed: a certificate or an identity was refused.
     TlsFailed,
+    /// This sidecar has no identity yet.
+    IdentityMissing,
+    /// This sidecar's own certificate has expired.
+    IdentityExpired,
+    /// This sidecar's own certificate is not valid yet.
+    IdentityNotYetValid,
+    /// Every root that this sidecar knows has expired.
+    TrustBundleExpired,
+    /// By the peer's clock this sidecar's certificate has expired, or is not valid yet.
+    IdentityRefused,
+    /// The endpoint has no certificate to show.
+    PeerIdentityMissing,
+    /// The endpoint's certificate has expired.
+    PeerIdentityExpired,
+    /// The endpoint's certificate is not valid yet.
+    PeerIdentityNotYetValid,
     /// The connection ended before a response began.
     UpstreamClosed,
     /// The upstream reset the stream before a response began.
@@ -91,6 +107,8 @@ pub enum Failure {
     Overflow,
     /// The caller went away before the response was complete.
     ClientGone,
+    /// The caller took nothing of the answer for too long.
+    ClientStalled,
     /// The app could not be reached by its sidecar.
     AppUnreachable,
     /// The app closed the connection before it answered.
@@ -243,6 +261,78 @@ impl Failure {
                 "tls_certificate_error",
                 "The TLS handshake with the endpoint failed"
             ),
+            IdentityMissing => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "identity_missing",
+                "upstream_reset_before_response_started{connection_failure}",
+                "proxy_configuration_error",
+                "The sidecar has no identity yet"
+            ),
+            IdentityExpired => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "identity_expired",
+                "upstream_reset_before_response_started{connection_failure}",
+                "proxy_configuration_error",
+                "The sidecar's own identity has expired"
+            ),
+            IdentityNotYetValid => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "identity_not_yet_valid",
+                "upstream_reset_before_response_started{connection_failure}",
+                "proxy_configuration_error",
+                "The sidecar's own identity is not valid yet"
+            ),
+            TrustBundleExpired => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "trust_bundle_expired",
+                "upstream_reset_before_response_started{connection_failure}",
+                "proxy_configuration_error",
+                "The root certificate that the sidecar trusts has expired"
+            ),
+            IdentityRefused => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "identity_refused",
+                "upstream_reset_before_response_started{connection_failure}",
+                "tls_certificate_error",
+                "The endpoint takes the sidecar's identity for expired, or not valid yet"
+            ),
+            PeerIdentityMissing => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "peer_identity_missing",
+                "upstream_reset_before_response_started{connection_failure}",
+                "tls_certificate_error",
+                "The endpoint has no identity yet"
+            ),
+            PeerIdentityExpired => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "peer_identity_expired",
+                "upstream_reset_before_response_started{connection_failure}",
+                "tls_certificate_error",
+                "The endpoint's identity has expired"
+            ),
+            PeerIdentityNotYetValid => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "peer_identity_not_yet_valid",
+                "upstream_reset_before_response_started{connection_failure}",
+                "tls_certificate_error",
+                "The endpoint's identity is not valid yet"
+            ),
             UpstreamClosed => facts!(
                 SERVICE_UNAVAILABLE,
                 "UC",
@@ -314,6 +404,15 @@ impl Failure {
                 "downstream_remote_disconnect",
                 "connection_terminated",
                 "The caller went away"
+            ),
+            ClientStalled => facts!(
+                REQUEST_TIMEOUT,
+                "SI",
+                Client,
+                "client_stalled",
+                "stream_idle_timeout",
+                "http_request_error",
+                "The caller took nothing of the answer"
             ),
             AppUnreachable => facts!(
                 SERVICE_UNAVAILABLE,

@@ -1,4 +1,4 @@
-//! `weft exec`: becomes another program that does not outlive the sidecar which started it.
+//! `weft exec`: becomes another program that does not outlive its [`guard`](crate::guard).
 //!
 //! The request to the kernel stays in force through `execve` (prctl(2), PR_SET_PDEATHSIG), so no code has to run between `fork` and
 //! `exec`, and no `setpriv` has to be installed.
@@ -8,11 +8,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid};
 
 /// What a shell gives when it cannot start a program.
-const NOT_STARTED: u8 = 127;
+pub(crate) const NOT_STARTED: u8 = 127;
 
 /// Arguments of `weft exec`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +34,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
     if getppid() != Pid::from_raw(args.parent) {
         return ExitCode::from(NOT_STARTED); // it has died in between
+    }
+    // The guard holds signals back, and a program inherits that (execve(2)).
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        eprintln!("weft: letting signals through to the program: {error}");
+        return ExitCode::from(NOT_STARTED);
     }
     let error = Command::new(program).args(arguments).exec();
     eprintln!("weft: cannot start {}: {error}", program.display());

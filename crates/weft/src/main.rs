@@ -1,8 +1,11 @@
 //! Weft: a service mesh in one binary. Every role is a subcommand; this file only parses and hands over.
 
+mod address;
+mod child;
 mod command;
 mod demo;
 mod exec;
+mod guard;
 mod http;
 mod output;
 mod sidecar;
@@ -41,12 +44,24 @@ enum Role {
     Identity(command::identity::Identity),
     Demo(demo::Args),
     #[command(hide = true)]
+    Guard(guard::Args),
+    #[command(hide = true)]
     Exec(exec::Args),
 }
 
+impl Role {
+    /// Whether it runs until it is told to stop.
+    fn lasts(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Server(_) | Self::Sidecar(_) | Self::Demo(_))
+    }
+}
+
 fn main() -> ExitCode {
-    up::child::follow_parent();
+    child::follow_parent();
     let cli = Cli::parse();
+    if cli.role.lasts() && guard::is_first_process() {
+        return guard::as_init();
+    }
     let result = match cli.role {
         Role::Up(args) => start(Threads::Many, "warn", up::run(args)),
         Role::Server(args) => start(Threads::Many, "info", command::server::run(args).done()),
@@ -55,6 +70,7 @@ fn main() -> ExitCode {
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
         Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),
+        Role::Guard(args) => Ok(guard::run(args)),
         Role::Exec(args) => Ok(exec::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -1,29 +1,119 @@
-//! SIGINT and SIGTERM, both of which ask to stop.
+//! Signals, of which none ends a process in the middle of its work.
+//!
+//! SIGTERM, SIGINT and SIGQUIT ask to stop. SIGHUP does so only at a terminal, where it says that the terminal is gone; elsewhere it asks,
+//! as SIGUSR1 does, for log files to be opened again. The others are taken note of, and do nothing.
+
+use std::io::IsTerminal;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What would end a process that does not know it: SIGUSR2, timers, SIGIO, SIGPWR, and a file that is larger than `ulimit -f` allows.
+/// SIGPIPE is ignored by Rust's runtime.
+const OTHERS: [i32; 7] = {
+    use nix::libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGUSR2, SIGVTALRM, SIGXFSZ};
+    [SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXFSZ]
+};
+
+/// Requests within this time after the first are the same request: `timeout` and process managers signal a process and then its group.
+const SAME: Duration = Duration::from_secs(1);
+
 /// The request to stop.
 #[derive(Debug)]
 pub(crate) struct Stop {
+    signals: Asking,
+    told: bool,
+}
+
+#[derive(Debug)]
+struct Asking {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
+    hangup: Signal,
 }
 
 impl Stop {
-    /// From now on the signals no longer kill the process.
+    /// From now on no signal kills the process, but SIGKILL and its own faults.
     pub(crate) fn listen() -> Result<Self> {
+        for number in OTHERS {
+            // What is caught once stays caught.
+            drop(listen(SignalKind::from_raw(number))?);
+        }
+        drop(listen(SignalKind::user_defined1())?);
+        Ok(Self { signals: Asking::listen()?, told: false })
+    }
+
+    /// Waits to be told.
+    pub(crate) async fn wait(&mut self) {
+        self.signals.next().await;
+        self.told = true;
+    }
+
+    /// Waits to be told once more than so far: twice, unless [`wait`](Self::wait) has returned.
+    pub(crate) async fn again(&mut self) {
+        if !self.told {
+            self.wait().await;
+        }
+        tokio::time::sleep(SAME).await;
+        // What came until now is taken off. It cannot fail: the same was listened for before.
+        if let Ok(signals) = Asking::listen() {
+            self.signals = signals;
+        }
+        self.signals.next().await;
+    }
+}
+
+impl Asking {
+    fn listen() -> Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
-            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for either.
-    pub(crate) async fn wait(&mut self) {
+    async fn next(&mut self) {
+        let hangup = async {
+            if std::io::stdin().is_terminal() {
+                self.hangup.recv().await;
+            } else {
+                std::future::pending().await
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.quit.recv() => {}
+            () = hangup => {}
         }
     }
+}
+
+/// The request to open log files again.
+#[derive(Debug)]
+pub(crate) struct Reopen {
+    user: Signal,
+    hangup: Signal,
+}
+
+impl Reopen {
+    pub(crate) fn listen() -> Result<Self> {
+        Ok(Self { user: listen(SignalKind::user_defined1())?, hangup: listen(SignalKind::hangup())? })
+    }
+
+    /// Waits for the next request.
+    pub(crate) async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.user.recv() => {}
+            // At a terminal it stops the process, and the files do not matter.
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).with_context(|| format!("listening for signal {}", kind.as_raw_value()))
 }

@@ -1,7 +1,7 @@
 //! xDS v3: what a control plane sends, how it is sent, and how it is received.
 //!
 //! - [`Resource`] and [`Snapshot`] are the values: encoded once, shared by every stream.
-//! - [`DeltaSession`] and [`SotwSession`] are the protocol of one stream as plain state machines: no I/O, no clock.
+//! - [`DeltaSession`] and [`SotwSession`] are one [`Session`] in two protocols, a plain state machine: no I/O, no clock.
 //! - [`AdsServer`] drives them over gRPC for whatever a [`Directory`] lets in.
 //! - [`Client`] is the other end: it keeps a [`Sink`] up to date and remembers the last good state on disk.
 //! - [`Relay`] joins the two, so that a local Envoy is fed by the agent and its refusals travel upstream.
@@ -25,7 +25,7 @@ pub use directory::{ConnectPeer, Directory, Nack, Observer, Subscription};
 pub use relay::Relay;
 pub use resource::{Resource, Resources, Snapshot};
 pub use server::{AdsServer, client_endpoint, server_builder};
-pub use session::{DeltaSession, Event, SotwSession};
+pub use session::{Delta, DeltaSession, Event, Protocol, Session, Sotw, SotwSession};
 pub use sink::{ClientStatus, Rejection, Sink, TakenBack, Update};
 
 /// `envoy.config.core.v3.Node`, how a client introduces itself.

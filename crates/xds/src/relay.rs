@@ -26,12 +26,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::type_url::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use crate::{Rejection, Resource, Sink, Snapshot, TakenBack, Update, references};
-use envoy::{Envoy, Key, Refusal};
+use envoy::{Envoy, Key, RELAYED, Refusal};
 
 /// How long an update waits for Envoy's answer, and how long a missing Envoy is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What Envoy is fed with; other types are for the agent itself.
-const RELAYED: [&str; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
 
 /// A local Envoy's configuration on its way through. Clones share it.
 #[derive(Clone)]

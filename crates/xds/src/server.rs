@@ -23,7 +23,7 @@ use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::resource::cut;
-use crate::session::{DeltaSession, Event, SotwSession};
+use crate::session::{Delta, Event, Protocol, Session, Sotw};
 use crate::{ConnectPeer, Directory, Node, Observer, Snapshot, Subscription, type_url};
 
 /// The largest request or response that is decoded, in bytes.
@@ -98,7 +98,7 @@ impl<D: Directory> AdsServer<D> {
             )
         })?;
         let Subscription { mut snapshots, observer } = self.0.open(peer, &node).await?;
-        let session = P::new(snapshots.borrow_and_update().clone());
+        let session = Session::<P>::new(snapshots.borrow_and_update().clone());
         let mut stream = StreamState { session, observer: Closing(observer), node, only };
         stream.on_request(first)?;
         Ok(Response::new(Box::pin(run(stream, requests, snapshots))))
@@ -117,7 +117,7 @@ impl Drop for Closing {
 }
 
 struct StreamState<P> {
-    session: P,
+    session: Session<P>,
     observer: Closing,
     node: Node,
     only: Option<&'static str>,
@@ -238,69 +238,6 @@ fn unreadable(status: Status) -> Status {
     }
 }
 
-/// What the stream loop needs of a session, for the two of them.
-trait Protocol: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Message + 'static;
-    fn new(snapshot: Arc<Snapshot>) -> Self;
-    fn node(request: &Self::Request) -> Option<&Node>;
-    fn parts(request: &mut Self::Request) -> (&mut Option<Node>, &mut String);
-    fn size(response: &Self::Response) -> (&str, usize);
-    fn on_request(&mut self, request: Self::Request) -> Result<Option<Event>, Status>;
-    fn on_snapshot(&mut self, snapshot: Arc<Snapshot>);
-    fn next_response(&mut self) -> Option<Self::Response>;
-    fn settled(&mut self) -> Option<Arc<Snapshot>>;
-    fn holding(&self) -> bool;
-    fn stop_holding(&mut self);
-    fn no_more_requests(&mut self);
-}
-
-macro_rules! protocol {
-    ($session:ty, $request:ty, $response:ty, $size:expr) => {
-        impl Protocol for $session {
-            type Request = $request;
-            type Response = $response;
-            fn new(snapshot: Arc<Snapshot>) -> Self {
-                <$session>::new(snapshot)
-            }
-            fn node(request: &$request) -> Option<&Node> {
-                request.node.as_ref()
-            }
-            fn parts(request: &mut $request) -> (&mut Option<Node>, &mut String) {
-                (&mut request.node, &mut request.type_url)
-            }
-            fn size(response: &$response) -> (&str, usize) {
-                let count: fn(&$response) -> usize = $size;
-                (&response.type_url, count(response))
-            }
-            fn on_request(&mut self, request: $request) -> Result<Option<Event>, Status> {
-                self.on_request(request)
-            }
-            fn on_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-                self.on_snapshot(snapshot);
-            }
-            fn next_response(&mut self) -> Option<$response> {
-                self.next_response()
-            }
-            fn settled(&mut self) -> Option<Arc<Snapshot>> {
-                self.settled()
-            }
-            fn holding(&self) -> bool {
-                self.holding()
-            }
-            fn stop_holding(&mut self) {
-                self.stop_holding();
-            }
-            fn no_more_requests(&mut self) {
-                self.no_more_requests();
-            }
-        }
-    };
-}
-protocol!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, |r| r.resources.len()
-    + r.removed_resources.len());
-protocol!(SotwSession, DiscoveryRequest, DiscoveryResponse, |r| r.resources.len());
-
 #[tonic::async_trait]
 impl<D: Directory> AggregatedDiscoveryService for AdsServer<D> {
     type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
@@ -310,14 +247,14 @@ impl<D: Directory> AggregatedDiscoveryService for AdsServer<D> {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.serve::<SotwSession>(request, None).await
+        self.serve::<Sotw>(request, None).await
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.serve::<DeltaSession>(request, None).await
+        self.serve::<Delta>(request, None).await
     }
 }
 
@@ -330,14 +267,14 @@ impl<D: Directory> SecretDiscoveryService for AdsServer<D> {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        self.serve::<DeltaSession>(request, Some(type_url::SECRET)).await
+        self.serve::<Delta>(request, Some(type_url::SECRET)).await
     }
 
     async fn stream_secrets(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.serve::<SotwSession>(request, Some(type_url::SECRET)).await
+        self.serve::<Sotw>(request, Some(type_url::SECRET)).await
     }
 
     async fn fetch_secrets(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {

@@ -108,25 +108,31 @@ async fn after_a_reconnect_only_what_changed_meanwhile_is_sent() {
     client.status(|status| status.connected && status.last_error.is_none()).await;
 }
 
-#[tokio::test]
-async fn a_restarted_client_runs_from_its_cache_and_resumes() {
+/// What a client of `prod/board~1` leaves in the file `xds` of a folder; and the address of its server, which is gone too.
+async fn left_behind() -> (tempfile::TempDir, Arc<World>, Log, std::net::SocketAddr) {
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = folder.path().join("xds");
     let (world, mut log) = World::new(first());
     let mut server = Server::start(&world);
-    let client = Running::start("prod/board~1", server.address, Some(cache.clone()));
+    let client = Running::start("prod/board~1", server.address, Some(folder.path().join("xds")));
     client.sink.has(&first()).await;
     log_until(&mut log, "settled commit1").await;
     server.kill();
     client.stop().await;
+    (folder, world, log, server.address)
+}
 
-    let mut restarted = Running::start("prod/board~1", server.address, Some(cache.clone()));
+#[tokio::test]
+async fn a_restarted_client_runs_from_its_cache_and_resumes() {
+    let (folder, world, mut log, address) = left_behind().await;
+    let cache = folder.path().join("xds");
+
+    let mut restarted = Running::start("prod/board~1", address, Some(cache.clone()));
     restarted.sink.has(&first()).await;
     assert_eq!(restarted.sink.take_updates(), ["policy +p", "CDS +a", "EDS +a", "LDS +l", "RDS +r", "revision +mesh"]);
     let status = restarted.status(|status| status.from_cache && status.last_error.is_some()).await;
     assert!(!status.connected && &*status.revision == "commit1", "{status:?}");
 
-    let _server = Server::start_at(&world, server.address);
+    let _server = Server::start_at(&world, address);
     let status = restarted.status(|status| status.connected).await;
     assert!(!status.from_cache);
     log_until(&mut log, "settled commit1").await;
@@ -137,19 +143,12 @@ async fn a_restarted_client_runs_from_its_cache_and_resumes() {
 
 #[tokio::test]
 async fn the_cache_of_another_service_and_a_damaged_one_are_not_applied() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let (folder, _world, _log, address) = left_behind().await;
     let cache = folder.path().join("xds");
-    let (world, mut log) = World::new(first());
-    let mut server = Server::start(&world);
-    let client = Running::start("prod/board~1", server.address, Some(cache.clone()));
-    client.sink.has(&first()).await;
-    log_until(&mut log, "settled commit1").await;
-    server.kill();
-    client.stop().await;
 
     let other =
         tokio::sync::watch::Sender::new(weft_xds::Node { cluster: "prod/other".into(), ..node("prod/other~1") });
-    let (sink, address) = (TestSink::default(), server.address);
+    let sink = TestSink::default();
     let client = weft_xds::Client::new(other.subscribe(), Some(cache.clone()), move || common::channel(address));
     let mut status = client.status();
     let task = tokio::spawn(client.run(sink.clone()));
@@ -158,9 +157,31 @@ async fn the_cache_of_another_service_and_a_damaged_one_are_not_applied() {
     task.abort();
 
     std::fs::write(&cache, b"weft-xds-cache1\nnonsense").expect("written");
-    let mut client = Running::start("prod/board~1", server.address, Some(cache));
+    let mut client = Running::start("prod/board~1", address, Some(cache));
     client.status(|status| status.last_error.is_some()).await;
     assert!(client.sink.view.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_ends_has_everything_on_disk_and_waits_for_nobody() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("xds");
+    let (world, mut log) = World::new(first());
+    let mut server = Server::start(&world);
+    let client = Running::start("prod/board~1", server.address, Some(cache.clone()));
+    client.sink.has(&first()).await;
+    log_until(&mut log, "settled commit1").await;
+    world.snapshots.send_replace(second());
+    client.sink.has(&second()).await;
+    client.stop().await;
+    server.kill();
+
+    // A server that takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let client = Running::start("prod/board~1", silent.local_addr().expect("it listens"), Some(cache));
+    client.sink.has(&second()).await;
+    let _asked = soon(silent.accept()).await.expect("the client connects");
+    client.stop().await;
 }
 
 #[tokio::test]

@@ -43,6 +43,32 @@ pub(super) fn large(world: &World) {
     }
 }
 
+pub(super) fn expectations(world: &World) {
+    let ask = |line: &str| {
+        let mut stream = TcpStream::connect(world.web.egress).expect("the egress accepts");
+        stream.set_read_timeout(Some(wait::SOON)).expect("a socket has a timeout");
+        write!(stream, "{line} HTTP/1.1\r\nhost: board.prod\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
+            .expect("the head is taken");
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).expect("an answer");
+        (stream, String::from_utf8_lossy(&first).into_owned())
+    };
+    // The app reads the body, which is its leave to send it; or refuses by the head, and no body is sent.
+    let (mut stream, first) = ask("POST /count");
+    assert_eq!(first, "HTTP/1.1 100");
+    stream.write_all(b"abc").expect("the body is taken");
+    let mut rest = Vec::new();
+    while !rest.ends_with(b"3 294") {
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).expect("an answer");
+        assert!(count > 0, "{}", String::from_utf8_lossy(&rest));
+        rest.extend_from_slice(&part[..count]);
+    }
+    let (mut stream, first) = ask("GET /status/401");
+    assert_eq!(first, "HTTP/1.1 401");
+    stream.read_to_end(&mut Vec::new()).expect("an end, since a body may come or another request");
+}
+
 pub(super) fn upload_back_pressure(world: &World) {
     const TOTAL: u64 = 128 << 20;
     // Version 1 alone, so that the released app is the one that holds.

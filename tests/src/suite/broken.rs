@@ -48,17 +48,22 @@ pub(super) fn requests(world: &World) {
 }
 
 pub(super) fn chunks(world: &World) {
-    let id = "11111111-2222-4333-8444-555555555511";
-    let head =
-        format!("POST /count HTTP/1.1\r\nHost: board.prod\r\nx-request-id: {id}\r\ntransfer-encoding: chunked\r\n\r\n");
-    let line = raw(world, &format!("{head}3\r\nabc\r\nXYZ\r\n"));
-    assert!(line.starts_with("HTTP/1.1 400"), "{line}");
-    if world.caller == DataPlane::Weft {
-        let line = wait::until("the line of the broken chunk", wait::SOON, || {
-            log::access_line(&world.web.access_log, id).ok_or("no such line")
-        });
-        assert_eq!(line["layer"], "client", "{line:#}");
-        assert_eq!(line["response_flags"], "DPE", "{line:#}");
+    // Another length than announced; and a line that one reader ends at its LF, the next at its CRLF.
+    let bodies = ["3\r\nabc\r\nXYZ\r\n", "2;\nxx\r\nab\r\n0\r\n\r\n"];
+    for (body, id) in bodies.into_iter().zip(["555555555511", "555555555512"]) {
+        let id = format!("11111111-2222-4333-8444-{id}");
+        let head = format!(
+            "POST /count HTTP/1.1\r\nHost: board.prod\r\nx-request-id: {id}\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        let line = raw(world, &format!("{head}{body}"));
+        assert!(line.starts_with("HTTP/1.1 400"), "{body:?}: {line}");
+        if world.caller == DataPlane::Weft {
+            let line = wait::until("the line of the broken chunk", wait::SOON, || {
+                log::access_line(&world.web.access_log, &id).ok_or("no such line")
+            });
+            assert_eq!(line["layer"], "client", "{line:#}");
+            assert_eq!(line["response_flags"], "DPE", "{line:#}");
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Who may call what, by which name, and what each side is told.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use super::World;
 use crate::curl::Reply;
 use crate::sidecar::DataPlane;
@@ -16,6 +19,7 @@ pub(super) fn wait_reachable(world: &World) {
         // The gRPC and WebSocket apps refuse a plain GET themselves; 403 is the mesh's, and proves that the path works.
         ("greeter.prod", "/", &[], 403),
         ("chat.prod", "/", &[], 403),
+        ("registry.prod", "/api/", &[], 200),
     ] {
         wait::until(&format!("{host} to answer"), wait::SOON, || {
             let reply = world.curl(host, target, args);
@@ -146,4 +150,55 @@ pub(super) fn spoofed_headers(world: &World) {
     assert_eq!(reply.status, 200, "{reply:?}");
     assert!(!reply.body.contains(lie), "a spoofed header reached the app: {}", reply.body);
     assert!(one(&reply, "x-forwarded-client-cert").contains(WEB));
+}
+
+/// Sends bytes to the caller's egress and gives all that comes back until the connection ends.
+fn raw(world: &World, bytes: &str) -> String {
+    let mut stream = TcpStream::connect(world.web.egress).expect("the egress listens");
+    stream.set_read_timeout(Some(wait::SOON)).expect("a timeout");
+    stream.write_all(bytes.as_bytes()).expect("the egress reads");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer and an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub(super) fn http_10(world: &World) {
+    let answer = raw(world, "GET /api/pins HTTP/1.0\r\nHost: board.prod\r\n\r\n");
+    // The version of the answer is the highest that the sender speaks (RFC 9110 s.2.5); Envoy says 1.0.
+    assert!(answer.starts_with("HTTP/1.1 200 ") || answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    assert!(answer.ends_with('}') && !answer.to_ascii_lowercase().contains("transfer-encoding"), "{answer}");
+    // Its body has no length, and ends with the connection.
+    let answer = raw(world, "POST /echo HTTP/1.0\r\nHost: board.prod\r\ncontent-length: 5\r\n\r\nhello");
+    assert!(answer.contains(" 200 ") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+    let answer = raw(world, "GET /api/pins HTTP/1.0\r\n\r\n");
+    assert!(answer.contains(" 400 "), "without a host nobody knows who is called: {answer}");
+}
+
+pub(super) fn hop_by_hop(world: &World) {
+    let reply = world.curl("board.prod", "/api/hop", &[]);
+    assert_eq!((reply.status, reply.header("x-kept")), (200, Some("1")), "{reply:?}");
+    for name in ["x-hop", "keep-alive"] {
+        assert_eq!(reply.header(name), None, "{name} is for one hop (RFC 9110 s.7.6.1): {reply:?}");
+    }
+}
+
+pub(super) fn no_websocket(world: &World) {
+    let answer = raw(
+        world,
+        "GET /api/pins HTTP/1.1\r\nHost: board.prod\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 502 "), "the app answered 200, so nothing is open: {answer}");
+}
+
+pub(super) fn large_heads(world: &World) {
+    let many: Vec<String> = (0..200).flat_map(|n| ["-H".to_owned(), format!("x-{n}: 1")]).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let reply = world.curl("board.prod", "/api/pins", &many);
+    assert_eq!((reply.status, &*one(&reply, "x-199")), (200, "1"), "{}", reply.error);
+    let long = format!("x-long: {}", "a".repeat(62_000));
+    let reply = world.curl("board.prod", "/api/pins", &["-H", &long]);
+    assert_eq!((reply.status, one(&reply, "x-long").len()), (200, 62_000), "{}", reply.error);
+    let reply = world.curl("board.prod", "/api/fields", &[]);
+    assert_eq!((reply.status, reply.header("x-199")), (200, Some("1")), "{reply:?}");
 }

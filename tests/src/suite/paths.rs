@@ -47,12 +47,16 @@ const TABLE: &[(&str, Fate)] = &[
 ];
 
 pub(super) fn table(world: &World) {
+    assert_table(world, "board.prod", TABLE, || world.reached());
+}
+
+fn assert_table(world: &World, host: &str, table: &[(&str, Fate)], reached: impl Fn() -> u64) {
     let mut wrong = Vec::new();
     for version in ["--http1.1", "--http2-prior-knowledge"] {
-        for (target, fate) in TABLE {
-            let before = world.reached();
-            let reply = world.curl("board.prod", target, &[version]);
-            let arrived = world.reached() > before;
+        for (target, fate) in table {
+            let before = reached();
+            let reply = world.curl(host, target, &[version]);
+            let arrived = reached() > before;
             let right = match fate {
                 Arrives(wanted) => reply.status == 200 && arrived_as(&reply, wanted),
                 Denied => reply.status == 403 && !arrived,
@@ -69,4 +73,33 @@ pub(super) fn table(world: &World) {
 
 fn arrived_as(reply: &Reply, wanted: &str) -> bool {
     reply.json()["target"].as_str().is_some_and(|target| target.eq_ignore_ascii_case(wanted))
+}
+
+/// What becomes of a path of a service that keeps encoded slashes.
+const KEPT: &[(&str, Fate)] = &[
+    ("/api/a%2Fb", Arrives("/api/a%2Fb")),
+    ("/api/a%2fb", Arrives("/api/a%2Fb")),
+    ("/api/x/../a%2Fb", Arrives("/api/a%2Fb")),
+    ("/api/%2F", Arrives("/api/%2F")),
+    ("/api/pins", Arrives("/api/pins")),
+    ("/api%2Fpins", Denied),
+    ("/admin%2Fusers", Denied),
+    // The forbid on `/api/closed*`, for an app to which it is a slash.
+    ("/api%2Fclosed/orders", Denied),
+    ("/api/%2Fclosed/orders", Denied),
+    ("/api/closed%2Forders", Denied),
+    ("/api/..%2fadmin", Refused),
+    ("/api/x%2F..%2Fclosed", Refused),
+    ("/api/..%5cadmin", Refused),
+    ("/api/a%5cb", Refused),
+    ("/api/pins%00.html", Refused),
+];
+
+pub(super) fn kept_slashes(world: &World) {
+    assert_table(world, "registry.prod", KEPT, || world.registry_app.requests());
+    // Refused by the callee, since the caller's egress is for all services; as clearly as elsewhere.
+    let refused = world.curl("board.prod", "/api/a%2Fb", &[]);
+    let problem = refused.json();
+    assert_eq!((refused.status, &problem["layer"]), (400, &"client".into()), "{problem:#}");
+    assert!(problem["request_id"].is_string(), "{problem:#}");
 }

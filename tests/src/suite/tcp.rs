@@ -1,10 +1,11 @@
 //! Services that do not speak HTTP: bytes in mutual TLS, decided on once.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 
 use super::World;
 use super::calls::WEB;
+use crate::sidecar::DataPlane;
 use crate::{log, wait};
 
 /// Opens the way that an app takes to a TCP service: CONNECT through its sidecar.
@@ -43,4 +44,19 @@ pub(super) fn echo(world: &World) {
     assert_eq!(line["peer_id"], WEB, "{line:#}");
     assert_eq!(line["decision"], "allow", "{line:#}");
     assert!(line["policy"].as_str().is_some_and(|policy| policy.contains("services/db.yaml:")), "{line:#}");
+}
+
+pub(super) fn half_close(world: &World) {
+    let (mut stream, head) = connect(world, "db.prod:5432");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let said = [b's'; 100_000];
+    stream.write_all(&said).expect("the way is open");
+    stream.shutdown(Shutdown::Write).expect("an open socket");
+    let mut back = Vec::new();
+    let read = stream.read_to_end(&mut back);
+    // Envoy ends a CONNECT with its caller's direction: what comes after that is lost.
+    if world.caller == DataPlane::Weft {
+        read.expect("an orderly end");
+        assert_eq!(back.len(), said.len());
+    }
 }

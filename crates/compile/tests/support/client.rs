@@ -36,9 +36,13 @@ pub async fn request(
     headers: &[(&str, &str)],
 ) -> io::Result<Answer> {
     let headers: String = headers.iter().map(|(key, value)| format!("{key}: {value}\r\n")).collect();
+    raw(at, &format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n")).await
+}
+
+/// Sends these bytes and reads until the connection ends.
+pub async fn raw(at: SocketAddr, bytes: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(at).await?;
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n");
-    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(bytes.as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await?;
     let text = String::from_utf8_lossy(&bytes).into_owned();

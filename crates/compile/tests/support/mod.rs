@@ -12,43 +12,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use weft_compile::{CompiledMesh, Endpoint, Proxy, ProxyKind};
-use weft_model::source::SourceFile;
-use weft_model::{Intent, ServiceName};
+use weft_compile::{CompiledMesh, testing};
+use weft_model::Intent;
 
-/// The intent of some YAML documents, which must be without a finding.
 pub fn intent(yaml: &str) -> Arc<Intent> {
-    let (intent, findings) = weft_model::parse::parse(&[SourceFile::new("mesh.yaml", yaml.as_bytes())]);
-    assert!(findings.is_empty(), "{findings:#?}");
-    Arc::new(intent.unwrap())
+    Arc::new(testing::intent(yaml))
 }
 
 pub fn mesh(yaml: &str, revision: &str) -> CompiledMesh {
-    let intent = intent(yaml);
-    let policy = weft_policy::compile(&intent, revision).unwrap();
-    CompiledMesh::new(intent, Arc::new(policy), revision)
-}
-
-pub fn name(text: &str) -> ServiceName {
-    text.parse().unwrap()
-}
-
-/// A sidecar of `service` with addresses that tell it from others.
-pub fn sidecar(service: &str, number: u8) -> Proxy {
-    let at = |port| SocketAddr::from(([127, 0, 0, number], port));
-    Proxy {
-        service: name(service),
-        ingress: at(15006),
-        egress: at(15001),
-        app: at(8080),
-        access_log: "/dev/stdout".to_owned(),
-        kind: ProxyKind::Sidecar,
-    }
-}
-
-pub fn endpoint(address: SocketAddr, labels: &[(&str, &str)]) -> Endpoint {
-    let labels = labels.iter().map(|&(key, value)| (key.into(), value.into())).collect();
-    Endpoint { address, labels, id: address.to_string().into() }
+    testing::compiled(testing::intent(yaml), revision)
 }
 
 pub use weft_tests::ports::free;

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::trace::v3::OpenTelemetryConfig;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as TcpExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -55,6 +56,7 @@ fn message(kind: &str, bytes: &[u8]) -> String {
         shown::<ExtAuthz>,
         shown::<TcpExtAuthz>,
         shown::<Router>,
+        shown::<Lua>,
         shown::<TcpProxy>,
         shown::<HeaderMutation>,
         shown::<OpenTelemetryConfig>,
@@ -63,7 +65,7 @@ fn message(kind: &str, bytes: &[u8]) -> String {
     kinds.iter().find_map(|shown| shown(kind, bytes)).unwrap_or_else(|| panic!("unknown {kind}"))
 }
 
-const DEFAULTS: [&str; 18] = [
+const DEFAULTS: [&str; 19] = [
     ": None,",
     ": \"\",",
     ": [],",
@@ -76,6 +78,7 @@ const DEFAULTS: [&str; 18] = [
     "dns_lookup_family: Auto,",
     "drain_type: Default,",
     "codec_type: Auto,",
+    "headers_with_underscores_action: Allow,",
     "ocsp_staple_policy: LenientStapling,",
     "lb_policy: RoundRobin,",
     "cluster_not_found_response_code: ServiceUnavailable,",

@@ -1,15 +1,19 @@
 //! A bare mirror of one branch of a remote repository.
 
 use std::cell::Cell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use gix::credentials::helper::Action;
+use gix::odb::store::init::Slots;
 use gix::remote::Direction;
 use gix::remote::fetch::{Shallow, Tags};
 
-use super::{GitConfig, GitError, SLOTS, chain, transport};
+use super::config::GitConfig;
+use super::error::{GitError, chain};
+use super::transport;
+use super::url::safe;
 
 /// A mirror with more packs than this is made anew when it is opened: every fetch brings one, and nobody packs them together.
 const MAX_PACKS: usize = 256;
@@ -17,8 +21,13 @@ const MAX_PACKS: usize = 256;
 /// Where the fetched branch is kept in the mirror. One name for all branches, so that a removed branch cannot linger.
 pub(super) const HEAD: &str = "refs/weft/head";
 
+/// Packs that an open repository can come to hold. The default grows too little for one that is watched for months.
+pub(super) const SLOTS: Slots = Slots::Given(1024);
+
 /// How to fetch.
 pub(super) struct Mirror {
+    /// Where it is.
+    place: PathBuf,
     /// With what is needed to log in.
     url: String,
     /// `refs/heads/main`, or `HEAD`.
@@ -33,35 +42,54 @@ pub(super) struct Mirror {
 pub(super) fn open(url: &str, config: &GitConfig) -> Result<(gix::Repository, Mirror), GitError> {
     let branch = config.branch.as_ref().map_or("HEAD".to_owned(), |branch| format!("refs/heads/{branch}"));
     let place = config.cache_dir.join(folder(url, &branch));
-    let failed = |why: String| GitError::Open { place: place.display().to_string(), why };
-    std::fs::create_dir_all(&place).map_err(|e| failed(e.to_string()))?;
-    let options = || {
-        gix::open::Options::default().open_path_as_is(true).object_store_slots(SLOTS).config_overrides([
-            // Nobody sits at the control plane to answer a prompt.
-            "gitoxide.credentials.terminalPrompt=false",
-            "protocol.version=2",
-        ])
-    };
     let packs = std::fs::read_dir(place.join("objects/pack")).map_or(0, Iterator::count) / 2;
     let repo = match gix::open_opts(&place, options()) {
         Ok(repo) if packs <= MAX_PACKS => repo,
-        _ => {
-            // Not there yet, worn out, or half made by a process that was killed: nothing in it cannot be fetched again.
-            std::fs::remove_dir_all(&place)
-                .and_then(|()| std::fs::create_dir_all(&place))
-                .map_err(|e| failed(e.to_string()))?;
-            gix::init_bare(&place).map_err(|e| failed(chain(&e)))?;
-            gix::open_opts(&place, options()).map_err(|e| failed(chain(&e)))?
-        }
+        // Not there yet, worn out, or half made by a process that was killed.
+        _ => make(&place, gix::hash::Kind::Sha1)?,
     };
-    let mirror = Mirror { url: url.to_owned(), branch, ca: config.ca.clone(), patience: config.patience };
+    let mirror = Mirror { place, url: url.to_owned(), branch, ca: config.ca.clone(), patience: config.patience };
     transport::options(&repo, url, mirror.ca.as_deref(), mirror.patience)?;
     Ok((repo, mirror))
 }
 
+fn options() -> gix::open::Options {
+    gix::open::Options::default().open_path_as_is(true).object_store_slots(SLOTS).config_overrides([
+        // Nobody sits at the control plane to answer a prompt.
+        "gitoxide.credentials.terminalPrompt=false",
+        "protocol.version=2",
+    ])
+}
+
+/// Makes the mirror anew, for objects with these ids: nothing in an old one cannot be fetched again.
+fn make(place: &Path, ids: gix::hash::Kind) -> Result<gix::Repository, GitError> {
+    let failed = |why: String| GitError::Mirror { place: place.display().to_string(), why };
+    if place.exists() {
+        std::fs::remove_dir_all(place).map_err(|e| failed(e.to_string()))?;
+    }
+    std::fs::create_dir_all(place).map_err(|e| failed(e.to_string()))?;
+    let format = gix::create::Options { object_hash: Some(ids), ..Default::default() };
+    gix::create::into(place, gix::create::Kind::Bare, format).map_err(|e| failed(chain(&e)))?;
+    gix::open_opts(place, options()).map_err(|e| failed(chain(&e)))
+}
+
 impl Mirror {
     /// Brings the newest commit of the branch, and only that. A server that says nothing is given up after [`Self::patience`].
-    pub(super) fn fetch(&self, repo: &gix::Repository) -> Result<(), GitError> {
+    pub(super) fn fetch(&self, repo: &mut gix::Repository) -> Result<(), GitError> {
+        let Some(ids) = self.receive(repo)? else { return Ok(()) };
+        // Until it is asked, nobody knows which ids a remote's objects have; and it may have been made anew since.
+        *repo = make(&self.place, ids)?;
+        match self.receive(repo)? {
+            None => Ok(()),
+            Some(_) => Err(GitError::Fetch {
+                url: safe(&self.url),
+                why: "it says now that its objects have SHA-1 ids, and now SHA-256".to_owned(),
+            }),
+        }
+    }
+
+    /// Fetches, unless the remote's objects have ids of another kind than the mirror's, which is then the answer.
+    fn receive(&self, repo: &gix::Repository) -> Result<Option<gix::hash::Kind>, GitError> {
         let login_asked = Cell::new(false);
         let failed = |e: gix::Error| transport::explain(&e, &self.url, login_asked.get(), self.patience);
         let spec = format!("+{}:{HEAD}", self.branch);
@@ -82,12 +110,16 @@ impl Mirror {
             let branch = self.branch.trim_start_matches("refs/heads/").to_owned();
             return Err(GitError::NoCommit { place: safe(&self.url), branch });
         }
+        let ids = fetch.ref_map().object_hash;
+        if ids != repo.object_hash() {
+            return Ok(Some(ids));
+        }
         let depth = std::num::NonZeroU32::MIN;
         fetch
             .with_shallow(Shallow::DepthAtRemote(depth))
             .receive(gix::progress::Discard, &AtomicBool::new(false))
             .map_err(failed)?;
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -101,54 +133,9 @@ fn folder(url: &str, branch: &str) -> String {
     format!("{}-{hash}.git", name[start..].trim_start_matches('-'))
 }
 
-/// The URL without what logs in, for whoever reads logs and status.
-pub fn safe(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    match authority.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{host}{path}"),
-        None => url.to_owned(),
-    }
-}
-
-/// A text that may quote the URL, in whatever spelling, without what logs in.
-pub(super) fn without_secrets(text: &str, url: &str) -> String {
-    let mut text: String = text.split_inclusive(char::is_whitespace).map(safe).collect();
-    let login = url
-        .split_once("://")
-        .and_then(|(_, rest)| rest.split('/').next())
-        .and_then(|authority| authority.rsplit_once('@'))
-        .map(|(login, _)| login);
-    // GitHub takes a token as the user, without a password.
-    let secret = login.map(|login| login.split_once(':').map_or(login, |(_, password)| password)).unwrap_or_default();
-    let plain = gix::url::parse(url).ok().and_then(|url| url.password().map(str::to_owned)).unwrap_or_default();
-    for secret in [secret, &plain] {
-        if !secret.is_empty() {
-            text = text.replace(secret, "***");
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(safe("https://me:secret@h.example/x.git"), "https://h.example/x.git");
-        assert_eq!(safe("https://h.example/a@b"), "https://h.example/a@b");
-        assert_eq!(safe("/srv/a@b"), "/srv/a@b");
-        let url = "https://me:secret@h.example/x.git";
-        assert_eq!(
-            without_secrets(&format!("could not reach {url} with secret"), url),
-            "could not reach https://h.example/x.git with ***"
-        );
-        let encoded = "https://me:s%40fe@h.example/x.git";
-        assert_eq!(without_secrets("s@fe, s%40fe (https://me:x@h/)", encoded), "***, *** (https://h/)");
-        assert_eq!(without_secrets("bad token t0ken", "https://t0ken@h.example/x.git"), "bad token ***");
-        assert_eq!(without_secrets("as it is", "https://h.example/x.git"), "as it is");
-    }
 
     #[test]
     fn mirrors_of_two_branches_are_two_folders() {

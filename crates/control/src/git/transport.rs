@@ -12,7 +12,8 @@ use reqwest::Certificate;
 use reqwest::blocking::ClientBuilder;
 use rustls::CertificateError;
 
-use super::{GitError, chain, safe};
+use super::error::{GitError, chain};
+use super::url::{safe, without_secrets};
 
 /// What the transport is to do with `url`. The authority is `ca`, else what Git is configured with (`http.sslCAInfo`,
 /// `GIT_SSL_CAINFO`), else the system's. The file is read every time, so that it can be replaced.
@@ -24,7 +25,7 @@ pub(super) fn options(
 ) -> Result<Box<dyn Any>, GitError> {
     let configured = repo
         .transport_options(url, None)
-        .map_err(|e| GitError::Fetch { url: safe(url), why: super::mirror::without_secrets(&chain(&e), url) })?;
+        .map_err(|e| GitError::Fetch { url: safe(url), why: without_secrets(&chain(&e), url) })?;
     let mut options = match configured.map(|options| options.downcast::<http::Options>()) {
         Some(Ok(options)) => *options,
         _ => http::Options::default(),
@@ -76,7 +77,7 @@ pub(super) fn explain(error: &gix::Error, url: &str, login_asked: bool, patience
         }
         None => chain(error),
     };
-    GitError::Fetch { why: super::mirror::without_secrets(&why, url), url: place }
+    GitError::Fetch { why: without_secrets(&why, url), url: place }
 }
 
 /// What is wrong with a certificate, and what to do.

@@ -1,15 +1,16 @@
 //! The intent files of a commit, from the object database.
 
 use gix::object::tree::EntryKind;
-use weft_model::source::{
-    Content, MAX_FILE_BYTES, MAX_FILES, MAX_FOLDERS, SourceFile, is_hidden, is_intent_file, may_hide_intent,
-};
+use weft_model::source::{Content, MAX_FILE_BYTES, MAX_FILES, SourceFile};
 
-use super::{Commit, CommitId, GitError, chain};
+use super::commit::{Commit, CommitId};
+use super::entry::{Kind, Look, look};
+use super::error::{GitError, chain};
+use super::local::is_partial;
 
 /// Reads the files below `path` of a commit.
 pub(super) fn commit(repo: &gix::Repository, id: &CommitId, path: &str) -> Result<Commit, GitError> {
-    let failed = |e: gix::Error| GitError::Read { what: format!("commit {id}"), why: chain(&e) };
+    let failed = |e: gix::Error| GitError::Read { what: format!("commit {id}"), why: missing_or(repo, &e) };
     let object: gix::ObjectId = id
         .as_str()
         .parse()
@@ -22,6 +23,9 @@ pub(super) fn commit(repo: &gix::Repository, id: &CommitId, path: &str) -> Resul
     } else {
         let missing = || GitError::NoPath { commit: id.clone(), path: path.to_owned() };
         let entry = root.lookup_entry_by_path(path).map_err(failed)?.ok_or_else(missing)?;
+        if !entry.mode().is_tree() {
+            return Err(missing());
+        }
         entry.object().map_err(failed)?.try_into_tree().map_err(|_| missing())?
     };
     let mut files = Vec::new();
@@ -33,41 +37,55 @@ pub(super) fn commit(repo: &gix::Repository, id: &CommitId, path: &str) -> Resul
 }
 
 /// Files of a folder and its folders. Stops soon after [`MAX_FILES`], which is a finding then.
-fn read(tree: &gix::Tree<'_>, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) -> gix::Result<()> {
+pub(super) fn read(tree: &gix::Tree<'_>, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) -> gix::Result<()> {
     for entry in tree.iter() {
         if files.len() > MAX_FILES {
             return Ok(());
         }
         let entry = entry?;
         let name = entry.filename().to_string();
-        if is_hidden(&name) {
-            continue;
-        }
         let path = format!("{prefix}{name}");
-        let content = match entry.kind() {
-            EntryKind::Tree if depth >= MAX_FOLDERS => {
-                Content::Unreadable(format!("folders are nested deeper than {MAX_FOLDERS}").into())
-            }
-            EntryKind::Tree => {
+        let content = match look(&name, kind(entry.kind()), depth) {
+            Look::Pass => continue,
+            Look::Enter => {
                 let tree = entry.object()?.try_into_tree()?;
                 read(&tree, &format!("{path}/"), depth + 1, files)?;
                 continue;
             }
-            EntryKind::Blob | EntryKind::BlobExecutable if is_intent_file(&name) => {
-                // The header tells the size, so that a huge file is never held.
-                let size = tree.repo.find_header(entry.object_id())?.size();
-                if size > MAX_FILE_BYTES {
-                    Content::TooLarge(size)
-                } else {
-                    Content::Bytes(entry.object()?.try_into_blob()?.take_data().into())
-                }
-            }
-            EntryKind::Blob | EntryKind::BlobExecutable => continue,
-            EntryKind::Link if may_hide_intent(&name) => Content::Symlink,
-            EntryKind::Link => continue,
-            EntryKind::Commit => Content::Submodule,
+            Look::Read => blob(tree.repo, entry.object_id())?,
+            Look::Refuse(why) => why,
         };
         files.push(SourceFile { path: path.into(), content });
     }
     Ok(())
+}
+
+fn kind(kind: EntryKind) -> Kind {
+    match kind {
+        EntryKind::Tree => Kind::Folder,
+        EntryKind::Blob | EntryKind::BlobExecutable => Kind::File,
+        EntryKind::Link => Kind::Link,
+        EntryKind::Commit => Kind::Module,
+    }
+}
+
+/// What a commit has in a file.
+pub(super) fn blob(repo: &gix::Repository, id: gix::ObjectId) -> gix::Result<Content> {
+    // The header tells the size, so that a huge file is never held.
+    let size = repo.find_header(id)?.size();
+    if size > MAX_FILE_BYTES {
+        return Ok(Content::TooLarge(size));
+    }
+    Ok(Content::Bytes(repo.find_object(id)?.try_into_blob()?.take_data().into()))
+}
+
+/// Git's words; and what to do when objects were left out on purpose, which Git would fetch now and we do not.
+pub(super) fn missing_or(repo: &gix::Repository, error: &gix::Error) -> String {
+    let words = chain(error);
+    match error.is_not_found() && is_partial(repo) {
+        true => format!(
+            "{words}; this is a partial clone, which leaves objects out: `git fetch --refetch --no-filter` brings them"
+        ),
+        false => words,
+    }
 }

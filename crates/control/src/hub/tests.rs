@@ -1,33 +1,24 @@
 //! The hub as proxies and commits see it: real intent, real compilation, streams played by hand.
 
+use weft_compile::testing::{MESH, service};
 use weft_model::source::SourceFile;
 use weft_xds::type_url;
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use weft_xds::Snapshot;
+
+use super::state::Withdrawn;
 use super::*;
+use crate::issued::Issued;
 use crate::node::AgentNode;
 use crate::status::ChangeState;
 
-const MESH: &str = "kind: Mesh\nname: t\ntrustDomain: t.internal\n";
-const SERVICES: &str = "
-kind: Service
-name: web
-namespace: prod
-port: 8080
-protocol: http
----
-kind: Service
-name: board
-namespace: prod
-port: 8080
-protocol: http
-access: [{from: [prod/web]}]
----
-kind: Service
-name: other
-namespace: prod
-port: 8080
-protocol: http
-";
+fn services() -> String {
+    let board = "access: [{from: [prod/web]}]";
+    [service("prod/web", ""), service("prod/board", board), service("prod/other", "")].concat()
+}
 
 async fn commit(hub: &Arc<Hub>, id: &str, services: &str) -> bool {
     let files = [("mesh.yaml", MESH), ("services.yaml", services)];
@@ -38,8 +29,8 @@ async fn commit(hub: &Arc<Hub>, id: &str, services: &str) -> bool {
 }
 
 async fn hub() -> Arc<Hub> {
-    let hub = Hub::new(Registry::default(), Duration::from_secs(30));
-    assert!(commit(&hub, "c1", SERVICES).await);
+    let hub = Hub::new(Registry::default(), Issued::default(), Duration::from_secs(30));
+    assert!(commit(&hub, "c1", &services()).await);
     hub
 }
 
@@ -69,7 +60,7 @@ struct Stream {
 
 impl Stream {
     fn open(hub: &Arc<Hub>, agent: &AgentNode) -> Self {
-        let peer = format!("spiffe://t.internal/ns/{}/sa/{}", agent.service.namespace(), agent.service.name());
+        let peer = format!("spiffe://acme.internal/ns/{}/sa/{}", agent.service.namespace(), agent.service.name());
         let opened = hub.open(Some(peer.parse().expect("legal")), &agent.to_node());
         let Opened { stream: id, node, snapshots } = opened.expect("its own");
         Self { hub: hub.clone(), id, node, snapshots }
@@ -201,7 +192,7 @@ async fn a_bad_commit_changes_nothing_that_proxies_see() {
     let web = Stream::open(&hub, &agent("prod/web", "a", 10, true));
     web.answer();
     let before = web.snapshots.borrow().serial;
-    assert!(!commit(&hub, "c2", &SERVICES.replace("prod/web]", "prod/nobody]")).await);
+    assert!(!commit(&hub, "c2", &services().replace("prod/web]", "prod/nobody]")).await);
     assert!(!commit(&hub, "c3", "kind: Nonsense\n").await);
     assert_eq!(web.snapshots.borrow().serial, before);
     let state = hub.state();
@@ -217,7 +208,7 @@ async fn a_commit_is_done_when_every_proxy_has_answered() {
     let hub = hub().await;
     let web = Stream::open(&hub, &agent("prod/web", "a", 10, true));
     web.answer();
-    assert!(commit(&hub, "c2", &SERVICES.replace("[{from: [prod/web]}]", "[{from: ['*']}]")).await);
+    assert!(commit(&hub, "c2", &services().replace("[{from: [prod/web]}]", "[{from: ['*']}]")).await);
     assert_eq!(hub.state().tracker.history()[0].state, ChangeState::Rolling);
     assert_eq!(&*web.snapshots.borrow().revision, "c2");
     web.answer();
@@ -227,7 +218,7 @@ async fn a_commit_is_done_when_every_proxy_has_answered() {
 #[tokio::test]
 async fn the_trust_domain_cannot_change() {
     let hub = hub().await;
-    let files = [("mesh.yaml", MESH.replace("t.internal", "u.internal")), ("services.yaml", SERVICES.to_owned())];
+    let files = [("mesh.yaml", MESH.replace("acme.internal", "u.internal")), ("services.yaml", services())];
     let files = files.map(|(path, text)| SourceFile::new(path, text.into_bytes()));
     assert!(!crate::change::apply(&hub, "c2", "c2", files.to_vec()).await);
     let finding = hub.state().findings[0].clone();
@@ -236,8 +227,8 @@ async fn the_trust_domain_cannot_change() {
 
 #[tokio::test]
 async fn nobody_gets_in_before_the_first_commit_or_without_a_service() {
-    let empty = Hub::new(Registry::default(), Duration::from_secs(30));
-    let peer = |name: &str| Some(format!("spiffe://t.internal/ns/prod/sa/{name}").parse().expect("legal"));
+    let empty = Hub::new(Registry::default(), Issued::default(), Duration::from_secs(30));
+    let peer = |name: &str| Some(format!("spiffe://acme.internal/ns/prod/sa/{name}").parse().expect("legal"));
     let refused = empty.open(peer("web"), &agent("prod/web", "a", 1, true).to_node()).err().expect("nothing to serve");
     assert_eq!(refused.code(), tonic::Code::Unavailable);
     let hub = hub().await;

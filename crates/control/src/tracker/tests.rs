@@ -1,6 +1,8 @@
 //! The tracker by itself, with a clock that the tests move.
 
+use super::history::HISTORY;
 use super::*;
+use crate::status::ChangeState;
 
 fn facts() -> ProxyFacts {
     ProxyFacts {

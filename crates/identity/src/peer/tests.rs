@@ -1,5 +1,6 @@
 //! Each rule of X.509-SVID s.5 is broken alone, and the error must name it.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rcgen::{
@@ -11,7 +12,8 @@ use weft_model::TrustDomain;
 
 use super::*;
 use crate::ca::{Ca, KeyRequest, Names, requested_key};
-use crate::live::LiveIdentity;
+use crate::fault::OwnFault;
+use crate::live::{IdentityState, LiveIdentity};
 
 type Spoil = fn(&mut CertificateParams);
 
@@ -20,8 +22,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 struct Pki {
     root: Ca,
     issuing: Ca,
-    /// Only a bundle: every chain is judged the long way.
-    state: IdentityState,
+    /// By itself: every chain is judged the long way.
+    bundle: TrustBundle,
     /// A workload of the same issuing CA: its peers are judged the short way.
     sibling: Arc<LiveIdentity>,
 }
@@ -29,7 +31,7 @@ struct Pki {
 fn pki(domain: &str) -> Pki {
     let domain: TrustDomain = domain.parse().unwrap();
     let now = SystemTime::now();
-    let root = Ca::root(&domain, now, DAY).unwrap();
+    let root = Ca::root(&domain, now, 10 * DAY).unwrap();
     let issuing = root.issuing(&domain, now, DAY).unwrap();
     let bundle = TrustBundle::new(domain.clone(), vec![root.certificate().clone()]).unwrap();
     let own: SpiffeId = format!("{}/ns/prod/sa/own", domain.id()).parse().unwrap();
@@ -38,8 +40,8 @@ fn pki(domain: &str) -> Pki {
     let leaf = issuing.leaf(&key, &own, &Names::default(), now, now + DAY).unwrap();
     let sibling = LiveIdentity::empty();
     sibling.set(Svid::from_der(vec![leaf, issuing.certificate().clone()], &request.key).unwrap(), bundle.clone());
-    assert!(sibling.load().issuer().is_some());
-    Pki { root, issuing, state: IdentityState::trusting(bundle), sibling }
+    assert!(verified_issuer(sibling.load().svid().unwrap(), &bundle, UnixTime::now()).is_some());
+    Pki { root, issuing, bundle, sibling }
 }
 
 const BOARD: &str = "spiffe://acme.internal/ns/prod/sa/board";
@@ -67,10 +69,10 @@ fn sign(params: &CertificateParams, issuer: &Issuer<'_, KeyPair>) -> Certificate
 
 fn judge(pki: &Pki, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
     let now = UnixTime::now();
-    let as_server = verify(&pki.state, leaf, rest, now, Role::Server);
-    let as_client = verify(&pki.state, leaf, rest, now, Role::Client);
+    let as_server = verify(&pki.bundle, None, leaf, rest, now, Role::Server);
+    let as_client = verify(&pki.bundle, None, leaf, rest, now, Role::Client);
     assert_eq!(format!("{as_server:?}"), format!("{as_client:?}"), "both ends judge alike");
-    let short_way = verify(&pki.sibling.load(), leaf, rest, now, Role::Server);
+    let short_way = pki.sibling.load().verify(leaf, rest, now, Role::Server);
     assert_eq!(format!("{as_server:?}"), format!("{short_way:?}"), "the short way judges like the long one");
     as_server
 }
@@ -246,9 +248,11 @@ fn without_a_bundle_nobody_is_trusted() {
     let leaf = sign(&good(), pki.issuing.issuer());
     let chain = [pki.issuing.certificate().clone()];
     let nobody = IdentityState::default();
-    assert!(matches!(verify(&nobody, &leaf, &chain, UnixTime::now(), Role::Client), Err(PeerError::NoIdentity)));
-    let empty = IdentityState::trusting(TrustBundle::new("acme.internal".parse().unwrap(), vec![]).unwrap());
-    assert!(matches!(verify(&empty, &leaf, &chain, UnixTime::now(), Role::Client), Err(PeerError::UnknownIssuer(..))));
+    let judged = nobody.verify(&leaf, &chain, UnixTime::now(), Role::Client);
+    assert!(matches!(judged, Err(PeerError::Own(OwnFault::Missing))), "{judged:?}");
+    let empty = TrustBundle::new("acme.internal".parse().unwrap(), vec![]).unwrap();
+    let judged = verify(&empty, None, &leaf, &chain, UnixTime::now(), Role::Client);
+    assert!(matches!(judged, Err(PeerError::UnknownIssuer(..))), "{judged:?}");
 }
 
 #[test]
@@ -270,13 +274,54 @@ fn the_short_way_ends_with_the_issuer_and_with_the_bundle() {
     let mut params = good();
     params.not_after += 3 * DAY;
     let outlives_its_issuer = sign(&params, pki.issuing.issuer());
-    let late = verify(&pki.sibling.load(), &outlives_its_issuer, &chain, after, Role::Server);
+    let late = pki.sibling.load().verify(&outlives_its_issuer, &chain, after, Role::Server);
     assert!(matches!(late, Err(PeerError::Expired { .. })), "{late:?}");
     // Another root takes over: what was issued under the old one is refused at once.
     let twin = super::tests::pki("acme.internal");
     pki.sibling
         .set_bundle(TrustBundle::new("acme.internal".parse().unwrap(), vec![twin.root.certificate().clone()]).unwrap());
-    assert!(pki.sibling.load().issuer().is_none());
-    let refused = verify(&pki.sibling.load(), &leaf, &chain, UnixTime::now(), Role::Server);
+    let refused = pki.sibling.load().verify(&leaf, &chain, UnixTime::now(), Role::Server);
     assert!(matches!(refused, Err(PeerError::UnknownIssuer(..))), "{refused:?}");
+}
+
+#[test]
+fn a_root_that_has_run_out_vouches_for_nobody() {
+    let (old, new) = (pki("acme.internal"), pki("acme.internal"));
+    let domain: TrustDomain = "acme.internal".parse().unwrap();
+    let at = |days: u32| UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs()) + days * DAY);
+    // Made later, and with a longer life than that which vouched before.
+    let root = Ca::root(&domain, SystemTime::now(), 30 * DAY).unwrap();
+    let issuing = root.issuing(&domain, SystemTime::now(), 30 * DAY).unwrap();
+    let mut params = good();
+    params.not_after += 30 * DAY;
+    let (by_old, by_new) = (sign(&params, old.issuing.issuer()), sign(&params, issuing.issuer()));
+    let judge = |bundle: &TrustBundle, leaf: &CertificateDer<'_>, by: &Ca, days| {
+        verify(bundle, None, leaf, std::slice::from_ref(by.certificate()), at(days), Role::Server)
+    };
+    let late = judge(&old.bundle, &by_old, &old.issuing, 12);
+    assert!(matches!(&late, Err(PeerError::Own(OwnFault::BundleExpired { .. }))), "{late:?}");
+    let state = new.sibling.load_full();
+    assert_eq!(state.fault(at(0)), None);
+    assert!(matches!(state.fault(at(12)), Some(OwnFault::Expired { .. })));
+
+    // One that lives on goes on vouching.
+    let both = vec![old.root.certificate().clone(), root.certificate().clone()];
+    let both = TrustBundle::new(domain, both).unwrap();
+    assert!(judge(&both, &by_new, &issuing, 12).is_ok());
+    let late = judge(&both, &by_old, &old.issuing, 12);
+    assert!(matches!(&late, Err(PeerError::UnknownIssuer(..) | PeerError::Expired { .. })), "{late:?}");
+}
+
+#[test]
+fn what_is_wrong_with_the_own_identity_is_said_for_each_time() {
+    let pki = pki("acme.internal");
+    let (now, day) = (UnixTime::now().as_secs(), DAY.as_secs());
+    let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let fault = |seconds| pki.sibling.load().fault(at(seconds));
+    assert_eq!(LiveIdentity::empty().fault(), Some(OwnFault::Missing));
+    assert_eq!((fault(now), fault(now + day - 5)), (None, None));
+    let Some(OwnFault::Expired { id, ago }) = fault(now + day + 60) else { panic!("it has expired") };
+    assert!(id.as_str().ends_with("/ns/prod/sa/own") && (55..=60).contains(&ago), "{id} {ago}");
+    let Some(OwnFault::NotYetValid { in_seconds, .. }) = fault(now - 3600) else { panic!("it is of the future") };
+    assert!((3560..=3600).contains(&in_seconds), "{in_seconds}");
 }

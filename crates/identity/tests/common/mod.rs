@@ -34,13 +34,16 @@ pub fn id(name: &str) -> SpiffeId {
     SpiffeId::for_service(&DOMAIN.parse().unwrap(), &service(name))
 }
 
-/// The services of the intent and the TTL of each.
+/// The services of the intent and the TTL of each, and what was issued to whom.
 #[derive(Default)]
-pub struct Intent(pub Mutex<BTreeMap<ServiceName, Duration>>);
+pub struct Intent {
+    pub services: Mutex<BTreeMap<ServiceName, Duration>>,
+    pub issued: Mutex<Vec<(SpiffeId, String, SystemTime)>>,
+}
 
 impl Intent {
     pub fn set(&self, name: &str, ttl: Option<Duration>) {
-        let mut services = self.0.lock().unwrap();
+        let mut services = self.services.lock().unwrap();
         match ttl {
             Some(ttl) => services.insert(service(name), ttl),
             None => services.remove(&service(name)),
@@ -51,7 +54,7 @@ impl Intent {
 #[tonic::async_trait]
 impl Registrar for Intent {
     fn admits(&self, service: &ServiceName) -> Option<Admission> {
-        self.0.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl })
+        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl })
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
@@ -61,6 +64,10 @@ impl Registrar for Intent {
             }
             _ => Err(Status::permission_denied(format!("{node_id} is not {peer}'s"))),
         }
+    }
+
+    fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime) {
+        self.issued.lock().unwrap().push((id.clone(), node_id.to_owned(), not_after));
     }
 }
 

@@ -10,7 +10,7 @@ use super::values::{method_problem, path_problem};
 use super::yaml::Value;
 use crate::code;
 use crate::id::{ServiceName, is_dns_label};
-use crate::intent::{AccessRule, Allow, Caller, Protocol};
+use crate::intent::{AccessRule, Allow, Caller, Paths, Protocol};
 
 const RULE: Shape =
     Shape { what: "an access rule", fields: &["from", "allow"], later: &["when", "users", "deny", "to", "name"] };
@@ -19,6 +19,7 @@ const RULE: Shape =
 pub(super) fn read(
     field: Field<'_>,
     protocol: Option<Protocol>,
+    paths: Paths,
     declared: &Declared,
     report: &mut Report,
 ) -> Vec<AccessRule> {
@@ -31,7 +32,7 @@ pub(super) fn read(
             let hint = "name who may call, or remove the rule: without one nobody may";
             report.error(code::BAD_VALUE, from.span(), "this rule allows nobody anything", hint);
         }
-        let allow = fields.optional("allow").map(|allow| allows(allow, protocol, report)).unwrap_or_default();
+        let allow = fields.optional("allow").map(|allow| allows(allow, protocol, paths, report)).unwrap_or_default();
         rules.push(AccessRule { from: from_callers, allow, span: item.span().clone() });
     }
     rules
@@ -90,7 +91,7 @@ fn caller(field: Field<'_>, roles_allowed: bool, declared: &Declared, report: &m
     None
 }
 
-fn allows(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> Vec<Allow> {
+fn allows(field: Field<'_>, protocol: Option<Protocol>, paths: Paths, report: &mut Report) -> Vec<Allow> {
     let mut allows: Vec<Allow> = Vec::new();
     if protocol == Some(Protocol::Tcp) {
         let hint = "leave `allow` out: `from` decides who may connect";
@@ -99,7 +100,7 @@ fn allows(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> 
     }
     for item in field.items(report).into_iter().flatten() {
         let Some(text) = item.text(report) else { continue };
-        match allow(text) {
+        match allow(text, paths) {
             Ok(allow) if allows.contains(&allow) => {
                 report.warning(code::REPEATED, item.span(), format!("`{text}` stands here a second time"), "keep one");
             }
@@ -115,7 +116,7 @@ fn allows(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> 
 }
 
 /// `METHOD /path`; on error the problem and what to write.
-fn allow(text: &str) -> Result<Allow, (String, String)> {
+fn allow(text: &str, paths: Paths) -> Result<Allow, (String, String)> {
     let Some((method, path)) = text.split_once(' ') else {
         let hint = if text.starts_with('/') {
             format!("write \"GET {0}\", or \"* {0}\" for every method", short(text))
@@ -131,20 +132,20 @@ fn allow(text: &str) -> Result<Allow, (String, String)> {
             None => Some(method.into()),
         },
     };
-    match pattern_problem(path) {
+    match pattern_problem(path, paths) {
         Some(problem) => Err(problem),
         None => Ok(Allow { method, path: path.into() }),
     }
 }
 
-fn pattern_problem(path: &str) -> Option<(String, String)> {
+fn pattern_problem(path: &str, paths: Paths) -> Option<(String, String)> {
     if path.starts_with(' ') || path.ends_with(' ') {
         return Some((
             format!("`{}` has spaces around it", short(path)),
             "write one space, before the path".to_owned(),
         ));
     }
-    if let Some(problem) = path_problem(path) {
+    if let Some(problem) = path_problem(path, paths) {
         return Some(problem);
     }
     let segments = path.split('/').count();
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn patterns_have_whole_segments() {
         for good in ["GET /", "* /**", "GET /*", "POST /a/*/b/**", "PURGE /x", "GET /api/", "POST /pkg.Svc/Method"] {
-            assert!(allow(good).is_ok(), "{good}");
+            assert!(allow(good, Paths::default()).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -196,14 +197,14 @@ mod tests {
             "** /a",
             "GET /a b",
         ] {
-            assert!(allow(bad).is_err(), "{bad}");
+            assert!(allow(bad, Paths::default()).is_err(), "{bad}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn an_accepted_pattern_says_what_was_written(text in "(GET|\\*|[A-Z]{1,5}) /([a-c*]{0,3}/){0,3}[a-z*%0-9.]{0,4}") {
-            if let Ok(allow) = allow(&text) {
+            if let Ok(allow) = allow(&text, Paths::default()) {
                 proptest::prop_assert_eq!(format!("{} {}", allow.method.as_deref().unwrap_or("*"), allow.path), text);
             }
         }

@@ -140,7 +140,7 @@ fn text_of<'a>(file: &'a SourceFile, report: &mut Report) -> Option<&'a str> {
         Content::Symlink => (
             code::UNREADABLE,
             "this is a symbolic link, and links are not followed".to_owned(),
-            "commit the file or folder itself: a link could lead out of the repository",
+            "commit the file itself: a link could lead out of the repository",
         ),
         Content::Submodule => (
             code::UNREADABLE,

@@ -11,7 +11,7 @@ use super::values::{is_token, method_problem, path_problem};
 use super::yaml::Value;
 use crate::code;
 use crate::finding::Span;
-use crate::intent::{BackendRef, HeaderMatch, PathMatch, Protocol, Route, RouteMatch};
+use crate::intent::{BackendRef, HeaderMatch, PathMatch, Paths, Protocol, Route, RouteMatch};
 
 const RULE: Shape = Shape {
     what: "a route rule",
@@ -34,13 +34,19 @@ const MAX_WEIGHT: u64 = 1_000_000;
 type Subsets = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<str>>>;
 
 /// A match and where it is written.
-pub(super) struct PlacedMatch {
-    pub(super) value: RouteMatch,
-    pub(super) span: Span,
+struct PlacedMatch {
+    value: RouteMatch,
+    span: Span,
 }
 
 /// Reads the rules and reports those that can never be chosen.
-pub(super) fn read(field: Field<'_>, protocol: Option<Protocol>, subsets: &Subsets, report: &mut Report) -> Vec<Route> {
+pub(super) fn read(
+    field: Field<'_>,
+    protocol: Option<Protocol>,
+    paths: Paths,
+    subsets: &Subsets,
+    report: &mut Report,
+) -> Vec<Route> {
     if protocol == Some(Protocol::Tcp) {
         let hint = "remove `routes`: connections go to all endpoints of the service";
         report.error(code::NOT_HTTP, field.key_span, "a tcp service has no routes", hint);
@@ -51,7 +57,7 @@ pub(super) fn read(field: Field<'_>, protocol: Option<Protocol>, subsets: &Subse
     for item in field.items(report).into_iter().flatten() {
         let Some(fields) = RULE.read(item.node, report) else { continue };
         let before = report.len();
-        let matches = fields.optional("matches").map(|field| matches(field, report)).unwrap_or_default();
+        let matches = fields.optional("matches").map(|field| matches(field, paths, report)).unwrap_or_default();
         if matches.is_empty() && report.len() == before {
             // No match at all means everything, like one for the prefix `/`.
             placed.push(PlacedMatch { value: everything(), span: item.span().clone() });
@@ -71,7 +77,8 @@ pub(super) fn read(field: Field<'_>, protocol: Option<Protocol>, subsets: &Subse
         });
         placed.extend(matches);
     }
-    for dead in shadow::never_chosen(&placed) {
+    let in_order: Vec<&RouteMatch> = placed.iter().map(|placed| &placed.value).collect();
+    for dead in shadow::never_chosen(&in_order) {
         let (first, later) = (&placed[dead.by].span, &placed[dead.what].span);
         let hint = format!("the same match stands at {first} and comes first; change or remove one");
         report.error(code::SHADOWED, later, "this can never be chosen", hint);
@@ -83,12 +90,12 @@ fn everything() -> RouteMatch {
     RouteMatch { path: PathMatch::Prefix("/".into()), headers: Vec::new(), method: None }
 }
 
-fn matches(field: Field<'_>, report: &mut Report) -> Vec<PlacedMatch> {
+fn matches(field: Field<'_>, paths: Paths, report: &mut Report) -> Vec<PlacedMatch> {
     let mut matches = Vec::new();
     for item in field.items(report).into_iter().flatten() {
         let before = report.len();
         let Some(fields) = MATCH.read(item.node, report) else { continue };
-        let path = fields.optional("path").and_then(|field| path(field, report));
+        let path = fields.optional("path").and_then(|field| path(field, paths, report));
         let headers = fields.optional("headers").map(|field| headers(field, report)).unwrap_or_default();
         let method = fields.optional("method").and_then(|field| method(field, report));
         // Half a match would match more than was meant.
@@ -100,7 +107,7 @@ fn matches(field: Field<'_>, report: &mut Report) -> Vec<PlacedMatch> {
     matches
 }
 
-fn path(field: Field<'_>, report: &mut Report) -> Option<PathMatch> {
+fn path(field: Field<'_>, paths: Paths, report: &mut Report) -> Option<PathMatch> {
     if let Value::Scalar { text, .. } = &field.node.value {
         let message = "`path` must be a mapping, and here is text";
         let hint = format!("write `path: {{type: PathPrefix, value: {}}}`", short(text));
@@ -114,7 +121,7 @@ fn path(field: Field<'_>, report: &mut Report) -> Option<PathMatch> {
     };
     let Some(value) = fields.optional("value") else { return (!exact).then(|| PathMatch::Prefix("/".into())) };
     let text = value.text(report)?;
-    if let Some((problem, hint)) = path_problem(text) {
+    if let Some((problem, hint)) = path_problem(text, paths) {
         report.error(code::BAD_MATCH, value.span(), problem, hint);
         return None;
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::access;
 use super::declared::Declared;
@@ -14,7 +16,7 @@ use super::yaml::{Node, Value};
 use crate::code;
 use crate::finding::Span;
 use crate::id::ServiceName;
-use crate::intent::{Endpoints, Protocol, Service, StaticEndpoint};
+use crate::intent::{App, Endpoints, EscapedSlashes, Paths, Protocol, Service, StaticEndpoint};
 
 const SERVICE: Shape = Shape {
     what: "a Service",
@@ -25,6 +27,8 @@ const SERVICE: Shape = Shape {
         "attributes",
         "port",
         "protocol",
+        "app",
+        "paths",
         "endpoints",
         "subsets",
         "access",
@@ -53,10 +57,15 @@ const SERVICE: Shape = Shape {
     ],
 };
 
+const APP: Shape = Shape { what: "`app`", fields: &["idleTimeout"], later: &["address", "maxConnections"] };
+const PATHS: Shape = Shape { what: "`paths`", fields: &["escapedSlashes"], later: &["slashes"] };
 const ENDPOINTS: Shape =
     Shape { what: "`endpoints`", fields: &["static"], later: &["dns", "etcd", "consul", "kubernetes", "registry"] };
 const ENDPOINT: Shape =
     Shape { what: "a static endpoint", fields: &["address", "labels"], later: &["locality", "weight", "priority"] };
+
+/// Shorter than any app waits, and longer than none does.
+const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3_600);
 
 /// The namespace of the mesh's own services. `weft/server` is the control plane: a join token for a service of this name would make
 /// a sidecar its equal.
@@ -82,13 +91,17 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
     let protocol = fields
         .required("protocol", "http", report)
         .and_then(|protocol| protocol.choice(&words, &["udp", "tls", "https"], report));
+    let app = fields.optional("app").map(|field| app(field, protocol, report)).unwrap_or_default();
+    let paths = fields.optional("paths").map(|field| paths(field, protocol, report)).unwrap_or_default();
     let endpoints =
         fields.optional("endpoints").and_then(|field| endpoints(field, report)).unwrap_or(Endpoints::Registry);
     let subsets = fields.optional("subsets").map(|field| subsets(field, &endpoints, report)).unwrap_or_default();
     let access_field = fields.optional("access");
-    let access = access_field.map(|field| access::read(field, protocol, declared, report)).unwrap_or_default();
-    let routes =
-        fields.optional("routes").map(|field| route::read(field, protocol, &subsets, report)).unwrap_or_default();
+    let access = access_field.map(|field| access::read(field, protocol, paths, declared, report)).unwrap_or_default();
+    let routes = fields
+        .optional("routes")
+        .map(|field| route::read(field, protocol, paths, &subsets, report))
+        .unwrap_or_default();
 
     Some(Service {
         name: ServiceName::new(namespace?, name?).ok()?,
@@ -96,6 +109,8 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         // Stand-ins only ever reach a draft: a missing port or protocol is an error.
         port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
         protocol: protocol.unwrap_or(Protocol::Http),
+        app,
+        paths,
         endpoints,
         subsets,
         access,
@@ -112,6 +127,8 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         attributes: BTreeMap::new(),
         port: 0,
         protocol: Protocol::Http,
+        app: App::default(),
+        paths: Paths::default(),
         endpoints: Endpoints::Registry,
         subsets: BTreeMap::new(),
         access: Vec::new(),
@@ -119,6 +136,37 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         access_span: span.clone(),
         span,
     }
+}
+
+/// What holds of HTTP/1.1 alone: an app over HTTP/2 says itself when it takes no more (GOAWAY), and bytes know no idleness.
+fn app(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> App {
+    let mut app = App::default();
+    let Some(idle) = APP.read(field.node, report).and_then(|fields| fields.optional("idleTimeout")) else { return app };
+    if matches!(protocol, Some(Protocol::Grpc | Protocol::Tcp)) {
+        let hint = "remove `idleTimeout`: a grpc app ends its connections in order by itself, and those of tcp are the caller's";
+        report.error(code::NOT_HTTP, idle.key_span, "only connections to an http app wait for the next request", hint);
+        return app;
+    }
+    if let Some(given) = idle.duration(report) {
+        if IDLE_TIMEOUT.contains(&given) {
+            app.idle_timeout = given;
+        } else {
+            let hint = "write a little less than the app itself waits before it closes an idle connection";
+            report.error(code::DURATION, idle.span(), "`idleTimeout` must be from 100ms to 24h", hint);
+        }
+    }
+    app
+}
+
+fn paths(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> Paths {
+    if protocol == Some(Protocol::Tcp) {
+        report.error(code::NOT_HTTP, field.key_span, "a tcp service has no paths", "remove `paths`");
+        return Paths::default();
+    }
+    let words = [("reject", EscapedSlashes::Reject), ("keep", EscapedSlashes::Keep)];
+    let given = PATHS.read(field.node, report).and_then(|fields| fields.optional("escapedSlashes"));
+    let escaped_slashes = given.and_then(|field| field.choice(&words, &["unescape"], report)).unwrap_or_default();
+    Paths { escaped_slashes }
 }
 
 fn attributes(field: Field<'_>, declared: &Declared, report: &mut Report) -> Labels {

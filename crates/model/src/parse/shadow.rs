@@ -3,7 +3,6 @@
 //! Among the matches of a service that hold for a request, the one is chosen that is (`HTTPRouteRule`, `matches`): exact
 //! before prefix, then the longest path, then one with a method, then the most headers, then the first one written.
 
-use super::route::PlacedMatch;
 use crate::intent::{PathMatch, RouteMatch};
 
 /// A match that another always wins over; indices into the matches in the order written.
@@ -15,15 +14,15 @@ pub(super) struct Dead {
     pub(super) by: usize,
 }
 
-/// All matches that can never be chosen.
-pub(super) fn never_chosen(matches: &[PlacedMatch]) -> Vec<Dead> {
+/// All matches that can never be chosen, of those of a service in the order written.
+pub(super) fn never_chosen(matches: &[&RouteMatch]) -> Vec<Dead> {
     // Only matches of equal rank can shadow each other whole: a higher rank means a narrower path, a method or a header
     // more, which leaves requests over. So the search is among equals, and it is quick for the usual few of them.
     let mut by_rank = std::collections::BTreeMap::<_, Vec<usize>>::new();
     let mut dead = Vec::new();
-    for (what, placed) in matches.iter().enumerate() {
-        let equals = by_rank.entry(rank(&placed.value)).or_default();
-        match equals.iter().find(|by| covers(&matches[**by].value, &placed.value)) {
+    for (what, one) in matches.iter().enumerate() {
+        let equals = by_rank.entry(rank(one)).or_default();
+        match equals.iter().find(|by| covers(matches[**by], one)) {
             Some(by) => dead.push(Dead { what, by: *by }),
             None => equals.push(what),
         }
@@ -52,12 +51,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::finding::Span;
     use crate::intent::HeaderMatch;
-
-    fn placed(value: RouteMatch) -> PlacedMatch {
-        PlacedMatch { value, span: Span { file: "f.yaml".into(), line: 1, column: 1 } }
-    }
 
     fn any_match() -> impl Strategy<Value = RouteMatch> {
         let path = prop_oneof![Just("/"), Just("/a"), Just("/a/b"), Just("/b")];
@@ -75,7 +69,7 @@ mod tests {
     }
 
     /// The Gateway API's words, one after the other, for one request.
-    fn chosen(matches: &[PlacedMatch], path: &str, method: &str, headers: &[(&str, &str)]) -> Option<usize> {
+    fn chosen(matches: &[&RouteMatch], path: &str, method: &str, headers: &[(&str, &str)]) -> Option<usize> {
         let holds = |m: &RouteMatch| {
             let path_holds = match &m.path {
                 PathMatch::Exact(p) => &**p == path,
@@ -86,7 +80,7 @@ mod tests {
                 && m.headers.iter().all(|h| headers.contains(&(&*h.name, &*h.value)))
         };
         let (mut best, mut best_rank) = (None, (false, 0, false, 0));
-        for (at, PlacedMatch { value: m, .. }) in matches.iter().enumerate().filter(|(_, m)| holds(&m.value)) {
+        for (at, m) in matches.iter().enumerate().filter(|(_, m)| holds(m)) {
             let (exact, length) = match &m.path {
                 PathMatch::Exact(p) => (true, p.len()),
                 PathMatch::Prefix(p) => (false, p.len()),
@@ -103,7 +97,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(300))]
         #[test]
         fn a_match_is_dead_exactly_when_no_request_chooses_it(matches in proptest::collection::vec(any_match(), 0..8)) {
-            let matches: Vec<_> = matches.into_iter().map(placed).collect();
+            let matches: Vec<&RouteMatch> = matches.iter().collect();
             let mut alive = std::collections::BTreeSet::new();
             for path in ["/", "/a", "/a/b", "/a/b/c", "/a/c", "/b", "/b/c", "/c"] {
                 for method in ["GET", "PUT", "POST"] {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::intent::{Caller, Endpoints, PathMatch, Protocol};
+use crate::intent::{Caller, Endpoints, EscapedSlashes, PathMatch, Protocol};
 
 const MESH: &str = "\
 kind: Mesh
@@ -189,6 +189,46 @@ subsets: {V1: {version: v1}, v2: {}, v3: {version: 'a b'}, v4: [x]}
 endpoints: {static: [{address: localhost:80}, {address: 0.0.0.0:80}, {address: 10.0.0.1}, {adress: 10.0.0.1:1}]}
 "
     ));
+}
+
+/// One http service with these fields, and one of each other protocol.
+#[test]
+fn what_is_said_of_the_app_and_of_paths() {
+    let service = |name: &str, protocol: &str, fields: &str| {
+        format!("---\nkind: Service\nname: {name}\nnamespace: prod\nport: 8080\nprotocol: {protocol}\n{fields}")
+    };
+    let text = [
+        service("a", "http", "app: {idleTimeout: 90}\npaths: {escapedSlashes: kept}\n"),
+        service(
+            "b",
+            "http",
+            "app: {idleTimeout: 0s, idletimeout: 1s}\npaths: {escapedSlashes: unescape, slashes: keep}\n",
+        ),
+        service("c", "grpc", "app: {idleTimeout: 5s}\n"),
+        service("d", "tcp", "app: {idleTimeout: 5s}\npaths: {escapedSlashes: keep}\n"),
+        service("e", "http", "app: 5s\npaths: keep\naccess: [{from: ['*'], allow: [GET /a%2Fb]}]\n"),
+        service(
+            "f",
+            "http",
+            "paths: {escapedSlashes: keep}\naccess: [{from: ['*'], allow: [GET /a%2fb, GET /a%2F..]}]\n",
+        ),
+    ]
+    .concat();
+    insta::assert_snapshot!(told_of(text.strip_prefix("---\n").unwrap()));
+}
+
+#[test]
+fn the_app_and_paths_have_defaults() {
+    let read = |fields: &str| {
+        let text = format!("{MESH}---\nkind: Service\nname: a\nnamespace: prod\nport: 8080\nprotocol: http\n{fields}");
+        let (intent, findings) = parse(&[SourceFile::new("x.yaml", text.as_bytes())]);
+        assert_eq!(findings, [], "{fields}");
+        let service = intent.unwrap().services.into_values().next().unwrap();
+        (service.app.idle_timeout.as_millis(), service.paths.escaped_slashes)
+    };
+    assert_eq!(read(""), (60_000, EscapedSlashes::Reject));
+    assert_eq!(read("app: {idleTimeout: 4s500ms}\npaths: {escapedSlashes: keep}\n"), (4_500, EscapedSlashes::Keep));
+    assert_eq!(read("app: {}\npaths: {escapedSlashes: reject}\n"), (60_000, EscapedSlashes::Reject));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::fields::{Field, short};
 use super::report::Report;
 use crate::code;
 use crate::id::is_dns_label;
+use crate::intent::{EscapedSlashes, Paths};
 
 /// A duration as the Gateway API writes it (GEP-2257): one to four numbers of at most five digits, each with `h`, `m`, `s`
 /// or `ms`.
@@ -150,7 +151,7 @@ pub(super) fn method_problem(method: &str) -> Option<(String, String)> {
 ///
 /// Requests are compared after normalisation (RFC 3986 s.6.2.2), so a path that normalisation would change, or that it
 /// refuses, could never match. Wildcards are the caller's business.
-pub(super) fn path_problem(path: &str) -> Option<(String, String)> {
+pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)> {
     let says = |problem: &str, hint: &str| Some((format!("the path `{}` {problem}", short(path)), hint.to_owned()));
     if path.len() > 1024 {
         return says("is longer than 1024 bytes", "shorten it");
@@ -179,7 +180,11 @@ pub(super) fn path_problem(path: &str) -> Option<(String, String)> {
             return says("has a `%` without two hexadecimal digits", "write %25 for a percent sign");
         };
         let byte = u8::from_str_radix(hex, 16).unwrap_or_default();
-        if matches!(byte, b'/' | b'\\' | 0) {
+        if byte == b'/' && paths.escaped_slashes == EscapedSlashes::Reject {
+            let hint = "leave it out, or write `paths: {escapedSlashes: keep}` if the app takes it for no slash";
+            return says(&format!("has %{hex}, and requests with it are refused by the mesh"), hint);
+        }
+        if matches!(byte, b'\\' | 0) {
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), "leave it out");
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -193,6 +198,9 @@ pub(super) fn path_problem(path: &str) -> Option<(String, String)> {
     }
     if path.split('/').any(|segment| matches!(segment, "." | "..")) {
         return says("has a dot segment", "write the path that it leads to (RFC 3986 s.5.2.4)");
+    }
+    if path.split('/').flat_map(|segment| segment.split("%2F")).any(|part| matches!(part, "." | "..")) {
+        return says("has a dot segment beside %2F", "requests with one are refused by the mesh");
     }
     if path.contains("//") {
         return says("has an empty segment", "write one `/`");
@@ -225,13 +233,20 @@ mod tests {
     #[test]
     fn paths_that_normalisation_would_change_are_refused() {
         for good in ["/", "/api", "/api/", "/a%20b", "/%C3%A9", "/a:b@c", "/a...b", "/.well-known/x"] {
-            assert_eq!(path_problem(good), None, "{good}");
+            assert_eq!(path_problem(good, Paths::default()), None, "{good}");
         }
         for bad in [
             "", "api", "/a b", "/é", "/a?b", "/a#b", "/a\\b", "/%", "/%2", "/%zz", "/%2F", "/%2f", "/%5C", "/%00",
             "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//",
         ] {
-            assert!(path_problem(bad).is_some(), "{bad}");
+            assert!(path_problem(bad, Paths::default()).is_some(), "{bad}");
+        }
+        let keep = Paths { escaped_slashes: EscapedSlashes::Keep };
+        for good in ["/a%2Fb", "/%2F", "/a%2F%2Fb/c", "/a%20b"] {
+            assert_eq!(path_problem(good, keep), None, "{good}");
+        }
+        for bad in ["/a%2fb", "/a%5Cb", "/a%2F..%2Fb", "/..%2Fb", "/a%2F.", "/a%00"] {
+            assert!(path_problem(bad, keep).is_some(), "{bad}");
         }
     }
 
@@ -249,8 +264,8 @@ mod tests {
         #[test]
         fn no_value_panics(text in "(?s).{0,40}") {
             duration(&text);
-            path_problem(&text);
-            path_problem(&format!("/{text}%"));
+            path_problem(&text, Paths::default());
+            path_problem(&format!("/{text}%"), Paths { escaped_slashes: EscapedSlashes::Keep });
             method_problem(&text);
         }
 

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use weft_model::intent::{Allow, Caller, Intent};
+use weft_model::intent::{Allow, Caller, EscapedSlashes, Intent};
 
 use super::*;
 use crate::check::read_and_check;
@@ -44,6 +44,36 @@ fn a_decision_names_the_policy_that_determined_it() {
     assert_eq!(
         &*other.reason,
         "no access rule of prod/board (services/prod-board.yaml:10) and no policy allows prod/web POST /api/x"
+    );
+}
+
+/// `prod/web` may GET everything but what is below `/admin`, and `prod/board` keeps encoded slashes.
+fn kept() -> Engine {
+    let mut intent = testing::intent(&["prod/web", "prod/board"]);
+    let board = intent.services.get_mut(&testing::name("prod/board")).expect("it is there");
+    board.paths.escaped_slashes = EscapedSlashes::Keep;
+    let allow = vec![call(Some("GET"), "/repos/*/files"), call(Some("GET"), "/admin%2Fkey"), call(Some("PUT"), "/**")];
+    testing::allow(&mut intent, "prod/board", Caller::Service(testing::name("prod/web")), allow);
+    testing::policies(&mut intent, "forbid(principal, action, resource) when { context.path like \"/admin/*\" };");
+    testing::engine(&intent, "prod/board")
+}
+
+#[test]
+fn an_encoded_slash_is_a_part_of_its_segment_and_passes_no_forbid() {
+    let (engine, id) = (kept(), testing::id("prod/web"));
+    let decide = |method, path| engine.decide(&CallRequest { method, path, ..testing::request(&id) });
+    assert!(decide("GET", "/repos/a%2Fb/files").allowed);
+    assert!(!decide("GET", "/repos/a/b/files").allowed);
+    assert!(decide("PUT", "/repos/a%2Fadmin%2Fb").allowed);
+    for path in ["/admin%2Fkey", "/admin%2F", "/%2Fadmin%2Fkey", "/admin%2F%2Fkey", "/admin/a%2Fb"] {
+        for method in ["GET", "PUT"] {
+            assert!(!decide(method, path).allowed, "{method} {path}");
+        }
+        assert_eq!(&*decide("PUT", path).places, "policies/x.cedar:1", "{path}");
+    }
+    assert_eq!(
+        &*decide("PUT", "/admin%2Fkey").reason,
+        "forbid policies/x.cedar:1, to which the path is /admin/key if %2F is a slash"
     );
 }
 
@@ -333,6 +363,49 @@ proptest! {
                 prop_assert_eq!((again.allowed, again.reason), (decision.allowed, decision.reason));
             }
         }
+    }
+}
+
+/// How apps read a path: as it is, with `%2F` for a slash, with repeated slashes as one, and by all of these in a row.
+fn as_apps_read_it(path: &str) -> Vec<String> {
+    let decoded = path.replace("%2F", "/").replace("%2f", "/");
+    let merged = |path: &str| {
+        let mut path = path.to_owned();
+        while path.contains("//") {
+            path = path.replace("//", "/");
+        }
+        path
+    };
+    let mut all = vec![path.to_owned(), decoded.clone(), merged(&decoded)];
+    for read in all.clone() {
+        let mut segments: Vec<&str> = Vec::new();
+        for segment in read.split('/').skip(1) {
+            match segment {
+                ".." => drop(segments.pop()),
+                "." => {}
+                other => segments.push(other),
+            }
+        }
+        all.push(format!("/{}", segments.join("/")));
+    }
+    all
+}
+
+proptest! {
+    /// With kept slashes, what is let through is below `/admin` in no way in which an app may read it.
+    #[test]
+    fn no_spelling_of_a_slash_passes_a_forbid(
+        pieces in proptest::collection::vec(
+            proptest::sample::select(&["/", "%2F", "%2f", "..", ".", "%2e", "admin", "repos", "x", ";", "%61dmin"][..]), 0..9)
+    ) {
+        let raw = format!("/{}", pieces.concat());
+        let (engine, id) = (kept(), testing::id("prod/web"));
+        let Ok(path) = crate::path::normalize(&raw, engine.escaped_slashes()) else { return Ok(()) };
+        let decision = engine.decide(&CallRequest { method: "PUT", path: &path, ..testing::request(&id) });
+        // Without an encoded slash there is one reading: a path with a slash more in front is another path.
+        let readings = if path.contains("%2F") { as_apps_read_it(&path) } else { vec![path.to_string()] };
+        let forbidden = readings.into_iter().find(|read| read.starts_with("/admin/"));
+        prop_assert_eq!(decision.allowed, forbidden.is_none(), "{} as {:?}: {:?}", path, forbidden, decision.reason);
     }
 }
 

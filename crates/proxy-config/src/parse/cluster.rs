@@ -13,20 +13,25 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
 };
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, duration, named, required, uint32};
-use super::{Names, endpoint, from_ads, tls};
+use super::strict::{NOT_SUPPORTED, Path, Refused, bound, duration, named, required, uint32, unbounded};
+use super::{Names, endpoint, from_ads, limits, tls};
 use crate::cluster::{Cluster, EndpointsSource, LbPolicy, UpstreamProtocol, UpstreamTls};
 
 /// The name under which a cluster says what HTTP it speaks.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+/// As long as Envoy keeps an idle connection where nothing is said.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// One cluster.
 pub(crate) fn cluster(mut given: PbCluster, at: &Path<'_>, names: &mut Names) -> Result<Cluster, Refused> {
     let name = named(&mut given.name, &at.field("name"))?;
+    let (protocol, idle_timeout) = protocol(&mut given, at)?;
     let cluster = Cluster {
         endpoints: endpoints(&mut given, &name, at)?,
         tls: tls::upstream(given.transport_socket.take(), &at.field("transport_socket"))?,
-        protocol: protocol(&mut given, at)?,
+        protocol,
+        idle_timeout,
         connect_timeout: connect_timeout(&mut given, at)?,
         lb_policy: lb_policy(&mut given, at)?,
         id: names.cluster(&name).id,
@@ -116,20 +121,28 @@ fn circuit_breakers(given: Option<CircuitBreakers>, at: &Path<'_>) -> Result<(),
     at.rest(&given)
 }
 
-fn protocol(given: &mut PbCluster, at: &Path<'_>) -> Result<UpstreamProtocol, Refused> {
+/// What is spoken, and how long an idle connection is kept.
+fn protocol(given: &mut PbCluster, at: &Path<'_>) -> Result<(UpstreamProtocol, Option<Duration>), Refused> {
     let at_all = at.field("typed_extension_protocol_options");
     let given = take(&mut given.typed_extension_protocol_options);
     if let Some(key) = given.keys().filter(|key| *key != HTTP_OPTIONS).min() {
         return Err(at_all.key(key).refuse(NOT_SUPPORTED));
     }
     let Some(options) = given.get(HTTP_OPTIONS) else {
-        return Ok(UpstreamProtocol::Http1);
+        return Ok((UpstreamProtocol::Http1, Some(IDLE_TIMEOUT)));
     };
     let at_options = at_all.key(HTTP_OPTIONS);
     at_options.any(options, explicit)?.ok_or_else(|| at_options.refuse_type(options))
 }
 
-fn explicit(mut given: HttpProtocolOptions, at: &Path<'_>) -> Result<UpstreamProtocol, Refused> {
+fn explicit(mut given: HttpProtocolOptions, at: &Path<'_>) -> Result<(UpstreamProtocol, Option<Duration>), Refused> {
+    let at_common = at.field("common_http_protocol_options");
+    let mut common = given.common_http_protocol_options.take().unwrap_or_default();
+    limits::fields(common.max_headers_count.take(), &at_common.field("max_headers_count"))?;
+    limits::head(common.max_response_headers_kb.take(), &at_common.field("max_response_headers_kb"))?;
+    let at_idle = at_common.field("idle_timeout");
+    let idle = common.idle_timeout.take();
+    at_common.rest(&common)?;
     let protocol = match given.upstream_protocol_options.take() {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => config.protocol_config,
         _ => return Err(at.field("explicit_http_config").refuse("required: this proxy does not choose by itself")),
@@ -137,14 +150,16 @@ fn explicit(mut given: HttpProtocolOptions, at: &Path<'_>) -> Result<UpstreamPro
     at.rest(&given)?;
     let at = &at.field("explicit_http_config");
     match protocol {
-        Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+        Some(ProtocolConfig::HttpProtocolOptions(mut options)) => {
+            options.allow_chunked_length = false; // such a response is always read as chunked
             at.field("http_protocol_options").rest(&options)?;
-            Ok(UpstreamProtocol::Http1)
+            Ok((UpstreamProtocol::Http1, bound(idle, IDLE_TIMEOUT, &at_idle)?))
         }
         Some(ProtocolConfig::Http2ProtocolOptions(mut options)) => {
             options.allow_connect = false; // extended CONNECT (RFC 8441) is used where the endpoint offers it
             at.field("http2_protocol_options").rest(&options)?;
-            Ok(UpstreamProtocol::Http2)
+            unbounded(idle, &at_idle)?;
+            Ok((UpstreamProtocol::Http2, None))
         }
         Some(ProtocolConfig::Http3ProtocolOptions(_)) => Err(at.field("http3_protocol_options").refuse(NOT_SUPPORTED)),
         None => Err(at.refuse("one of http_protocol_options and http2_protocol_options is required")),

@@ -2,6 +2,7 @@
 
 use std::mem::take;
 use std::sync::Arc;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -17,9 +18,10 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use http::HeaderName;
+use weft_model::intent::EscapedSlashes;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, named, required, uint32, unbounded};
-use super::{Names, access_log, from_ads, local_reply, route, to_agent, v3};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, named, required, uint32, unbounded};
+use super::{Names, access_log, from_ads, limits, local_reply, route, to_agent, v3};
 use crate::Reserved;
 use crate::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, RouteSource};
 use crate::log_format::LogFormat;
@@ -36,7 +38,9 @@ pub(crate) fn manager(
     let upgrades = upgrades(take(&mut given.upgrade_configs), &at.field("upgrade_configs"))?;
     let at_removed = at.field("early_header_mutation_extensions");
     common_options(&mut given, at)?;
+    limits::head(given.max_request_headers_kb.take(), &at.field("max_request_headers_kb"))?;
     unbounded(given.stream_idle_timeout.take(), &at.field("stream_idle_timeout"))?;
+    let patience = bound(given.stream_flush_timeout.take(), Duration::ZERO, &at.field("stream_flush_timeout"))?;
     let listener = HttpListener {
         routes: routes(&mut given, at, names)?,
         protocol: protocol(&mut given, at)?,
@@ -51,9 +55,11 @@ pub(crate) fn manager(
         preserve_request_id: take(&mut given.preserve_external_request_id),
         websocket: upgrades.websocket,
         connect: upgrades.connect,
-        normalize_path: normalize_path(&mut given, at)?,
+        paths: paths(&mut given, at)?,
         tracing: tracing(given.tracing.take(), &at.field("tracing"))?,
+        patience,
         max_concurrent_streams: concurrent_streams(&mut given, at)?,
+        interim: take(&mut given.proxy_100_continue),
     };
     local_reply::check(given.local_reply_config.take(), &at.field("local_reply_config"))?;
     proxy_status(given.proxy_status_config.take(), &at.field("proxy_status_config"))?;
@@ -86,9 +92,9 @@ fn routes(given: &mut Manager, at: &Path<'_>, names: &mut Names) -> Result<Route
 }
 
 fn protocol(given: &mut Manager, at: &Path<'_>) -> Result<DownstreamProtocol, Refused> {
-    if given.http_protocol_options == Some(Default::default()) {
-        given.http_protocol_options = None;
-    }
+    let mut http1 = given.http_protocol_options.take().unwrap_or_default();
+    http1.accept_http_10 = false; // HTTP/1.0 is always taken
+    at.field("http_protocol_options").rest(&http1)?;
     match CodecType::try_from(take(&mut given.codec_type)) {
         Ok(CodecType::Auto) => Ok(DownstreamProtocol::Auto),
         Ok(CodecType::Http1) => Ok(DownstreamProtocol::Http1),
@@ -113,6 +119,7 @@ fn common_options(given: &mut Manager, at: &Path<'_>) -> Result<(), Refused> {
     let at = &at.field("common_http_protocol_options");
     let mut options = given.common_http_protocol_options.take().unwrap_or_default();
     unbounded(options.idle_timeout.take(), &at.field("idle_timeout"))?;
+    limits::fields(options.max_headers_count.take(), &at.field("max_headers_count"))?;
     at.rest(&options)
 }
 
@@ -235,17 +242,17 @@ fn upgrades(given: Vec<UpgradeConfig>, at: &Path<'_>) -> Result<Upgrades, Refuse
     Ok(upgrades)
 }
 
-/// Normalising here always refuses escaped slashes, and there is no refusing without it.
-fn normalize_path(given: &mut Manager, at: &Path<'_>) -> Result<bool, Refused> {
+/// How paths are normalised, if they are: there is no refusing of escaped slashes without it.
+fn paths(given: &mut Manager, at: &Path<'_>) -> Result<Option<EscapedSlashes>, Refused> {
     use PathWithEscapedSlashesAction as Slashes;
     let normalize = boolean(given.normalize_path.take(), false);
     match (Slashes::try_from(take(&mut given.path_with_escaped_slashes_action)), normalize) {
-        (Ok(Slashes::ImplementationSpecificDefault), _)
-        | (Ok(Slashes::RejectRequest), true)
-        | (Ok(Slashes::KeepUnchanged), false) => Ok(normalize),
-        _ => Err(at
-            .field("path_with_escaped_slashes_action")
-            .refuse("this proxy refuses escaped slashes where it normalizes paths, and keeps them elsewhere")),
+        (Ok(Slashes::ImplementationSpecificDefault | Slashes::RejectRequest), true) => Ok(Some(EscapedSlashes::Reject)),
+        (Ok(Slashes::KeepUnchanged), true) => Ok(Some(EscapedSlashes::Keep)),
+        (Ok(Slashes::ImplementationSpecificDefault | Slashes::KeepUnchanged), false) => Ok(None),
+        _ => Err(at.field("path_with_escaped_slashes_action").refuse(
+            "this proxy refuses escaped slashes where it normalizes paths or keeps them, and does nothing else",
+        )),
     }
 }
 

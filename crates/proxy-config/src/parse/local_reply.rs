@@ -7,11 +7,15 @@
 use std::mem::take;
 
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string::Format};
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValueOption, SubstitutionFormatString, substitution_format_string::Format,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::LocalReplyConfig;
 use envoy_types::pb::google::protobuf::value::Kind;
 
-use super::strict::{Path, Refused};
+use weft_proxy_http::headers::X_WEFT_UNTOUCHED;
+
+use super::strict::{Path, Refused, uint32};
 
 /// The body that stands already.
 const AS_GIVEN: &str = "%LOCAL_REPLY_BODY%";
@@ -28,8 +32,17 @@ pub(crate) fn check(given: Option<LocalReplyConfig>, at: &Path<'_>) -> Result<()
     for (index, mut mapper) in take(&mut given.mappers).into_iter().enumerate() {
         let at = &at_mappers.index(index);
         mapper.filter = None; // which problem stands for what
+        if uint32(mapper.status_code.take()).is_some_and(|status| status != 502) {
+            return Err(at.field("status_code").refuse("only 502, for what the app broke, is supported by this proxy"));
+        }
         if let Some(body) = mapper.body_format_override.take() {
             format(body, &at.field("body_format_override"))?;
+        }
+        let added = take(&mut mapper.headers_to_add);
+        if added.iter().any(|option| !is_ours(option)) {
+            return Err(at
+                .field("headers_to_add")
+                .refuse("this proxy adds x-weft-untouched only, and where it is true"));
         }
         at.rest(&mapper)?;
     }
@@ -37,6 +50,10 @@ pub(crate) fn check(given: Option<LocalReplyConfig>, at: &Path<'_>) -> Result<()
         format(body, &at.field("body_format"))?;
     }
     at.rest(&given)
+}
+
+fn is_ours(option: &HeaderValueOption) -> bool {
+    option.header.as_ref().is_some_and(|header| header.key == X_WEFT_UNTOUCHED.as_str() && header.value == "true")
 }
 
 #[allow(deprecated)] // text_format is what Envoy still calls it

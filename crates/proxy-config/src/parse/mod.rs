@@ -8,6 +8,7 @@ pub(crate) mod access_log;
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
 pub(crate) mod http;
+mod limits;
 pub(crate) mod listener;
 mod local_reply;
 pub(crate) mod route;

@@ -57,9 +57,10 @@ fn virtual_host(
         add_domain(table, &domain.to_ascii_lowercase(), number, &at_domains.index(index))?;
     }
     let at_routes = at.field("routes");
+    let removed = header_names(take(&mut given.response_headers_to_remove), &at.field("response_headers_to_remove"))?;
     let routes = take(&mut given.routes).into_iter().enumerate();
     let routes = routes
-        .map(|(index, one)| route(one, &at_routes.index(index), names).map(Arc::new))
+        .map(|(index, one)| route(one, &at_routes.index(index), names, &removed).map(Arc::new))
         .collect::<Result<_, _>>()?;
     at.rest(&given)?;
     table.hosts.push(VirtualHost { name, routes });
@@ -84,7 +85,20 @@ fn add_domain(table: &mut RouteTable, domain: &str, number: u32, at: &Path<'_>) 
     if new { Ok(()) } else { Err(at.refuse(format!("{domain:?} stands here for the second time"))) }
 }
 
-fn route(mut given: pb::Route, at: &Path<'_>, names: &mut Names) -> Result<Route, Refused> {
+fn header_names(given: Vec<String>, at: &Path<'_>) -> Result<Arc<[HeaderName]>, Refused> {
+    let name = |(index, name): (usize, String)| {
+        HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| at.index(index).refuse(format!("{name:?} is not the name of a header")))
+    };
+    given.into_iter().enumerate().map(name).collect()
+}
+
+fn route(
+    mut given: pb::Route,
+    at: &Path<'_>,
+    names: &mut Names,
+    removed_response_headers: &Arc<[HeaderName]>,
+) -> Result<Route, Refused> {
     let matches = route_match(required(given.r#match.take(), &at.field("match"))?, &at.field("match"))?;
     let name = take(&mut given.name).into();
     let Some(Action::Route(action)) = given.action.take_if(|action| matches!(action, Action::Route(_))) else {
@@ -92,7 +106,8 @@ fn route(mut given: pb::Route, at: &Path<'_>, names: &mut Names) -> Result<Route
         return Err(at.field("route").refuse("required"));
     };
     at.rest(&given)?;
-    route_action(action, name, matches, &at.field("route"), names)
+    let route = route_action(action, name, matches, &at.field("route"), names)?;
+    Ok(Route { removed_response_headers: removed_response_headers.clone(), ..route })
 }
 
 fn route_action(
@@ -117,6 +132,7 @@ fn route_action(
         timeout: bound(given.timeout.take(), Duration::from_secs(15), &at.field("timeout"))?,
         retry: given.retry_policy.take().map(|policy| retry(policy, &at_retry)).transpose()?.flatten(),
         websocket: upgrades.websocket,
+        removed_response_headers: Arc::default(),
     };
     at.rest(&given)?;
     Ok(route)
@@ -287,8 +303,16 @@ fn retry(mut given: pb::RetryPolicy, at: &Path<'_>) -> Result<Option<RetryPolicy
             "connect-failure" => on.connect_failure = true,
             "refused-stream" => on.refused_stream = true,
             "reset-before-request" => on.reset_before_request = true,
+            "retriable-headers" => on.retriable_headers = true,
             _ => return Err(at_on.refuse(format!("`{}` is {NOT_SUPPORTED}", condition.escape_debug()))),
         }
+    }
+    let at_retriable = at.field("retriable_headers");
+    let retriable = take(&mut given.retriable_headers).into_iter().enumerate();
+    let retriable_headers =
+        retriable.map(|(index, one)| header_match(one, &at_retriable.index(index))).collect::<Result<Vec<_>, _>>()?;
+    if on.retriable_headers == retriable_headers.is_empty() {
+        return Err(at_retriable.refuse("goes with `retriable-headers` in retry_on"));
     }
     let (base_interval, max_interval) = back_off(given.retry_back_off.take(), &at.field("retry_back_off"))?;
     let at_hosts = at.field("retry_host_predicate");
@@ -314,6 +338,7 @@ fn retry(mut given: pb::RetryPolicy, at: &Path<'_>) -> Result<Option<RetryPolicy
         base_interval,
         max_interval,
         avoid_previous_hosts,
+        retriable_headers,
     };
     at.rest(&given)?;
     Ok((policy.on != RetryOn::default() && policy.num_retries > 0).then_some(policy))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method};
+use weft_model::intent::EscapedSlashes;
 
 use super::*;
 
@@ -38,7 +39,7 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     assert!(egress.tls.is_none() && egress.access_log.is_some());
     let http = http(egress);
     assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
-    assert!(http.normalize_path && !http.preserve_request_id);
+    assert!(http.paths == Some(EscapedSlashes::Keep) && http.interim && !http.preserve_request_id);
     assert_eq!((http.xfcc, http.protocol), (ForwardClientCert::Sanitize, DownstreamProtocol::Auto));
     for name in weft_compile::headers::IDENTITY {
         assert!(http.reserved.holds(name), "{name}");
@@ -57,10 +58,15 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     assert_eq!(ingress.direction, Direction::Inbound);
     let http = http(ingress);
     assert!(http.authorize && http.preserve_request_id && http.websocket && !http.connect && !http.strip_port);
+    assert!(http.interim);
     assert_eq!(http.xfcc, ForwardClientCert::SanitizeSet);
     let table = config.route_table(&http.routes).unwrap();
     let hit = hit(table, "whatever", Method::GET, "/x", &HeaderMap::new(), 0);
-    assert_eq!((hit.route.timeout, &hit.route.retry), (None, &None));
+    assert_eq!(hit.route.timeout, None);
+    let retry = hit.route.retry.as_ref().unwrap();
+    assert_eq!((retry.on, retry.num_retries), (RetryOn { refused_stream: true, ..Default::default() }, 2));
+    assert_eq!(*hit.route.removed_response_headers, ["x-weft-untouched"]);
+    assert_eq!(http.patience, Some(Duration::from_secs(300)));
     let app = config.upstream(hit.cluster).unwrap();
     assert_eq!((&*app.cluster.name, app.cluster.protocol), ("inbound|8080||", UpstreamProtocol::Http1));
     assert!(app.cluster.tls.is_none());
@@ -116,7 +122,9 @@ fn clusters_know_whom_to_expect_and_where() {
     assert_eq!(tls.sni.as_deref(), Some("outbound_.8080_.v1_.board.prod"));
     assert_eq!(tls.alpn, [b"h2".to_vec()]);
     assert_eq!((v1.cluster.protocol, v1.cluster.lb_policy), (UpstreamProtocol::Http2, LbPolicy::LeastRequest));
-    assert_eq!(v1.cluster.connect_timeout, Duration::from_secs(2));
+    assert_eq!((v1.cluster.connect_timeout, v1.cluster.idle_timeout), (Duration::from_secs(2), None));
+    let app = &config.clusters["inbound|8080||"].cluster;
+    assert_eq!((app.protocol, app.idle_timeout), (UpstreamProtocol::Http1, Some(Duration::from_secs(60))));
     let ports: Vec<_> = v1.endpoints.iter().map(|endpoint| endpoint.address.port()).collect();
     assert_eq!(ports, [1, 2]);
     assert_eq!(v1.endpoints[0].labels.get("version").map(|label| &**label), Some("v1"));

@@ -14,81 +14,29 @@ use std::sync::{Arc, Mutex};
 use envoy_types::pb::envoy::config::cluster::v3 as pb_cluster;
 use envoy_types::pb::envoy::config::endpoint::v3 as pb_endpoint;
 use envoy_types::pb::envoy::config::listener::v3 as pb_listener;
-use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy, ProxyKind};
-use weft_model::{ServiceName, source::SourceFile};
+use weft_compile::testing::{self, MESH, ROUTES, service, service_of};
 use weft_xds::{Rejection, Resource, Snapshot, Update, type_url};
 
 use super::*;
 
-const MESH: &str = r#"
-kind: Mesh
-name: acme
-trustDomain: acme.internal
----
-kind: Service
-name: web
-namespace: prod
-port: 8080
-protocol: http
-access: [{from: [prod/board]}]
----
-kind: Service
-name: board
-namespace: prod
-port: 8080
-protocol: http
-subsets: {v1: {version: v1}, v2: {version: v2}}
-access: [{from: [prod/web], allow: ["GET /api/**", "POST /api/pins"]}]
-routes:
-  - matches: [{headers: [{name: x-version, value: v2}]}]
-    backendRefs: [{subset: v2}]
-  - matches: [{path: {type: Exact, value: /slow}}, {path: {type: PathPrefix, value: /slow/}, method: POST}]
-    timeouts: {request: 500ms}
-  - backendRefs: [{subset: v1, weight: 90}, {subset: v2, weight: 10}]
----
-kind: Service
-name: echo
-namespace: tools
-port: 9000
-protocol: grpc
-access: [{from: ["prod/*"]}]
----
-kind: Service
-name: db
-namespace: prod
-port: 5432
-protocol: tcp
-access: [{from: [prod/web]}]
-"#;
+fn intent() -> String {
+    let access = r#"access: [{from: [prod/web], allow: ["GET /api/**", "POST /api/pins"]}]"#;
+    let board = format!("subsets: {{v1: {{version: v1}}, v2: {{version: v2}}}}\n{access}\n{ROUTES}");
+    [
+        MESH.to_owned(),
+        service("prod/web", "access: [{from: [prod/board]}]"),
+        service("prod/board", &board),
+        service_of("tools/echo", "grpc", 9000, r#"access: [{from: ["prod/*"]}]"#),
+        service_of("prod/db", "tcp", 5432, "access: [{from: [prod/web]}]"),
+    ]
+    .concat()
+}
 
 /// What the control plane sends to a sidecar of this service.
 fn snapshot(service: &str) -> Snapshot {
     static MADE: Mutex<BTreeMap<String, Snapshot>> = Mutex::new(BTreeMap::new());
-    MADE.lock().unwrap().entry(service.to_owned()).or_insert_with(|| compile(service)).clone()
-}
-
-fn compile(service: &str) -> Snapshot {
-    let (intent, findings) = weft_model::parse::parse(&[SourceFile::new("mesh.yaml", MESH.as_bytes())]);
-    assert!(findings.is_empty(), "{findings:?}");
-    let intent = Arc::new(intent.unwrap());
-    let policy = Arc::new(weft_policy::compile(&intent, "c0ffee").unwrap());
-    let mesh = CompiledMesh::new(intent, policy, "c0ffee");
-    let endpoint = |port: u16, version: &str| Endpoint {
-        address: ([127, 0, 0, 1], port).into(),
-        labels: [("version".into(), version.into()), ("zone".into(), "a".into())].into(),
-        id: "x".into(),
-    };
-    let board: ServiceName = "prod/board".parse().unwrap();
-    let endpoints: EndpointSet = [(board, [endpoint(1, "v1"), endpoint(2, "v1"), endpoint(3, "v2")].into())].into();
-    let proxy = Proxy {
-        service: service.parse().unwrap(),
-        ingress: ([127, 0, 0, 1], 15006).into(),
-        egress: ([127, 0, 0, 1], 15001).into(),
-        app: ([127, 0, 0, 1], 8080).into(),
-        access_log: "/dev/stdout".into(),
-        kind: ProxyKind::Sidecar,
-    };
-    weft_compile::compile(&mesh, &endpoints, &proxy)
+    let make = || testing::snapshot(&testing::compiled(testing::intent(&intent()), "c0ffee"), service);
+    MADE.lock().unwrap().entry(service.to_owned()).or_insert_with(make).clone()
 }
 
 /// All of it, in the order in which it comes.

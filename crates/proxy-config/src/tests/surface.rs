@@ -62,7 +62,8 @@ fn cluster() {
         let entry = [bytes(1, kind.as_bytes()), any(2, kind, &[&explicit, extra].concat())].concat();
         [base.clone(), bytes(36, &entry)].concat()
     };
-    assert_eq!(accepted(type_url::CLUSTER, "c", http), [0_u32; 0]);
+    // common_http_protocol_options
+    assert_eq!(accepted(type_url::CLUSTER, "c", http), [1]);
 }
 
 #[test]
@@ -97,8 +98,8 @@ fn route_configuration() {
     let accepted = |build: &dyn Fn(&[u8]) -> Vec<u8>| accepted(type_url::ROUTE, "r", build);
     // validate_clusters (false)
     assert_eq!(accepted(&|extra| of(&good, b"", extra)), [7]);
-    // another of domains
-    assert_eq!(accepted(&|extra| of(&good, extra, b"")), [2]);
+    // another of domains, response_headers_to_remove
+    assert_eq!(accepted(&|extra| of(&good, extra, b"")), [2, 11]);
     // name
     assert_eq!(accepted(&|extra| of(&[&good, extra].concat(), b"", b"")), [14]);
     let in_match =
@@ -180,9 +181,8 @@ fn listener_and_tls() {
 
 #[test]
 fn filters() {
-    // codec_type, http_protocol_options (empty), use_remote_address (false), preserve_external_request_id,
-    // common_http_protocol_options (empty)
-    assert_eq!(Parts::of("prod/web", "egress").in_filter(0), [1, 8, 14, 32, 35]);
+    // codec_type, use_remote_address (false), preserve_external_request_id
+    assert_eq!(Parts::of("prod/web", "egress").in_filter(0), [1, 14, 32]);
     // include_peer_certificate
     assert_eq!(Parts::of("prod/db", "ingress").in_filter(0), [4]);
     // idle_timeout

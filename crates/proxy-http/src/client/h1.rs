@@ -23,14 +23,18 @@ use weft_telemetry::Failure;
 use super::duplex::H1Duplex;
 use super::upload::{Outcome, Outgoing, Upload};
 use crate::error::{AttemptError, BodyError, Sent};
-use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, put_request, take_response};
+use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, Said, put_request, take_response};
 use crate::request_body::RequestBody;
+use crate::server::Interim;
 use crate::way::{Stream, Way};
 
 /// What one read asks for, at least.
 const READ_MIN: usize = 8 * 1024;
 /// And at most, while the reads come back full.
 const READ_MAX: usize = 64 * 1024;
+
+/// The app's clock began to run before ours, and a request takes its time to get there.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// One connection, free for a request.
 pub struct H1Connection {
@@ -44,11 +48,12 @@ pub struct H1Connection {
     pub used: bool,
     /// Whether it can carry another one after this.
     reusable: bool,
+    /// How long it may wait for one, as the app said with its last response.
+    kept_for: Option<Duration>,
+    /// Whether the app has begun to answer: then it has the request.
+    is_answering: bool,
     idle_since: Instant,
 }
-
-/// A request that failed and had no body: whether it may be sent again is for the caller to say.
-pub type Again = Option<Request<()>>;
 
 impl H1Connection {
     /// A connection that has carried nothing yet.
@@ -61,6 +66,8 @@ impl H1Connection {
             upload: None,
             used: false,
             reusable: false,
+            kept_for: None,
+            is_answering: false,
             idle_since: Instant::now(),
         }
     }
@@ -73,29 +80,39 @@ impl H1Connection {
         Pin::new(&mut *stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
-    /// Whether it has been waiting for longer than that.
-    pub fn is_idle_for(&self, bound: Duration) -> bool {
-        self.idle_since.elapsed() > bound
+    /// Whether it has been waiting for longer than `bound`, or for as long as the app keeps it.
+    pub fn is_stale(&self, bound: Option<Duration>) -> bool {
+        let bound = bound.into_iter().chain(self.kept_for.map(safe_wait)).min();
+        bound.is_some_and(|bound| self.idle_since.elapsed() >= bound)
     }
 
-    /// Sends a request and waits for the head of its response. A request without a body comes back with the error.
+    /// Sends a request and waits for the head of its response; heads that come before it are passed on as they come. The head of
+    /// the request comes back with an error, if the app had not begun to answer: whether it may be sent again is for the caller to
+    /// say.
     pub async fn send(
         mut self,
         head: Request<()>,
         mut body: RequestBody,
-    ) -> Result<Response<H1Body>, (AttemptError, Again)> {
-        let had_body = !body.is_empty();
-        match self.exchange(&head, &mut body).await {
-            Ok(ResponseHead { response, body, reusable }) => {
+        interim: &mut Interim,
+    ) -> Result<Response<H1Body>, (AttemptError, Option<Request<()>>)> {
+        self.is_answering = false;
+        match self.exchange(&head, &mut body, interim).await {
+            Ok(ResponseHead { response, body, reusable, kept_for }) => {
                 self.used = true;
                 self.reusable = reusable;
+                self.kept_for = kept_for;
                 Ok(response.map(|()| H1Body { connection: Some(self), decoder: body }))
             }
-            Err(error) => Err((error, (!had_body).then_some(head))),
+            Err(error) => Err((error, (!self.is_answering).then_some(head))),
         }
     }
 
-    async fn exchange(&mut self, head: &Request<()>, body: &mut RequestBody) -> Result<ResponseHead, AttemptError> {
+    async fn exchange(
+        &mut self,
+        head: &Request<()>,
+        body: &mut RequestBody,
+        interim: &mut Interim,
+    ) -> Result<ResponseHead, AttemptError> {
         let mut bytes = BytesMut::new();
         let encoder = put_request(&mut bytes, head, !body.is_empty());
         let mut out = Outgoing { bytes, encoder, ended: encoder == Encoder::Nothing };
@@ -113,7 +130,7 @@ impl H1Connection {
         if !out.ended {
             self.upload = Some(Upload::start(self.stream.clone(), out, std::mem::replace(body, RequestBody::empty())));
         }
-        poll_fn(|cx| self.poll_head(cx, head.method())).await
+        poll_fn(|cx| self.poll_head(cx, head.method(), interim)).await
     }
 
     /// Writes all of it. An error says how many bytes had left.
@@ -133,12 +150,22 @@ impl H1Connection {
         poll_fn(flush).await.map_err(|error| (error, written))
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, AttemptError>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        interim: &mut Interim,
+    ) -> Poll<Result<ResponseHead, AttemptError>> {
         loop {
-            if !self.read.is_empty() {
+            while !self.read.is_empty() {
                 let malformed = |error| AttemptError::new(Failure::AppProtocol, Sent::Perhaps, error);
-                if let Some(head) = take_response(&mut self.read, method).map_err(malformed)? {
-                    return Poll::Ready(Ok(head));
+                match take_response(&mut self.read, method).map_err(malformed)? {
+                    Some(Said::Answer(head)) => return Poll::Ready(Ok(head)),
+                    Some(Said::Interim(head)) => {
+                        self.is_answering = true;
+                        interim.pass_on(head);
+                    }
+                    None => break,
                 }
             }
             match ready!(self.poll_fill(cx)) {
@@ -171,6 +198,12 @@ impl H1Connection {
     fn has_sent_all(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.outcome(None) == Some(Outcome::Whole))
     }
+}
+
+/// How long a connection can be used that the app keeps for `timeout`. A request on one that is being closed fails, and one that is not
+/// idempotent is not sent again.
+fn safe_wait(timeout: Duration) -> Duration {
+    timeout - KEEP_ALIVE_MARGIN.min(timeout / 2)
 }
 
 fn closed(sent: Sent, error: &io::Error) -> AttemptError {

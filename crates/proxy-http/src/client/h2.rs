@@ -8,19 +8,22 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use weft_telemetry::Failure;
 
 use crate::error::{AttemptError, BodyError, Sent};
 use crate::h2_stream::{self, CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
 use crate::request_body::RequestBody;
+use crate::server::Interim;
 use crate::way::Stream;
 
 /// Heads of responses larger than this reset their stream. A sidecar lets 64 KiB through; HTTP/2 counts 32 bytes more a field.
@@ -40,8 +43,9 @@ pub struct H2Connection {
 }
 
 impl H2Connection {
-    /// Exchanges prefaces and starts the connection's task on this worker.
-    pub async fn start(stream: Stream, generation: u64) -> Result<Self, AttemptError> {
+    /// Exchanges prefaces and starts the connection's task on this worker. Waits at most `bound` for the SETTINGS with which a
+    /// server begins (RFC 9113 s.3.4): only they say how many requests it takes at once, and what is sent beyond that it refuses.
+    pub async fn start(stream: Stream, generation: u64, bound: Duration) -> Result<Self, AttemptError> {
         let local_address = stream.local_address();
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -51,19 +55,36 @@ impl H2Connection {
             .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
             .data_frame_budget(SMALL_FRAMES_MAX)
             .enable_push(false)
+            .initial_max_send_streams(0)
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, error))?;
         let open = Rc::new(Cell::new(true));
         let closing = open.clone();
-        tokio::task::spawn_local(async move {
-            let ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)).await;
+        let (told, settings) = oneshot::channel();
+        // A handle would keep the connection open: this one goes as soon as it has told.
+        let mut waiting = Some((told, send.clone()));
+        let task = tokio::task::spawn_local(async move {
+            let ended = poll_fn(|cx| {
+                let ended = Pin::new(&mut connection).poll(cx);
+                if let Some((told, _)) = waiting.take_if(|(_, send)| send.current_max_send_streams() > 0) {
+                    let _ = told.send(());
+                }
+                ended
+            });
+            let ended = ended.await;
             closing.set(false);
             if let Err(error) = ended {
                 tracing::debug!(%error, "connection to an endpoint ended");
             }
         });
-        Ok(Self { send, open, streams: Rc::default(), generation, local_address })
+        let why = match tokio::time::timeout(bound, settings).await {
+            Ok(Ok(())) => return Ok(Self { send, open, streams: Rc::default(), generation, local_address }),
+            Ok(Err(_)) => "the connection ended before its HTTP/2 SETTINGS came; does the endpoint speak HTTP/2?",
+            Err(_) => "no HTTP/2 SETTINGS came that allow a request; does the endpoint speak HTTP/2?",
+        };
+        task.abort();
+        Err(AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, why))
     }
 
     /// Whether another request may be put on it.
@@ -98,16 +119,21 @@ impl H2Connection {
         AttemptError::new(Failure::UpstreamClosed, Sent::NotProcessed, error)
     }
 
-    /// Sends a request and waits for the head of its response. The body is sent beside, for as long as anybody waits for the
-    /// response or reads it.
-    pub async fn send(&self, request: Request<()>, body: RequestBody) -> Result<Response<H2Body>, AttemptError> {
+    /// Sends a request and waits for the head of its response; heads that come before it are passed on as they come. The body is
+    /// sent beside, for as long as anybody waits for the response or reads it.
+    pub async fn send(
+        &self,
+        request: Request<()>,
+        body: RequestBody,
+        interim: &mut Interim,
+    ) -> Result<Response<H2Body>, AttemptError> {
         let no_body = body.is_end_stream();
         let (response, stream) = self.begin(request, no_body).await?;
         let upload = (!no_body).then(|| {
             let task = tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
             Upload(task.abort_handle())
         });
-        let response = response.await.map_err(|error| failed(&error))?;
+        let response = answer(response, interim).await?;
         Ok(response.map(|stream| H2Body { stream, _upload: upload }))
     }
 
@@ -115,9 +141,10 @@ impl H2Connection {
     pub async fn open_tunnel(
         &self,
         request: Request<()>,
+        interim: &mut Interim,
     ) -> Result<(Response<RecvStream>, SendStream<Bytes>), AttemptError> {
         let (response, stream) = self.begin(request, false).await?;
-        Ok((response.await.map_err(|error| failed(&error))?, stream))
+        Ok((answer(response, interim).await?, stream))
     }
 
     async fn begin(
@@ -135,6 +162,22 @@ impl H2Connection {
             }
         })
     }
+}
+
+/// Waits for the head of the response, and passes on what comes before it.
+async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<Response<RecvStream>, AttemptError> {
+    poll_fn(|cx| {
+        while let Some(head) = ready!(response.poll_informational(cx)) {
+            let head = head.map_err(|error| failed(&error))?;
+            if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                let reason = "the endpoint switches protocols, which HTTP/2 does not know (RFC 9113 s.8.6)";
+                return Poll::Ready(Err(AttemptError::new(Failure::UpstreamProtocol, Sent::Perhaps, reason)));
+            }
+            interim.pass_on(head);
+        }
+        Pin::new(&mut response).poll(cx).map_err(|error| failed(&error))
+    })
+    .await
 }
 
 /// A response's body as it comes.
@@ -191,4 +234,57 @@ fn failed(error: &h2::Error) -> AttemptError {
         Failure::UpstreamProtocol
     };
     AttemptError::new(failure, sent, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// SETTINGS with `MAX_CONCURRENT_STREAMS` 10 (RFC 9113 s.6.5).
+    const TEN: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 10];
+
+    /// Our end of a connection, and the peer's.
+    async fn accepted() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let near = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+        (Stream::Clear(near), listener.accept().await.expect("a client").0)
+    }
+
+    #[tokio::test]
+    async fn no_more_requests_are_taken_than_the_settings_allow() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, far) = accepted().await;
+                let told = tokio::task::spawn_local(async move {
+                    let mut far = far;
+                    far.write_all(&TEN).await.expect("the client reads");
+                    far
+                });
+                let connection = H2Connection::start(near, 0, Duration::from_secs(30)).await.expect("SETTINGS came");
+                let _far = told.await.expect("no panic");
+                let taken: Vec<_> = (0..10).map(|_| (connection.has_room(), connection.enter())).collect();
+                assert!(taken.iter().all(|(room, _)| *room));
+                assert!(!connection.has_room(), "an eleventh would be refused");
+                drop(taken);
+                assert!(connection.has_room());
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_sends_no_settings_is_no_endpoint() {
+        LocalSet::new()
+            .run_until(async {
+                let (near, _silent) = accepted().await;
+                let Err(error) = H2Connection::start(near, 0, Duration::from_millis(50)).await else {
+                    panic!("it says nothing");
+                };
+                assert_eq!((error.failure, error.sent), (Failure::UpstreamProtocol, Sent::NoConnection));
+            })
+            .await;
+    }
 }

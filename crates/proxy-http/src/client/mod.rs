@@ -6,5 +6,5 @@ mod h1;
 mod h2;
 mod upload;
 
-pub use h1::{Again, H1Body, H1Connection};
+pub use h1::{H1Body, H1Connection};
 pub use h2::{H2Body, H2Connection, StreamCount};

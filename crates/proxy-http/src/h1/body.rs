@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::Frame;
 
-use super::fields::{Places, put_field};
+use super::fields::{LineEnds, Places, line_ends, put_field};
 use super::{FIELDS_MAX, HEAD_MAX, Malformed};
 
 /// The line of a chunk's size, with its extensions.
@@ -123,15 +123,11 @@ impl Decoder {
                     *self = if left == 0 { Self::ChunkEnd } else { Self::Chunk(left) };
                     return Ok(Some(Frame::data(data)));
                 }
-                Self::ChunkSize => match httparse::parse_chunk_size(read) {
-                    _ if !read[0].is_ascii_hexdigit() => return Err(Malformed::Chunk),
-                    Ok(httparse::Status::Complete((length, size))) if length <= CHUNK_LINE_MAX => {
-                        read.advance(length);
-                        *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
-                    }
-                    Ok(httparse::Status::Partial) if read.len() <= CHUNK_LINE_MAX => return Ok(None),
-                    _ => return Err(Malformed::Chunk),
-                },
+                Self::ChunkSize => {
+                    let Some((length, size)) = chunk_line(read)? else { return Ok(None) };
+                    read.advance(length);
+                    *self = if size == 0 { Self::Trailers } else { Self::Chunk(size) };
+                }
                 Self::ChunkEnd => match &read[..] {
                     [b'\r', b'\n', ..] => {
                         read.advance(2);
@@ -153,7 +149,10 @@ impl Decoder {
         }
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         match httparse::parse_headers(read, &mut fields) {
-            Ok(httparse::Status::Complete((length, fields))) if length <= HEAD_MAX => {
+            // The line of the last chunk ended in CRLF, and so must these.
+            Ok(httparse::Status::Complete((length, fields)))
+                if length <= HEAD_MAX && line_ends(&read[..length]) == LineEnds::Crlf =>
+            {
                 let places = Places::of(read, fields);
                 let bytes = read.split_to(length).freeze();
                 *self = Self::Ended;
@@ -180,6 +179,46 @@ impl Decoder {
     pub(crate) fn has_ended(&self) -> bool {
         *self == Self::Ended
     }
+}
+
+/// Reads the line of a chunk's size (RFC 9112 s.7.1): how long it is, and the size. `None`: more bytes are needed.
+///
+/// Extensions mean nothing to us, and are not taken apart. But a line that another reader could end elsewhere is refused: no
+/// control character but a tab may be in it, and a quoted string ends before the line does.
+fn chunk_line(read: &[u8]) -> Result<Option<(usize, u64)>, Malformed> {
+    let line = &read[..read.len().min(CHUNK_LINE_MAX)];
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    let mut size = 0_u64;
+    for digit in line[..digits].iter().filter_map(|&b| char::from(b).to_digit(16)) {
+        size = size.checked_mul(16).ok_or(Malformed::Chunk)? + u64::from(digit);
+    }
+    let rest = &line[digits..];
+    let control = rest.iter().position(|&b| b.is_ascii_control() && b != b'\t');
+    let (extensions, end) = rest.split_at(control.unwrap_or(rest.len()));
+    // Whitespace may stand before a semicolon, and some senders fill up the line with it.
+    let is_extension = extensions.trim_ascii_start().first().is_none_or(|&b| b == b';');
+    if digits == 0 || !is_extension {
+        return Err(Malformed::Chunk);
+    }
+    match end {
+        [b'\r', b'\n', ..] if !has_open_quote(extensions) => Ok(Some((digits + extensions.len() + 2, size))),
+        [] | [b'\r'] if read.len() < CHUNK_LINE_MAX => Ok(None),
+        _ => Err(Malformed::Chunk),
+    }
+}
+
+/// Whether a quoted string (RFC 9110 s.5.6.4) has no end.
+fn has_open_quote(text: &[u8]) -> bool {
+    let (mut open, mut escaped) = (false, false);
+    for &byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if open => escaped = true,
+            b'"' => open = !open,
+            _ => {}
+        }
+    }
+    open
 }
 
 fn take(read: &mut BytesMut, left: u64) -> (Bytes, u64) {

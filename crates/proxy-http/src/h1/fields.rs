@@ -1,9 +1,13 @@
 //! Header fields (RFC 9112 s.5), and what they say of a message's framing and of its connection.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::Malformed;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 pub(super) fn put_field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     out.extend_from_slice(name.as_str().as_bytes());
@@ -22,13 +26,33 @@ pub(super) fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 /// How many bytes `put_fields` appends, at most.
-pub(super) fn size(headers: &HeaderMap) -> usize {
+pub(crate) fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// The content length that a head of our own making declares.
 pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// How the lines of a head end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineEnds {
+    Crlf,
+    /// As a reader may take it (RFC 9112 s.2.2).
+    Lf,
+    /// A reader that takes CRLF only sees other fields than one that takes both.
+    Mixed,
+}
+
+/// How the lines of a head end that was read to its end: httparse takes no CR but before an LF.
+pub(super) fn line_ends(head: &[u8]) -> LineEnds {
+    let count = |wanted| head.iter().filter(|&&b| b == wanted).count();
+    match (count(b'\r'), count(b'\n')) {
+        (0, _) => LineEnds::Lf,
+        (carriage_returns, lines) if carriage_returns == lines => LineEnds::Crlf,
+        _ => LineEnds::Mixed,
+    }
 }
 
 /// Where names and values are in a head, so that values can share its bytes.
@@ -88,6 +112,14 @@ pub(super) fn keeps_alive(headers: &HeaderMap, version_11: bool) -> bool {
     } else {
         has_option(headers, &header::CONNECTION, "keep-alive")
     }
+}
+
+/// How long the sender keeps an idle connection, if it says (`Keep-Alive: timeout=5`, RFC 2068 s.19.7.1.1). Whole seconds.
+pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(KEEP_ALIVE).iter().filter_map(|value| value.to_str().ok());
+    let mut parameters = values.flat_map(|value| value.split(',')).filter_map(|parameter| parameter.split_once('='));
+    let (_, seconds) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+    seconds.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
 }
 
 /// Whether a field that is a list has the option.

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::{Decoder, Malformed, take_request, take_response};
+use super::{Decoder, Malformed, Said, take_request, take_response};
 
 /// What came after a head.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Body {
 #[derive(Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Answered {
+    /// What came before the answer.
+    pub interim: Vec<(StatusCode, HeaderMap)>,
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Body,
@@ -44,10 +46,16 @@ pub struct Asked {
 pub fn response<'a>(method: &Method, pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Answered, String> {
     let mut pieces = pieces.into_iter();
     let mut read = BytesMut::new();
-    let head = head(&mut read, &mut pieces, |read| take_response(read, method)).map_err(|error| error.to_string())?;
+    let mut interim = Vec::new();
+    let head = loop {
+        match head(&mut read, &mut pieces, |read| take_response(read, method)).map_err(|error| error.to_string())? {
+            Said::Answer(head) => break head,
+            Said::Interim(head) => interim.push((head.status(), head.headers().clone())),
+        }
+    };
     let body = body(&mut read, &mut pieces, head.body).map_err(|error| error.to_string())?;
     let (parts, ()) = head.response.into_parts();
-    Ok(Answered { status: parts.status, headers: parts.headers, body, reusable: head.reusable })
+    Ok(Answered { interim, status: parts.status, headers: parts.headers, body, reusable: head.reusable })
 }
 
 /// The request whose bytes arrive in these pieces.

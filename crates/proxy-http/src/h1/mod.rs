@@ -1,7 +1,8 @@
 //! HTTP/1.1 as bytes (RFC 9112): heads and bodies, in and out, for both ends of a connection. No I/O.
 //!
 //! What a client sends is held to the letter, since two readers of one message must not find two requests in it; what an app
-//! sends is read as leniently as that allows.
+//! sends is read as leniently as that allows. Where a line ends is never a matter of goodwill: the lines of a head all end in
+//! CRLF, or all in a bare LF, which RFC 9112 s.2.2 lets a reader take; those of chunks and trailers end in CRLF.
 
 mod body;
 mod fields;
@@ -15,9 +16,9 @@ mod tests;
 use weft_telemetry::Failure;
 
 pub(crate) use body::{Broken, Decoder, Encoder};
-pub(crate) use fields::has_option;
+pub(crate) use fields::{has_option, size as fields_size};
 pub(crate) use request::{RequestHead, put_request, take_request};
-pub(crate) use response::{Asked, ResponseHead, put_response, take_response};
+pub(crate) use response::{Asked, ResponseHead, Said, put_interim, put_response, take_response};
 
 /// A head, or trailers, may have so many bytes.
 pub(crate) const HEAD_MAX: usize = 64 * 1024;
@@ -30,6 +31,9 @@ pub enum Malformed {
     /// A head cannot be read.
     #[error("the head is not one of HTTP/1.1 (RFC 9112 s.2.1)")]
     Head,
+    /// Two readers could see two heads in it.
+    #[error("some lines of the head end in CRLF, and some in a bare LF (RFC 9112 s.2.2)")]
+    LineEnds,
     /// A head is larger than we keep.
     #[error("the head has more than {HEAD_MAX} bytes or {FIELDS_MAX} fields")]
     HeadTooLarge,

@@ -6,7 +6,8 @@ use bytes::BytesMut;
 use http::{Method, Request, Uri, Version, header};
 
 use super::fields::{
-    Places, content_length, declared_length, has_option, is_chunked, keeps_alive, put_field, put_fields, size,
+    LineEnds, Places, content_length, declared_length, has_option, is_chunked, keeps_alive, line_ends, put_field,
+    put_fields, size,
 };
 use super::{Asked, Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
 
@@ -18,7 +19,7 @@ pub(crate) struct RequestHead {
     pub(crate) body: Result<Decoder, Malformed>,
     /// What decides how it can be answered.
     pub(crate) asked: Asked,
-    /// Whether the client sends its body only when it is told to (RFC 9110 s.10.1.1).
+    /// Whether the client waits, for as long as it likes, for leave to send its body (RFC 9110 s.10.1.1).
     pub(crate) awaits_continue: bool,
 }
 
@@ -32,6 +33,9 @@ pub(crate) fn take_request(read: &mut BytesMut) -> Result<Option<RequestHead>, M
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::HeadTooLarge),
         Err(_) => return Err(Malformed::Head),
     };
+    if line_ends(&read[..length]) == LineEnds::Mixed {
+        return Err(Malformed::LineEnds);
+    }
     let version_11 = parsed.version == Some(1);
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).map_err(|_| Malformed::Head)?;
     let target = parsed.path.unwrap_or_default();
@@ -45,6 +49,9 @@ pub(crate) fn take_request(read: &mut BytesMut) -> Result<Option<RequestHead>, M
     *request.uri_mut() = Uri::from_maybe_shared(head.slice(target)).map_err(|_| Malformed::Head)?;
     *request.version_mut() = if version_11 { Version::HTTP_11 } else { Version::HTTP_10 };
     *request.headers_mut() = places.headers(&head).ok_or(Malformed::Head)?;
+    if !version_11 {
+        request.headers_mut().remove(header::EXPECT); // HTTP/1.0 expects nothing (RFC 9110 s.10.1.1)
+    }
     let headers = request.headers();
     let body = framing(&request, version_11);
     // What follows a CONNECT that is refused may be anything.
@@ -55,7 +62,7 @@ pub(crate) fn take_request(read: &mut BytesMut) -> Result<Option<RequestHead>, M
         keep_alive,
         trailers: has_option(headers, &header::TE, "trailers"),
     };
-    let awaits_continue = version_11 && has_option(headers, &header::EXPECT, "100-continue");
+    let awaits_continue = has_option(headers, &header::EXPECT, "100-continue");
     Ok(Some(RequestHead { request, body, asked, awaits_continue }))
 }
 

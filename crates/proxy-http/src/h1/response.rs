@@ -1,13 +1,26 @@
 //! Heads of responses (RFC 9112 s.4).
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::SizeHint;
 
-use super::fields::{Places, content_length, declared_length, is_chunked, keeps_alive, put_field, put_fields, size};
+use super::fields::{
+    LineEnds, Places, content_length, declared_length, is_chunked, keep_alive_timeout, keeps_alive, line_ends,
+    put_field, put_fields, size,
+};
 use super::{Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
+
+/// What an app says to a request.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// A head that comes before the answer (RFC 9110 s.15.2). Others may follow, and the answer must.
+    Interim(Response<()>),
+    /// The head of the answer.
+    Answer(ResponseHead),
+}
 
 /// A response's head.
 #[derive(Debug)]
@@ -16,20 +29,21 @@ pub(crate) struct ResponseHead {
     pub(crate) body: Decoder,
     /// Whether the connection can carry another request after the body.
     pub(crate) reusable: bool,
+    /// How long the app keeps an idle connection, if it says.
+    pub(crate) kept_for: Option<Duration>,
 }
 
-/// Takes a head off the front of `read`, with the 1xx ones before it (but 101). `None`: more bytes are needed.
-pub(crate) fn take_response(read: &mut BytesMut, method: &Method) -> Result<Option<ResponseHead>, Malformed> {
-    loop {
-        let Some((mut response, version_11)) = take_one(read)? else { return Ok(None) };
-        let status = response.status();
-        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            continue;
-        }
-        let (body, delimited) = framing(method, &mut response, version_11)?;
-        let reusable = keeps_alive(response.headers(), version_11) && delimited;
-        return Ok(Some(ResponseHead { response, body, reusable }));
+/// Takes a head off the front of `read`. `None`: more bytes are needed.
+pub(crate) fn take_response(read: &mut BytesMut, method: &Method) -> Result<Option<Said>, Malformed> {
+    let Some((mut response, version_11)) = take_one(read)? else { return Ok(None) };
+    let status = response.status();
+    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Some(Said::Interim(response)));
     }
+    let (body, delimited) = framing(method, &mut response, version_11)?;
+    let reusable = keeps_alive(response.headers(), version_11) && delimited;
+    let kept_for = keep_alive_timeout(response.headers());
+    Ok(Some(Said::Answer(ResponseHead { response, body, reusable, kept_for })))
 }
 
 fn take_one(read: &mut BytesMut) -> Result<Option<(Response<()>, bool)>, Malformed> {
@@ -42,6 +56,9 @@ fn take_one(read: &mut BytesMut) -> Result<Option<(Response<()>, bool)>, Malform
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Malformed::HeadTooLarge),
         Err(_) => return Err(Malformed::Head),
     };
+    if line_ends(&read[..length]) == LineEnds::Mixed {
+        return Err(Malformed::LineEnds);
+    }
     let version_11 = parsed.version == Some(1);
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| Malformed::Head)?;
     let places = Places::of(read, parsed.headers);
@@ -106,6 +123,23 @@ impl Asked {
     }
 }
 
+/// Appends a head that comes before the answer. No body follows it.
+pub(crate) fn put_interim(out: &mut BytesMut, head: &Response<()>) {
+    put_status_line(out, head.status(), head.headers());
+    put_fields(out, head.headers());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// With room for the fields.
+fn put_status_line(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
+    out.reserve(64 + size(headers));
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends the head of a response and says how its body is to be sent. A connection whose end is the end of the body cannot
 /// stay open: see [`Encoder::UntilClose`].
 pub(crate) fn put_response(out: &mut BytesMut, response: &Response<()>, asked: &Asked, body: &SizeHint) -> Encoder {
@@ -120,12 +154,7 @@ pub(crate) fn put_response(out: &mut BytesMut, response: &Response<()>, asked: &
     } else {
         Encoder::UntilClose
     };
-    out.reserve(64 + size(headers));
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    put_status_line(out, status, headers);
     put_fields(out, headers);
     match (encoder, declared) {
         // The length of what a GET would bring (RFC 9110 s.8.6).

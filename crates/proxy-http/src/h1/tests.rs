@@ -1,3 +1,5 @@
+mod lines;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
@@ -16,8 +18,12 @@ fn read(method: &Method, parts: &[&[u8]], closes: bool) -> Result<Option<Read>, 
     let (mut data, mut trailers) = (Vec::new(), Vec::new());
     for part in parts {
         buffer.extend_from_slice(part);
-        if head.is_none() {
-            head = take_response(&mut buffer, method)?;
+        while head.is_none() && !buffer.is_empty() {
+            match take_response(&mut buffer, method)? {
+                Some(Said::Answer(answer)) => head = Some(answer),
+                Some(Said::Interim(_)) => {}
+                None => break,
+            }
         }
         let Some(head) = &mut head else { continue };
         while let Some(frame) = head.body.next(&mut buffer)? {
@@ -212,6 +218,9 @@ fn a_request_that_two_readers_could_frame_differently_is_refused() {
         let asked = ask(&[format!("{line} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()]).unwrap().unwrap();
         assert_eq!(asked, (format!("{line} HTTP/1.1"), Err(Malformed::Target), false));
     }
+    let expects = "POST / HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+    let RequestHead { request, awaits_continue, .. } = take_request(&mut expects.into()).unwrap().unwrap();
+    assert!(!awaits_continue && !request.headers().contains_key("expect"));
     let old = "POST / HTTP/1.0\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n";
     assert_eq!(ask(&[old.as_bytes()]).unwrap().unwrap().1, Err(Malformed::TransferCoding));
 }
@@ -308,6 +317,24 @@ fn a_body_of_another_length_than_declared_is_broken() {
     assert_eq!(encoder.put(&mut out, data(b"ab"), true), Err(Broken));
     let mut encoder = Encoder::Length(2);
     assert_eq!(encoder.put(&mut out, data(b"ab"), true), Ok(true));
+}
+
+#[test]
+fn an_app_may_say_how_long_it_keeps_a_connection() {
+    for (field, seconds) in [
+        ("keep-alive: timeout=5", Some(5)),
+        ("Keep-Alive: max=100, Timeout = 5", Some(5)),
+        ("keep-alive: max=100\r\nkeep-alive: timeout=0", Some(0)),
+        ("keep-alive: timeout=-1", None),
+        ("keep-alive: timeout", None),
+        ("keep-alive: 5", None),
+        ("x-timeout: timeout=5", None),
+    ] {
+        let mut bytes = BytesMut::from(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{field}\r\n\r\n").as_str());
+        let said = take_response(&mut bytes, &Method::GET).expect("well-formed").expect("whole");
+        let Said::Answer(head) = said else { panic!("an answer") };
+        assert_eq!(head.kept_for.map(|kept| kept.as_secs()), seconds, "{field}");
+    }
 }
 
 proptest! {

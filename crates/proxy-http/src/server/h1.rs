@@ -7,21 +7,22 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::Response;
 use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
 use weft_telemetry::Failure;
 
+use super::interim::Interim;
 use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
 use super::wire::{Body, Duplex, Wire};
-use crate::error::BodyError;
 use crate::h1::{Asked, Decoder, Encoder, RequestHead, put_response, take_request};
 use crate::kind::kind;
+use crate::timed::{Patience, TimedBody};
 use crate::way::Way;
 
 /// For the head of a request, once its first byte came.
@@ -114,19 +115,21 @@ async fn exchange(service: &impl Service, wire: &Rc<RefCell<Wire>>, head: Reques
     let (decoder, fault) = body.map_or_else(|fault| (Decoder::Ended, Some(fault)), |decoder| (decoder, None));
     wire.borrow_mut().begin(decoder, awaits_continue);
     let body = if decoder.has_ended() { ClientBody::Empty } else { ClientBody::H1(Body::new(wire.clone())) };
-    let request = ClientRequest { head: request, body, fault, switched };
+    let interim = Interim::h1(wire, asked.version);
+    let request = ClientRequest { head: request, body, fault, interim, switched };
 
     let response = {
         let mut answering = pin!(service.answer(request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => wire.borrow_mut().poll_gone(cx).map(|()| None),
+            Poll::Pending => wire.borrow_mut().poll_before_answer(cx).map(|()| None),
         })
         .await
     };
     let Some(response) = response else { return After::Gone };
     let switches = asked.switches(response.status());
-    asked.keep_alive &= !service.is_draining() && !wire.borrow_mut().is_abandoned();
+    // After an answer in place of leave, nobody can tell whether a body or a request comes next.
+    asked.keep_alive &= !service.is_draining() && !wire.borrow().awaits_continue() && !wire.borrow_mut().is_abandoned();
     let Ok(kept) = respond(wire, response, &asked).await else { return After::Gone };
     if let (true, Some(sender)) = (switches, sender) {
         let (duplex, ended) = Duplex::new(wire.clone());
@@ -146,18 +149,16 @@ async fn exchange(service: &impl Service, wire: &Rc<RefCell<Wire>>, head: Reques
 struct Gone;
 
 /// Writes a response as its body comes. Says whether the connection can carry another request.
-async fn respond<B>(wire: &RefCell<Wire>, response: Response<B>, asked: &Asked) -> Result<bool, Gone>
-where
-    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
-{
+async fn respond(wire: &RefCell<Wire>, response: Response<impl TimedBody>, asked: &Asked) -> Result<bool, Gone> {
     let (parts, mut body) = response.into_parts();
-    let mut out = BytesMut::from(wire.borrow_mut().begin_response());
+    let mut out = wire.borrow_mut().begin_response();
     let head = Response::from_parts(parts, ());
     let mut encoder = put_response(&mut out, &head, asked, &body.size_hint());
     let is_full = |encoder: &Encoder| matches!(encoder, Encoder::Nothing | Encoder::Length(0));
     let mut ended = body.is_end_stream() || is_full(&encoder);
     // An answer that broke off, or is not as long as it says, must not look whole.
     let mut whole = !ended || encoder.put(&mut out, None, true).is_ok();
+    let mut patience = Patience::default();
     poll_fn(|cx| {
         loop {
             let mut waits = false;
@@ -173,25 +174,47 @@ where
                 }
             }
             let mut wire = wire.borrow_mut();
-            if !out.is_empty() {
-                match ready!(Pin::new(&mut wire.io).poll_write(cx, &out)) {
-                    Ok(count) if count > 0 => out.advance(count),
-                    _ => return Poll::Ready(Err(Gone)),
-                }
-            } else {
-                ready!(Pin::new(&mut wire.io).poll_flush(cx)).map_err(|_| Gone)?;
-                if ended {
+            match poll_write_out(&mut wire, &mut out, cx) {
+                Poll::Ready(Ok(Written::Some)) => patience.renew(),
+                Poll::Ready(Ok(Written::All)) if ended => {
                     if !whole && encoder == Encoder::UntilClose {
                         wire.io.reset(); // an orderly end would be the end of the answer
                     }
                     return Poll::Ready(if whole { Ok(()) } else { Err(Gone) });
                 }
-                return wire.poll_gone(cx).map(|()| Err(Gone));
+                Poll::Ready(Ok(Written::All)) => return wire.poll_gone(cx).map(|()| Err(Gone)),
+                Poll::Ready(Err(Gone)) => return Poll::Ready(Err(Gone)),
+                Poll::Pending => {
+                    ready!(patience.poll_lost(&mut body, cx));
+                    wire.io.reset(); // what waits in the kernel for this client is given up too
+                    return Poll::Ready(Err(Gone));
+                }
             }
         }
     })
     .await?;
     Ok(asked.keep_alive && encoder != Encoder::UntilClose)
+}
+
+/// How much of what was to be written has left.
+enum Written {
+    Some,
+    All,
+}
+
+/// Pending: the client takes nothing.
+fn poll_write_out(wire: &mut Wire, out: &mut BytesMut, cx: &mut Context<'_>) -> Poll<Result<Written, Gone>> {
+    if out.is_empty() {
+        ready!(Pin::new(&mut wire.io).poll_flush(cx)).map_err(|_| Gone)?;
+        return Poll::Ready(Ok(Written::All));
+    }
+    match ready!(Pin::new(&mut wire.io).poll_write(cx, out)) {
+        Ok(count) if count > 0 => {
+            out.advance(count);
+            Poll::Ready(Ok(Written::Some))
+        }
+        _ => Poll::Ready(Err(Gone)),
+    }
 }
 
 /// Ends the connection so that the client reads the last response.

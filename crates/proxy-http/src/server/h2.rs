@@ -3,8 +3,10 @@
 //! The connection's task does all reading and writing of its socket, and each request has a task: what they queue in one turn of
 //! the worker leaves in one write.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
+use super::interim::Interim;
 use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
 use crate::h1::Malformed;
@@ -112,7 +115,7 @@ where
 }
 
 /// One request and its response.
-async fn exchange(service: impl Service, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn exchange(service: impl Service, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
     let (head, receive) = request.into_parts();
     let head = Request::from_parts(head, ());
     let (mut tunnel, mut body, mut switched) = (None, ClientBody::Empty, None);
@@ -124,13 +127,14 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, mut respo
         body = ClientBody::H2(receive);
     }
     let fault = (head_size(&head) > HEAD_MAX).then_some(Malformed::HeadTooLarge);
-    let request = ClientRequest { head, body, fault, switched };
+    let respond = Rc::new(RefCell::new(respond));
+    let request = ClientRequest { head, body, fault, interim: Interim::h2(&respond), switched };
     let response = {
         let mut answering = pin!(service.answer(request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // The client wants no answer any more.
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
         })
         .await
     };
@@ -139,7 +143,7 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, mut respo
     let ended = body.is_end_stream();
     match tunnel {
         Some((sender, receive)) if head.status.is_success() => {
-            if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
+            if let Ok(send) = respond.borrow_mut().send_response(Response::from_parts(head, ()), false) {
                 let mut way = H2Duplex::new(send, receive, None);
                 if kind == Kind::Connect {
                     way.breaks_as(Reason::CONNECT_ERROR); // RFC 9113 s.8.5
@@ -148,7 +152,8 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, mut respo
             }
         }
         _ => {
-            if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended)
+            let sent = respond.borrow_mut().send_response(Response::from_parts(head, ()), ended);
+            if let Ok(stream) = sent
                 && !ended
             {
                 send_body(body, stream, Reason::INTERNAL_ERROR).await;

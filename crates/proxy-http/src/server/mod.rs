@@ -4,9 +4,11 @@
 
 pub mod h1;
 pub mod h2;
+mod interim;
 mod request;
 mod service;
 mod wire;
 
+pub use interim::Interim;
 pub use request::{ClientBody, ClientRequest};
 pub use service::Service;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
 
+use super::interim::Interim;
 use super::wire;
 use crate::error::BodyError;
 use crate::h1::Malformed;
@@ -20,6 +21,8 @@ pub struct ClientRequest {
     pub body: ClientBody,
     /// Why the body cannot be read, if so: such a request can only be refused.
     pub fault: Option<Malformed>,
+    /// Where the client hears what comes before the answer.
+    pub interim: Interim,
     /// For a request that wants its connection (or stream) for itself: comes when the client has been told that it has it.
     pub switched: Option<Switched>,
 }

@@ -2,18 +2,16 @@
 
 use std::future::Future;
 
-use bytes::Bytes;
 use http::Response;
-use http_body::Body;
 use weft_telemetry::Failure;
 
 use super::request::ClientRequest;
-use crate::error::BodyError;
+use crate::timed::TimedBody;
 
 /// Answers the requests of one connection. Cloned for each that runs beside others.
 pub trait Service: Clone + 'static {
     /// What answers are made of. Dropped when the answer has left, or when nobody wants it any more.
-    type Body: Body<Data = Bytes, Error = BodyError> + Unpin + 'static;
+    type Body: TimedBody;
 
     /// Answers one request. Never fails: what cannot be served has an answer too.
     fn answer(&self, request: ClientRequest) -> impl Future<Output = Response<Self::Body>> + 'static;

@@ -10,13 +10,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{Response, StatusCode};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use crate::error::BodyError;
-use crate::h1::{Decoder, Malformed};
+use crate::h1::{Decoder, Malformed, put_interim};
 use crate::way::Way;
 
 /// What one read asks for, at least.
@@ -38,10 +39,12 @@ pub(super) struct Wire {
     has_reader: bool,
     /// Whether the body came to an end that is none.
     broken: bool,
-    /// Whether the client waits for leave to send the body.
+    /// Whether the client waits for leave to send the body: nothing of it has come.
     awaits_continue: bool,
-    /// The part of that leave that has not left yet.
-    leave: &'static [u8],
+    /// What the client is told before the answer and has not left yet.
+    interim: BytesMut,
+    /// Whether what has left may still be held by TLS.
+    is_unflushed: bool,
     /// The connection's task, to be woken when the body is over.
     waiting: Option<Waker>,
     /// When to look again whether a client that is not being read is still there.
@@ -58,7 +61,8 @@ impl Wire {
             has_reader: false,
             broken: false,
             awaits_continue: false,
-            leave: b"",
+            interim: BytesMut::new(),
+            is_unflushed: false,
             waiting: None,
             look: None,
         }
@@ -68,12 +72,13 @@ impl Wire {
         self.look = None;
         self.body = body;
         self.has_reader = !body.has_ended();
-        self.awaits_continue = awaits_continue && self.has_reader;
+        self.awaits_continue = awaits_continue && self.has_reader && self.read.is_empty();
     }
 
     /// Gives back the memory of the last request: an idle connection holds none.
     pub(super) fn rest(&mut self) {
         self.read_size = READ_MIN;
+        self.interim = BytesMut::new();
         if self.read.is_empty() {
             self.read = BytesMut::new();
         }
@@ -134,10 +139,44 @@ impl Wire {
         Poll::Pending
     }
 
-    /// The response begins: the client waits for leave no longer. Gives what of that was left half said.
-    pub(super) fn begin_response(&mut self) -> &'static [u8] {
+    /// Takes a head that the client is to have before the answer (RFC 9110 s.15.2).
+    pub(super) fn tell(&mut self, head: &Response<()>) {
+        self.awaits_continue &= head.status() != StatusCode::CONTINUE;
+        put_interim(&mut self.interim, head);
+    }
+
+    /// Sends what the client is to have before the answer, and is ready when the client has gone away.
+    pub(super) fn poll_before_answer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_told(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            _ => self.poll_gone(cx),
+        }
+    }
+
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.interim))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.interim.advance(count),
+            }
+            self.is_unflushed = true;
+        }
+        if self.is_unflushed {
+            ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+            self.is_unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The response begins. Gives what the client was to have before it and has not been sent.
+    pub(super) fn begin_response(&mut self) -> BytesMut {
         self.awaits_continue = false;
-        std::mem::take(&mut self.leave)
+        std::mem::take(&mut self.interim)
+    }
+
+    /// Whether the client, which waits for leave, has sent nothing of the body. It may still send it, or never (RFC 9110 s.10.1.1).
+    pub(super) fn awaits_continue(&self) -> bool {
+        self.awaits_continue
     }
 
     /// Whether a part of the body is left that nobody will read. What is here of it is skipped; more may be of any length.
@@ -166,26 +205,11 @@ impl Wire {
                 Ok(None) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
-            ready!(self.poll_leave(cx))?;
             if ready!(self.poll_fill(cx))? == 0 {
                 return Poll::Ready(Some(Err(Malformed::Short.into())));
             }
+            self.awaits_continue = false;
         }
-    }
-
-    /// Tells a client that waits for it that its body is wanted.
-    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.awaits_continue) {
-            self.leave = b"HTTP/1.1 100 Continue\r\n\r\n";
-        }
-        while !self.leave.is_empty() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, self.leave))?;
-            self.leave = &self.leave[count..];
-            if self.leave.is_empty() {
-                let _ = Pin::new(&mut self.io).poll_flush(cx)?;
-            }
-        }
-        Poll::Ready(Ok(()))
     }
 
     fn wake_connection(&mut self) {

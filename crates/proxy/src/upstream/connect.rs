@@ -12,6 +12,8 @@ use weft_proxy_config::Cluster;
 use weft_proxy_http::{AttemptError, Sent, Stream, TLS_READ_AHEAD};
 use weft_telemetry::Failure;
 
+use crate::identity;
+
 /// Connects, or says which layer failed.
 pub(crate) async fn connect(
     cluster: &Cluster,
@@ -30,7 +32,8 @@ pub(crate) async fn connect(
             .connect(name, BufReader::with_capacity(TLS_READ_AHEAD, tcp))
             .await
             .map_err(|error| {
-                failed(Failure::TlsFailed, format!("{address}: {}", weft_identity::tls::explain(&error)))
+                let (peer, why) = (&tls.expected_id, weft_identity::tls::explain(&error));
+                failed(identity::handshake(&error), format!("{address} ({peer}): {why}"))
             })?;
         Ok(Stream::Tls(Box::new(stream)))
     };

@@ -17,11 +17,10 @@ use weft_proxy_http::{AttemptError, Sent, Stream};
 use weft_telemetry::Failure;
 
 use super::connect::connect;
+use crate::identity;
 
 /// Idle connections to an app that a worker keeps.
 const IDLE_MAX: usize = 256;
-/// And for how long.
-const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Endpoints that failed to connect are avoided for so long.
 pub(crate) const AVOID_FOR: Duration = Duration::from_secs(2);
 
@@ -140,6 +139,12 @@ impl EndpointPool {
 
     /// A new connection for bytes in both directions.
     pub(crate) async fn dial(&self) -> Result<Stream, AttemptError> {
+        if self.tls.is_some()
+            && let Some(fault) = self.identity.fault()
+        {
+            // The endpoint is not to blame: nothing is remembered against it.
+            return Err(AttemptError::new(identity::own(&fault), Sent::Nowhere, fault));
+        }
         self.remember(connect(&self.cluster, self.address, self.tls.as_ref()).await)
     }
 
@@ -156,15 +161,19 @@ impl EndpointPool {
         }
     }
 
-    /// Drops idle connections that the app has closed, or that nobody has wanted for long.
+    /// Drops idle connections that the app has closed or is about to close, or that nobody has wanted for long.
     fn sweep(&self) {
-        self.idle.borrow_mut().retain(|connection| connection.is_open() && !connection.is_idle_for(IDLE_FOR));
+        self.idle.borrow_mut().retain(|connection| self.is_usable(connection));
+    }
+
+    fn is_usable(&self, connection: &H1Connection) -> bool {
+        connection.is_open() && !connection.is_stale(self.cluster.idle_timeout)
     }
 
     fn idle_ready(&self) -> Option<H1Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(connection) = idle.pop() {
-            if connection.is_open() {
+            if self.is_usable(&connection) {
                 return Some(connection);
             }
         }
@@ -208,11 +217,17 @@ impl EndpointPool {
             let reason = format!("{}: the attempt that this request waited for failed", self.address);
             return Err(AttemptError::new(failure, Sent::NoConnection, reason));
         }
-        let connection = Rc::new(H2Connection::start(self.dial().await?, generation).await?);
+        let connection =
+            Rc::new(H2Connection::start(self.dial().await?, generation, self.cluster.connect_timeout).await?);
         let mut open = self.h2.borrow_mut();
         open.retain(|older| older.generation == generation && older.is_open());
         open.push(connection.clone());
         Ok(connection)
+    }
+
+    /// Avoids the endpoint for a while, as one to which no connection can be made.
+    pub(crate) fn avoid(&self, failure: Failure) {
+        self.failed.set(Some((Instant::now(), failure)));
     }
 
     fn remember<T>(&self, result: Result<T, AttemptError>) -> Result<T, AttemptError> {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use weft_control::check::{Look, check, render, to_json};
-use weft_control::git::{read_dir, safe};
+use weft_control::git::{GitError, read_dir, safe};
 use weft_model::Severity;
 
 use crate::output::{Format, count, hinted, say};
@@ -26,9 +26,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let files = read_dir(&args.dir).map_err(|error| {
-        let hint = match args.dir.to_str().is_some_and(|dir| dir.contains("://")) {
-            true => "it checks a folder: clone the repository first",
-            false => "name a folder with the mesh's YAML and Cedar files",
+        let hint = match &error {
+            GitError::Read { .. } if args.dir.to_str().is_some_and(|dir| dir.contains("://")) => {
+                "it checks a folder: clone the repository first"
+            }
+            GitError::Read { .. } => "name a folder with the mesh's YAML and Cedar files",
+            _ => "", // it says itself what to do
         };
         hinted(safe(&error.to_string()), hint)
     })?;

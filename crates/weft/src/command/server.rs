@@ -12,6 +12,7 @@ use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
 
+use crate::address::address;
 use crate::output::hinted;
 use crate::signal::Stop;
 
@@ -39,13 +40,13 @@ pub(crate) struct Args {
     #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
     state_dir: PathBuf,
     /// Where sidecars get configuration and certificates (TLS 1.3)
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15010")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:15010")]
     xds: SocketAddr,
     /// Where Envoys that are not fed by an agent ask for authorization (ext_authz v3 over mutual TLS)
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15011")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:15011")]
     authz: SocketAddr,
     /// Where API, dashboard and metrics are. Join tokens are made only for callers on this machine that have the admin token in the state folder
-    #[arg(long, alias = "api", value_name = "ADDRESS", default_value = "127.0.0.1:7000")]
+    #[arg(long, alias = "api", value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:7000")]
     http: SocketAddr,
     /// Further names or addresses in the control plane's certificate, for clients that check names
     #[arg(long = "name", value_name = "NAME")]
@@ -79,6 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     tracing::info!(address = %args.authz, "ext_authz");
     control.open();
     stop.wait().await;
+    control.save();
     tracing::info!("stopping; sidecars go on with what they have");
     Ok(())
 }
@@ -101,11 +103,11 @@ async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Servin
 /// A path may be a folder within a repository.
 fn git_config(args: &Args) -> GitConfig {
     let cache = args.state_dir.join("git");
-    let found = GitConfig::discover(Path::new(&args.repo), &cache).filter(|_| args.path.is_none());
-    let mut config = found.unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache));
-    if let Some(path) = &args.path {
-        config.path.clone_from(path);
-    }
+    let mut config = match &args.path {
+        Some(path) => GitConfig { path: path.clone(), ..GitConfig::new(args.repo.clone(), cache) },
+        None => GitConfig::discover(Path::new(&args.repo), &cache)
+            .unwrap_or_else(|| GitConfig::new(args.repo.clone(), cache)),
+    };
     config.branch.clone_from(&args.branch);
     config.poll = args.poll;
     config.ca.clone_from(&args.repo_ca);
@@ -115,7 +117,10 @@ fn git_config(args: &Args) -> GitConfig {
 fn explain(error: ControlError) -> anyhow::Error {
     let hint = match &error {
         ControlError::Git(GitError::Authority { .. }) => "--repo-ca takes a file of PEM certificates",
-        ControlError::Git(_) => "name a Git repository with --repo; `git init` and a first commit make a folder one",
+        ControlError::Git(GitError::Open { .. }) => {
+            "name a Git repository with --repo; `git init` and a first commit make a folder one"
+        }
+        ControlError::Git(GitError::Mirror { .. }) => "mirrors are in the folder `git` of --state-dir",
         ControlError::Listen { .. } => {
             "is another control plane running? choose other addresses with --xds, --authz and --http"
         }

@@ -126,6 +126,9 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
         say(format_args!("\n{}", table(&["PROXY", "STATE", "COMMIT", "DATA PLANE", "CERTIFICATE", "INGRESS"], &rows)));
     }
     for proxy in &proxies {
+        if let Some(cause) = &proxy.cause {
+            say(lost_identity(proxy, cause));
+        }
         if let Some(since) = proxy.unanswered.iter().map(|one| one.since).min().filter(|since| ago(*since) >= SILENT) {
             let (node, unanswered) = (proxy.node.clone(), proxy.unanswered.clone());
             say(format_args!("{}\n", shown(&silence(&Waiting { node, since, unanswered }))));
@@ -160,11 +163,11 @@ fn service_row(service: &weft_control::status::ServiceStatus) -> Vec<String> {
 fn proxy_row(proxy: &ProxyStatus) -> Vec<String> {
     let certificate = proxy.certificate_expires.map_or("-".to_owned(), |at| match at.checked_sub(unix_now()) {
         Some(left) => format!("{} left", span(left)),
-        None => "EXPIRED".to_owned(),
+        None => format!("EXPIRED {} ago", span(ago(at))),
     });
     let ingress = match &proxy.ingress {
         Some(address) if proxy.ready => address.clone(),
-        Some(address) => format!("{address} (not ready)"),
+        Some(address) => format!("{address} (app does not listen)"),
         None => "-".to_owned(),
     };
     let state = match proxy.connected {
@@ -172,7 +175,18 @@ fn proxy_row(proxy: &ProxyStatus) -> Vec<String> {
         false => format!("{} for {}", proxy.state, span(ago(proxy.since))),
     };
     let commit = if proxy.commit.is_empty() { "-".to_owned() } else { short(&proxy.commit).to_owned() };
-    vec![proxy.node.clone(), state, commit, proxy.data_plane.clone(), certificate, ingress]
+    let data_plane = if proxy.data_plane.is_empty() { "-".to_owned() } else { proxy.data_plane.clone() };
+    vec![proxy.node.clone(), state, commit, data_plane, certificate, ingress]
+}
+
+/// What became of a sidecar that can no longer prove who it is, and what brings it back.
+fn lost_identity(proxy: &ProxyStatus, cause: &str) -> String {
+    let (node, service) = (shown(&proxy.node), shown(&proxy.service));
+    let since = span(proxy.certificate_expires.map_or(0, ago));
+    format!(
+        "{node}: {cause}: its certificate expired {since} ago and was not renewed, so it makes and takes no new connection\n    \
+         hint: `weft identity join-token --service {service}` makes a join token; start the sidecar again with it\n"
+    )
 }
 
 /// What a proxy owes, in one line.

@@ -1,5 +1,6 @@
 //! `weft demo`: an app to try a mesh with. Plain HTTP/1.1 and HTTP/2 in clear; it knows of the mesh only its sidecar's egress.
 
+mod body;
 mod stream;
 
 use std::convert::Infallible;
@@ -7,10 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,7 +17,9 @@ use hyper_util::server::conn::auto;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::address::address;
 use crate::http::{get, once};
+use body::{Body, full, text};
 
 const PATHS: &str = "  GET  /                   who answers, and the request as it arrived, as JSON
   GET  /hello              a line of text
@@ -39,10 +40,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "demo")]
     name: String,
     /// Where it listens [default: 127.0.0.1:$PORT, or 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Its sidecar's egress, for /call
-    #[arg(long, value_name = "ADDRESS", env = "EGRESS", default_value = "127.0.0.1:15001")]
+    #[arg(long, value_name = "HOST:PORT", env = "EGRESS", default_value = "127.0.0.1:15001")]
     egress: String,
 }
 
@@ -50,8 +51,6 @@ struct App {
     name: String,
     egress: String,
 }
-
-pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Runs until it is killed.
 pub(crate) async fn run(args: Args) -> Result<()> {
@@ -163,16 +162,5 @@ fn echo(request: Request<Incoming>) -> Response<Body> {
     if let Some(kind) = kind {
         answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     }
-    answer
-}
-
-pub(crate) fn full(body: impl Into<Bytes>) -> Body {
-    Full::new(body.into()).map_err(|never| match never {}).boxed()
-}
-
-pub(crate) fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
-    let mut answer = Response::new(full(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
 }

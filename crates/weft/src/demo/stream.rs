@@ -9,7 +9,7 @@ use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
-use super::{Body, full, text};
+use super::body::{Body, full, text};
 
 /// Larger messages end the stream with RESOURCE_EXHAUSTED.
 const MAX_MESSAGE: usize = 4 << 20;

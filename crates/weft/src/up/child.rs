@@ -6,24 +6,9 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid};
 use tokio::process::{Child as Process, Command};
 
-use crate::sidecar::terminate;
-
-/// Tells a child of ours whose death it must not survive.
-pub(crate) const PARENT: &str = "WEFT_PARENT";
-
-/// Called first thing in `main`: a child of `weft up` asks the kernel to be stopped when `weft up` dies, however it dies.
-pub(crate) fn follow_parent() {
-    let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok()).map(Pid::from_raw) else { return };
-    // SIGTERM, so that a sidecar stops its own children in order.
-    if set_pdeathsig(Signal::SIGTERM).is_err() || getppid() != parent {
-        std::process::exit(1); // it has died in between
-    }
-}
+use crate::child::{PARENT, terminate};
 
 /// A running child.
 pub(crate) struct Child {

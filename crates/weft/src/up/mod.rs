@@ -3,43 +3,35 @@
 //! The control plane and each sidecar are child processes of this very binary with ports and folders of their own, as they would be
 //! on machines of their own; nothing is shared but the network.
 
-pub(crate) mod child;
+mod child;
 mod member;
+mod mesh;
 mod repo;
+mod report;
 mod summary;
 mod tour;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use weft_control::check::{Look, check, render};
-use weft_control::git::read_dir;
-use weft_control::status::{JoinTokenAnswer, JoinTokenRequest, MeshStatus};
-use weft_model::Intent;
+use weft_model::{Intent, SourceFile};
 
-use crate::command::identity::admin_token;
-use crate::http::Api;
 use crate::output::hinted;
 use crate::signal::Stop;
-use child::Child;
-use member::{Member, free_port};
+use mesh::LocalMesh;
 use repo::Repo;
-
-/// How long control plane and sidecars may take to start; a debug build on a busy machine is slow.
-const START_BOUND: Duration = Duration::from_secs(60);
 
 /// Run a whole mesh on this machine: control plane, sidecars and apps
 ///
-/// Starts the control plane, and a sidecar with its app for each entry of `kind: Local`. A folder that is no Git repository of its own is copied to a temporary one. The mesh of examples/city first gives a tour.
+/// Starts the control plane, and a sidecar with its app for each entry of `kind: Local`. The root of a Git repository runs as it was last committed, and then follows its commits; any other folder is copied to a temporary repository. The mesh of examples/city first gives a tour.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the intent
     #[arg(default_value = "examples/city")]
     dir: PathBuf,
-    /// Give the tour, then stop; exit code 0 only if everything held
+    /// Give the tour, then stop; exit code 0 only if everything held. Steps that need an Envoy are skipped where there is none
     #[arg(long)]
     once: bool,
     /// Go without the tour
@@ -50,20 +42,10 @@ pub(crate) struct Args {
     keep: Option<PathBuf>,
 }
 
-/// A mesh of child processes.
-pub(crate) struct LocalMesh {
-    pub(crate) repo: Repo,
-    pub(crate) api: Api,
-    pub(crate) http: SocketAddr,
-    pub(crate) members: Vec<Member>,
-    server: Child,
-    /// The control plane's state folder.
-    state: PathBuf,
-}
-
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
-    let intent = read(&args.dir)?;
+    let files = repo::files(&args.dir)?;
+    let intent = judge(&args.dir, &files)?;
     let tour = !args.no_tour && tour::fits(&intent);
     if args.once && !tour {
         return Err(hinted("the tour needs the services of examples/city", "weft up --once examples/city"));
@@ -82,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     let copy = folder.join("intent");
     // The tour makes commits, and gives certificates a short life: never in somebody's own repository.
-    let repo = if tour { Repo::copy(&args.dir, &copy)? } else { Repo::open(&args.dir, &copy)? };
+    let repo = if tour { Repo::copy(&files, &copy)? } else { Repo::open(&args.dir, &files, &copy)? };
     if tour {
         tour::prepare(&repo)?;
     }
@@ -99,8 +81,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         () = stop.wait() => Ok(if args.once { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
     };
     eprintln!("stopping");
-    mesh.stop().await;
-    outcome
+    tokio::select! {
+        () = mesh.stop() => outcome,
+        () = stop.again() => {
+            eprintln!("told to stop once more: what still runs is killed");
+            Ok(ExitCode::FAILURE)
+        }
+    }
 }
 
 /// The tour, then the summary for as long as everything runs.
@@ -116,16 +103,18 @@ async fn live(args: &Args, mesh: &mut LocalMesh, tour: bool) -> Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads and checks the folder before anything is started.
-fn read(dir: &Path) -> Result<Intent> {
-    let hint = "name a folder with a mesh, like examples/city";
-    let files = read_dir(dir).map_err(|error| hinted(error.to_string(), hint))?;
-    let checked = check(&files);
+/// Checks the files of the folder before anything is started.
+fn judge(dir: &Path, files: &[SourceFile]) -> Result<Intent> {
+    let checked = check(files);
     let Some(intent) = checked.intent else {
-        eprint!("{}", render(&checked.findings, &files, Look::default()));
+        eprint!("{}", render(&checked.findings, files, Look::default()));
+        let (what, then) = match repo::is_root(dir) {
+            true => ("last commit of", " and commit"),
+            false => ("intent in", ""),
+        };
         return Err(hinted(
-            format!("the intent in {} has errors", dir.display()),
-            format!("mend them: weft check {}", dir.display()),
+            format!("the {what} {} has errors", dir.display()),
+            format!("mend them{then}: weft check {}", dir.display()),
         ));
     };
     if intent.local.is_empty() {
@@ -133,104 +122,4 @@ fn read(dir: &Path) -> Result<Intent> {
         return Err(hinted(format!("{} names no apps to run", dir.display()), hint));
     }
     Ok(intent)
-}
-
-impl LocalMesh {
-    async fn start(repo: Repo, intent: &Intent, folder: &Path) -> Result<Self> {
-        let (xds, authz, http) = (free_port(15010)?, free_port(15011)?, free_port(7000)?);
-        let args = [
-            ("--repo", repo.root().display().to_string()),
-            ("--state-dir", folder.join("server").display().to_string()),
-            ("--xds", xds.to_string()),
-            ("--authz", authz.to_string()),
-            ("--http", http.to_string()),
-            ("--poll", "0.1".to_owned()),
-        ];
-        let args: Vec<String> = std::iter::once("server".to_owned())
-            .chain(args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
-            .collect();
-        let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
-        let state = folder.join("server");
-        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server, state };
-        mesh.serving().await?;
-        let admin = admin_token(&mesh.state)?;
-
-        for (n, app) in intent.local.iter().enumerate() {
-            let name = member_name(app, &mesh.members);
-            let egress = if n == 0 { 15001 } else { 0 };
-            let mut member = Member::plan(name, app.clone(), folder, xds, egress)?;
-            let wanted = JoinTokenRequest { service: app.service.to_string(), ttl: "10m".to_owned() };
-            let token: JoinTokenAnswer = mesh.api.post("/api/join-tokens", &admin, &wanted).await?;
-            member.start(Some(&token.token))?;
-            mesh.members.push(member);
-        }
-        for member in &mut mesh.members {
-            member.ready(START_BOUND).await?;
-        }
-        mesh.registered().await?;
-        Ok(mesh)
-    }
-
-    /// Waits until the control plane has a commit and answers everything.
-    async fn serving(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + START_BOUND;
-        loop {
-            self.server.check()?;
-            if self.api.get::<MeshStatus>("/api/status").await.is_ok_and(|status| status.serving.is_some()) {
-                return Ok(());
-            }
-            anyhow::ensure!(tokio::time::Instant::now() < deadline, "the control plane did not come up in time");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Waits until every member can be called and every proxy has the newest configuration.
-    pub(crate) async fn registered(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + START_BOUND;
-        loop {
-            for member in &mut self.members {
-                member.check()?;
-            }
-            let status: MeshStatus = self.api.get("/api/status").await?;
-            let addresses: Vec<&str> = status
-                .services
-                .iter()
-                .flat_map(|service| &service.endpoints)
-                .map(|endpoint| &*endpoint.address)
-                .collect();
-            let all = self.members.iter().all(|member| addresses.contains(&&*member.ingress.to_string()));
-            if all && status.proxies.acknowledged >= self.members.len() && status.proxies.pending == 0 {
-                return Ok(());
-            }
-            anyhow::ensure!(
-                tokio::time::Instant::now() < deadline,
-                "not every endpoint was registered in time: {:?}",
-                status.proxies
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// The member of a name, like `web`.
-    pub(crate) fn member(&self, name: &str) -> Result<&Member> {
-        self.members.iter().find(|member| member.name == name).with_context(|| format!("there is no {name}"))
-    }
-
-    /// Sidecars first and side by side, the control plane last: it tells callers who has left.
-    async fn stop(mut self) {
-        let stopping = self.members.iter_mut().map(Member::stop);
-        futures_util::future::join_all(stopping).await;
-        self.server.stop(Duration::from_secs(5)).await;
-    }
-}
-
-/// `board-v1` for a version of a service that is there more than once, else `web`.
-fn member_name(app: &weft_model::intent::LocalApp, others: &[Member]) -> String {
-    let version = app.labels.get("version").map(|version| format!("-{version}")).unwrap_or_default();
-    let base = format!("{}{version}", app.service.name());
-    let taken = |name: &str| others.iter().any(|member| member.name == name);
-    if !taken(&base) {
-        return base;
-    }
-    (2..).map(|n| format!("{base}-{n}")).find(|name| !taken(name)).unwrap_or(base)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use weft_control::status::{ChangeState, MeshStatus};
 
-use super::LocalMesh;
+use super::mesh::LocalMesh;
 use crate::output::table;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -33,7 +33,7 @@ pub(crate) fn describe(mesh: &LocalMesh) -> String {
     let mut text =
         format!("\n{}\n", table(&["APP", "SERVICE", "EGRESS", "INGRESS (mTLS)", "ADMIN", "DATA PLANE"], &rows));
     text += &format!("dashboard  http://{}/\n", mesh.http);
-    text += &format!("status     weft status --server {}\n", mesh.http);
+    text += &format!("status     {} status --server {}\n", program(), mesh.http);
     let copy = if mesh.repo.is_copy() { " (a copy: edit it, commit, and watch the dashboard)" } else { "" };
     text += &format!("intent     {}{copy}\n", mesh.repo.root().display());
     if let (Some(first), Some(other)) = (mesh.members.first(), mesh.members.get(1)) {
@@ -41,6 +41,11 @@ pub(crate) fn describe(mesh: &LocalMesh) -> String {
     }
     text += "stop       Ctrl-C\n";
     text
+}
+
+/// This program as it was called, so that the line can be copied: it is seldom on the PATH of who tries it.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "weft".to_owned())
 }
 
 /// Says what changes, until a child ends by itself.

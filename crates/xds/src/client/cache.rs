@@ -53,10 +53,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Content, String> {
 
 /// Replaces the file atomically: a reader sees the old or the new one, also after a crash.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder(path);
     fs::create_dir_all(folder)?;
     let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    name.push(".new");
     let temporary = folder.join(name);
     // One left by a crash could be anything, with any mode.
     match fs::remove_file(&temporary) {
@@ -74,6 +74,22 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     written?;
     fs::File::open(folder)?.sync_all()
+}
+
+/// Removes what earlier processes began to write beside `path` and did not finish: `NAME.new`, and `NAME.PID.new` of older versions.
+pub(super) fn clear_remains(path: &Path) {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
+    let is_remains =
+        |file: &str| file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".new"));
+    for entry in fs::read_dir(folder(path)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(is_remains) {
+            let _ = fs::remove_file(entry.path()); // the next write tells if it is in the way
+        }
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -98,6 +114,20 @@ mod tests {
         let error = read(&path, "b").expect_err("of another service");
         assert_eq!(error.to_string(), "it holds the configuration of `a`, not of `b`");
         assert_eq!(fs::read_dir(path.parent().expect("has one")).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn what_an_earlier_process_did_not_finish_is_cleared() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let file = |name: &str| folder.path().join(name);
+        for name in ["cache", "cache.new", "cache.4711.new", "cache.old", "other.new"] {
+            fs::write(file(name), "x").expect("written");
+        }
+        clear_remains(&file("cache"));
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).expect("readable").flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["cache", "cache.old", "other.new"]);
     }
 
     #[test]

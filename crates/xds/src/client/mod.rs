@@ -67,7 +67,8 @@ impl Client {
         self.status.subscribe()
     }
 
-    /// Runs until the sender of the node is dropped, or the future is.
+    /// Runs until the sender of the node is dropped, and then ends with everything that was received on disk. A future that is dropped
+    /// instead may leave the newest out.
     pub async fn run(mut self, mut sink: impl Sink) {
         let mut state = State::default();
         let mut cache =
@@ -87,13 +88,15 @@ impl Client {
                 status.last_error = Some(error);
             });
             cache.write(&state).await;
-            sleep(backoff.next(rand::random())).await;
+            let pause = sleep(backoff.next(rand::random()));
+            self.unless_closed(pause).await;
         }
         cache.write(&state).await;
     }
 
     async fn start_from_cache(&self, cache: &mut Cache, state: &mut State, sink: &mut impl Sink) {
         let Some(path) = &cache.path else { return };
+        cache::clear_remains(path);
         let updates = match cache::read(path, &cache.owner) {
             Ok(updates) => updates,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
@@ -111,6 +114,16 @@ impl Client {
         self.status.send_modify(|status| status.from_cache = true);
     }
 
+    /// What the future gives; none when the sender of the node is dropped first.
+    async fn unless_closed<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut node = self.node.clone();
+        let closed = async { while node.changed().await.is_ok() {} };
+        tokio::select! {
+            value = future => Some(value),
+            () = closed => None,
+        }
+    }
+
     /// One stream, until it ends. `Ok` when there is no reason to go on.
     async fn one_stream(
         &mut self,
@@ -119,14 +132,16 @@ impl Client {
         cache: &mut Cache,
         backoff: &mut Backoff,
     ) -> Result<(), String> {
-        let channel = (self.connect)().await?;
+        let Some(channel) = self.unless_closed((self.connect)()).await else { return Ok(()) };
+        let channel = channel?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let (outbox, requests) = mpsc::channel(OUTBOX);
         let node = self.node.borrow_and_update().clone();
         for request in state.open(node, sink) {
             send(&outbox, request).await?;
         }
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await;
+        let opening = client.delta_aggregated_resources(ReceiverStream::new(requests));
+        let Some(responses) = self.unless_closed(opening).await else { return Ok(()) };
         let mut responses = responses.map_err(|status| describe(&status))?.into_inner();
         self.status.send_modify(|status| {
             status.connected = true;

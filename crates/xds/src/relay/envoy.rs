@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::RELAYED;
+use crate::type_url::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use crate::{Nack, Rejection, Resource, Snapshot};
+
+/// What Envoy is fed with; other types are for the agent itself.
+pub(super) const RELAYED: [&str; 4] = [CLUSTER, ENDPOINT, LISTENER, ROUTE];
 
 /// What is known of the local Envoy.
 pub(super) struct Envoy {

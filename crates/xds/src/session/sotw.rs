@@ -4,43 +4,62 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::google::rpc;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
-use super::{Event, Session, Variant, check_count, check_name, known_type, order};
+use super::event::{check_count, check_name};
+use super::order;
+use super::protocol::Protocol;
+use super::stream::{Sending, Stream, Variant};
+use super::track::Track;
 use crate::resource::hex;
-use crate::{Resource, Snapshot};
+use crate::{Node, Resource, Resources};
 
-/// One state-of-the-world stream.
-pub struct SotwSession(Session);
+/// The state-of-the-world protocol. A request holds the whole set of names that the client follows of a type.
+///
+/// LDS and CDS responses hold everything that the client should have (and what it must not lose yet), those of other types only what
+/// changed. The version is a hash of all that the client then has.
+pub enum Sotw {}
 
-impl SotwSession {
-    /// A stream that has just opened.
-    pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self(Session::new(Variant::Sotw, snapshot))
+impl Protocol for Sotw {
+    type Request = pb::DiscoveryRequest;
+    type Response = pb::DiscoveryResponse;
+    const VARIANT: Variant = Variant::Sotw;
+
+    fn node(request: &Self::Request) -> Option<&Node> {
+        request.node.as_ref()
     }
 
-    /// Takes a request: the whole set of names that the client follows of a type, and perhaps an answer to a response. The names count
-    /// whatever the nonce is; an answer counts only for the outstanding response of the type.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT` or `RESOURCE_EXHAUSTED`; the stream must end.
-    pub fn on_request(&mut self, request: pb::DiscoveryRequest) -> Result<Option<Event>, Status> {
-        let type_url = match known_type(&request.type_url)? {
-            Ok(type_url) => type_url,
-            Err(event) => return Ok(Some(event)),
-        };
+    fn parts(request: &mut Self::Request) -> (&mut Option<Node>, &mut String) {
+        (&mut request.node, &mut request.type_url)
+    }
+
+    fn size(response: &Self::Response) -> (&str, usize) {
+        (&response.type_url, response.resources.len())
+    }
+
+    fn check(type_url: &'static str, request: &Self::Request) -> Result<(), Status> {
         if !request.resource_locators.is_empty() {
             return Err(Status::invalid_argument("resource_locators are not supported; subscribe by resource name"));
         }
         request.resource_names.iter().try_for_each(|name| check_name(name))?;
-        let mut names: BTreeSet<Arc<str>> = request.resource_names.into_iter().map(Into::into).collect();
-        check_count(type_url, names.len())?;
+        let names: BTreeSet<&String> = request.resource_names.iter().collect();
+        check_count(type_url, names.len())
+    }
 
-        let session = &mut self.0;
-        let event = session.answer(type_url, &request.response_nonce, request.error_detail);
-        let first = !session.tracks.contains_key(type_url);
-        let track = session.tracks.entry(type_url).or_default();
+    fn answer(request: &mut Self::Request) -> (String, Option<rpc::Status>) {
+        (request.response_nonce.clone(), request.error_detail.take())
+    }
+
+    fn subscribe(
+        request: Self::Request,
+        type_url: &'static str,
+        track: &mut Track,
+        available: &Resources,
+        first: bool,
+    ) -> Result<(), Status> {
+        let mut names: BTreeSet<Arc<str>> = request.resource_names.into_iter().map(Into::into).collect();
         if names.is_empty() && !track.has_given_names() {
             if order::legacy_wildcard(type_url) {
                 track.follow_all();
@@ -60,26 +79,14 @@ impl SotwSession {
             }
         }
         let resumes = first && request.response_nonce.is_empty() && !request.version_info.is_empty();
-        let available = session.snapshot.get(type_url);
         if resumes && request.version_info == version_of(track.targets(available)) {
             track.claim_all(available);
         }
-        session.check_expected();
-        Ok(event)
+        Ok(())
     }
 
-    /// The state that the client should have from now on.
-    pub fn on_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        self.0.on_snapshot(snapshot);
-    }
-
-    /// The next response that may go out now, or `None` until something else happens. It counts as sent.
-    ///
-    /// LDS and CDS hold everything that the client should have (and what it must not lose yet), other types only what changed. The
-    /// version is a hash of all that the client then has.
-    pub fn next_response(&mut self) -> Option<pb::DiscoveryResponse> {
-        let (type_url, nonce, batch) = self.0.next()?;
-        let track = self.0.tracks.get(type_url)?;
+    fn response(stream: &Stream, Sending { type_url, nonce, batch }: Sending) -> Option<Self::Response> {
+        let track = stream.tracks.get(type_url)?;
         let resources = if order::full_state(type_url) {
             track.held().map(|resource| resource.any.clone()).collect()
         } else {
@@ -92,26 +99,6 @@ impl SotwSession {
             nonce,
             ..Default::default()
         })
-    }
-
-    /// See [`DeltaSession::settled`](super::DeltaSession::settled).
-    pub fn settled(&mut self) -> Option<Arc<Snapshot>> {
-        self.0.settled()
-    }
-
-    /// See [`DeltaSession::holding`](super::DeltaSession::holding).
-    pub fn holding(&self) -> bool {
-        self.0.holding()
-    }
-
-    /// See [`DeltaSession::stop_holding`](super::DeltaSession::stop_holding).
-    pub fn stop_holding(&mut self) {
-        self.0.stop_holding();
-    }
-
-    /// See [`DeltaSession::no_more_requests`](super::DeltaSession::no_more_requests).
-    pub fn no_more_requests(&mut self) {
-        self.0.no_more_requests();
     }
 }
 

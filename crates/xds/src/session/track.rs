@@ -43,7 +43,7 @@ pub(super) struct Batch {
 
 /// One client, one type.
 #[derive(Default)]
-pub(super) struct Track {
+pub struct Track {
     /// Follows everything, beside the names.
     wildcard: bool,
     /// Has given a name at least once, so that no names mean none.

@@ -236,10 +236,44 @@ fn clusters() {
         row(
             |c: &mut Cluster| {
                 c.typed_extension_protocol_options.values_mut().for_each(|any| {
-                    any.value = upstream_http(Some(Default::default()), None).encode_to_vec();
+                    let common = core::HttpProtocolOptions {
+                        max_stream_duration: Some(Duration { seconds: 1, nanos: 0 }),
+                        ..Default::default()
+                    };
+                    any.value = upstream_http(Some(common), None).encode_to_vec();
                 });
             },
-            in_http("(HttpProtocolOptions).common_http_protocol_options: NS"),
+            in_http("(HttpProtocolOptions).common_http_protocol_options.max_stream_duration: NS"),
+        ),
+        row(
+            |c: &mut Cluster| {
+                c.typed_extension_protocol_options.values_mut().for_each(|any| {
+                    let common = core::HttpProtocolOptions {
+                        idle_timeout: Some(Duration { seconds: 60, nanos: 0 }),
+                        ..Default::default()
+                    };
+                    any.value = upstream_http(Some(common), None).encode_to_vec();
+                });
+            },
+            in_http(
+                "(HttpProtocolOptions).common_http_protocol_options.idle_timeout: only 0, which is for ever, is supported by \
+                 this proxy",
+            ),
+        ),
+        row(
+            |c: &mut Cluster| {
+                c.typed_extension_protocol_options.values_mut().for_each(|any| {
+                    let common = core::HttpProtocolOptions {
+                        max_response_headers_kb: Some(UInt32Value { value: 60 }),
+                        ..Default::default()
+                    };
+                    any.value = upstream_http(Some(common), None).encode_to_vec();
+                });
+            },
+            in_http(
+                "(HttpProtocolOptions).common_http_protocol_options.max_response_headers_kb: only 64 to 72, which this proxy \
+                 takes in any case, is supported",
+            ),
         ),
     ];
     check("prod/web", type_url::CLUSTER, "outbound|8080||board.prod", rows);

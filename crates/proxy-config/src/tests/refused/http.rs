@@ -20,7 +20,7 @@ fn manager(change: fn(&mut HttpConnectionManager)) -> impl FnOnce(&mut pb_listen
 const HCM: &str = ".filter_chains[0].filters[0].typed_config(HttpConnectionManager)";
 
 const SLASHES: &str = ".path_with_escaped_slashes_action: this proxy refuses escaped slashes where it normalizes \
-                       paths, and keeps them elsewhere";
+                       paths or keeps them, and does nothing else";
 
 /// A path inside the connection manager.
 pub(super) fn in_hcm(text: &str) -> &'static str {
@@ -57,7 +57,23 @@ fn http_connection_managers() {
                     ..Default::default()
                 })
             }),
-            in_hcm(".common_http_protocol_options.max_headers_count: NS"),
+            in_hcm(
+                ".common_http_protocol_options.max_headers_count: only 256 to 288, which this proxy takes in any case, is supported",
+            ),
+        ),
+        row(
+            manager(|m| m.max_request_headers_kb = Some(UInt32Value { value: 96 })),
+            in_hcm(".max_request_headers_kb: only 64 to 72, which this proxy takes in any case, is supported"),
+        ),
+        row(manager(|m| m.max_request_headers_kb = None), ACCEPTED),
+        row(manager(|m| m.http_protocol_options = None), ACCEPTED),
+        row(
+            manager(|m| m.http_protocol_options.as_mut().unwrap().default_host_for_http_10 = "board.prod".into()),
+            in_hcm(".http_protocol_options.default_host_for_http_10: NS"),
+        ),
+        row(
+            manager(|m| m.http_protocol_options.as_mut().unwrap().enable_trailers = true),
+            in_hcm(".http_protocol_options.enable_trailers: NS"),
         ),
         row(
             manager(|m| {
@@ -82,9 +98,12 @@ fn http_connection_managers() {
             in_hcm(".forward_client_cert_details: APPEND_FORWARD is NS"),
         ),
         row(manager(|m| m.path_with_escaped_slashes_action = 0), ACCEPTED),
-        row(manager(|m| m.path_with_escaped_slashes_action = 1), in_hcm(SLASHES)),
+        row(manager(|m| m.path_with_escaped_slashes_action = 1), ACCEPTED),
         row(manager(|m| m.path_with_escaped_slashes_action = 3), in_hcm(SLASHES)),
-        row(manager(|m| m.normalize_path = None), in_hcm(SLASHES)),
+        row(manager(|m| m.path_with_escaped_slashes_action = 2), ACCEPTED),
+        row(manager(|m| m.normalize_path = None), ACCEPTED),
+        row(manager(|m| (m.normalize_path, m.path_with_escaped_slashes_action) = (None, 2)), in_hcm(SLASHES)),
+        row(manager(|m| m.proxy_100_continue = false), ACCEPTED),
         row(manager(|m| m.generate_request_id = Some(BoolValue { value: false })), in_hcm(".generate_request_id: NS")),
         row(
             manager(|m| m.stream_idle_timeout = Some(Duration { seconds: 300, nanos: 0 })),
@@ -121,7 +140,9 @@ fn http_connection_managers() {
             manager(|m| {
                 m.local_reply_config.as_mut().unwrap().mappers[0].status_code = Some(UInt32Value { value: 418 })
             }),
-            in_hcm(".local_reply_config.mappers[0].status_code: NS"),
+            in_hcm(
+                ".local_reply_config.mappers[0].status_code: only 502, for what the app broke, is supported by this proxy",
+            ),
         ),
         row(
             manager(|m| {

@@ -205,6 +205,14 @@ fn route_configurations() {
             ".virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes: NS",
         ),
         row(
+            retry(|p| p.retry_on = "connect-failure".into()),
+            ".virtual_hosts[0].routes[0].route.retry_policy.retriable_headers: goes with `retriable-headers` in retry_on",
+        ),
+        row(
+            retry(|p| p.retriable_headers.clear()),
+            ".virtual_hosts[0].routes[0].route.retry_policy.retriable_headers: goes with `retriable-headers` in retry_on",
+        ),
+        row(
             retry(|p| p.retry_host_predicate[0].config_type = None),
             ".virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[0].typed_config: required",
         ),

@@ -97,8 +97,8 @@ fn types_that_do_not_refer_to_each_other_do_not_wait() {
     expect_nothing(&mut session);
 }
 
-#[test]
-fn a_refused_step_counts_as_settled_but_nothing_is_taken_away() {
+/// A move to `b` of which all but the route is accepted; and the route, which has been sent.
+fn route_sent() -> (DeltaSession, pb::DeltaDiscoveryResponse) {
     let mut session = settled_session();
     session.on_snapshot(moved_to_b());
     for step in ["CDS +b=1", "EDS +b=1", "LDS +l=2"] {
@@ -106,6 +106,12 @@ fn a_refused_step_counts_as_settled_but_nothing_is_taken_away() {
         session.on_request(ack(&response)).expect("legal");
     }
     let route = expect(&mut session, "RDS +r=to b");
+    (session, route)
+}
+
+#[test]
+fn a_refused_step_counts_as_settled_but_nothing_is_taken_away() {
+    let (mut session, route) = route_sent();
     session.on_request(nack(&route, "bad")).expect("legal");
     let revision = expect(&mut session, "revision +mesh=2");
     session.on_request(ack(&revision)).expect("legal");
@@ -150,13 +156,7 @@ fn what_was_refused_keeps_its_clusters_though_other_routes_are_accepted() {
 
 #[test]
 fn a_route_that_is_still_unanswered_keeps_its_clusters_through_newer_snapshots() {
-    let mut session = settled_session();
-    session.on_snapshot(moved_to_b());
-    for step in ["CDS +b=1", "EDS +b=1", "LDS +l=2"] {
-        let response = expect(&mut session, step);
-        session.on_request(ack(&response)).expect("legal");
-    }
-    let route = expect(&mut session, "RDS +r=to b");
+    let (mut session, route) = route_sent();
     let mut third = (*moved_to_b()).clone().at("3");
     third.remove(CLUSTER, "b");
     third.remove(ENDPOINT, "b");

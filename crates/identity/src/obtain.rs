@@ -1,0 +1,197 @@
+//! How a workload gets an identity from the control plane: by a join token, or by the one that it has. What comes is checked here.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tonic::{Code, Status};
+use weft_model::{ServiceName, SpiffeId};
+
+use crate::ca::{CaError, KeyRequest};
+use crate::connect::{ConnectError, connect, connect_pinned, is_pinned, root_cause};
+use crate::fault::PeerError;
+use crate::live::LiveIdentity;
+use crate::peer::{self, Role};
+use crate::proto;
+use crate::proto::identity_client::IdentityClient;
+use crate::service::from_proto;
+use crate::svid::{Svid, SvidError, TrustBundle};
+use crate::token::JoinToken;
+
+/// How long the control plane may take to answer one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Neither a saved identity nor a join token.
+    #[error("{service} has no saved identity in {} and no join token; make one and give it with --join-token", .folder.display())]
+    NoJoinToken {
+        /// Who starts.
+        service: ServiceName,
+        /// Where its identity would be saved.
+        folder: PathBuf,
+    },
+    /// The control plane cannot be reached; trying again may help.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The control plane said no.
+    #[error("the control plane refused {service}: {why}")]
+    Refused {
+        /// For whom.
+        service: ServiceName,
+        /// Its own words.
+        why: String,
+    },
+    /// The control plane cannot answer at present; trying again may help.
+    #[error("the control plane did not issue an identity: {0}")]
+    Unavailable(String),
+    /// The control plane issued something else than was asked for.
+    #[error("the control plane issued an identity that this workload cannot use: {0}")]
+    Unusable(String),
+    /// There is nothing left to prove by who this is.
+    #[error("the identity has expired; start this workload again with a new join token")]
+    Expired,
+    /// The key could not be made.
+    #[error(transparent)]
+    Key(#[from] CaError),
+    /// The identity could not be saved.
+    #[error("cannot save the identity to {}: {source}", .folder.display())]
+    Save {
+        /// Where.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl IdentityError {
+    /// Whether the same attempt may succeed later.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Unavailable(_))
+    }
+
+    pub(crate) fn from_status(service: &ServiceName, status: &Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
+                Self::Refused { service: service.clone(), why: status.message().to_owned() }
+            }
+            _ => Self::Unavailable(match std::error::Error::source(status) {
+                Some(source) => root_cause(source),
+                None => status.message().to_owned(),
+            }),
+        }
+    }
+}
+
+impl From<SvidError> for IdentityError {
+    fn from(error: SvidError) -> Self {
+        Self::Unusable(error.to_string())
+    }
+}
+
+impl From<PeerError> for IdentityError {
+    fn from(error: PeerError) -> Self {
+        Self::Unusable(error.to_string())
+    }
+}
+
+/// What a workload needs to get its identity.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// The control plane, `host:port`.
+    pub server: String,
+    /// Which service this is.
+    pub service: ServiceName,
+    /// `Node.id` of this workload's xDS streams, so that the control plane can say whose certificate has run out. May be empty.
+    pub node_id: String,
+    /// For the first time, or when the saved identity has expired.
+    pub join_token: Option<JoinToken>,
+    /// Where the identity is kept: a folder of this workload's own, made with mode 0700.
+    pub state_dir: PathBuf,
+}
+
+/// An identity fresh from the control plane, checked.
+#[derive(Debug)]
+pub struct Obtained {
+    /// Certificate and key.
+    pub svid: Svid,
+    /// What to verify peers by.
+    pub bundle: TrustBundle,
+    /// When it came.
+    pub issued_at: SystemTime,
+}
+
+impl Obtained {
+    pub(crate) fn publish(self, live: &LiveIdentity) -> SystemTime {
+        live.set(self.svid, self.bundle);
+        self.issued_at
+    }
+}
+
+/// Exchanges a join token for an identity, once. `Identity::start` is this with patience, saving and renewal.
+pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> Result<Obtained, IdentityError> {
+    attest_for(server, service, "", token, &KeyRequest::new()?).await
+}
+
+/// The same as `node_id`, for a key that may have been sent before.
+pub(crate) async fn attest_for(
+    server: &str,
+    service: &ServiceName,
+    node_id: &str,
+    token: &JoinToken,
+    request: &KeyRequest,
+) -> Result<Obtained, IdentityError> {
+    let (channel, root) = connect_pinned(server, token.pin()).await?;
+    let mut call = tonic::Request::new(proto::AttestRequest {
+        join_token: token.text(),
+        service: service.to_string(),
+        csr: request.csr.clone(),
+        node_id: node_id.to_owned(),
+    });
+    call.set_timeout(CALL_TIMEOUT);
+    let answer = IdentityClient::new(channel).attest(call).await;
+    let answer = answer.map_err(|status| IdentityError::from_status(service, &status))?.into_inner();
+    let obtained = check(answer, request, &SpiffeId::for_service(root.trust_domain(), service))?;
+    if !obtained.bundle.roots().iter().any(|root| is_pinned(root, &token.pin())) {
+        return Err(IdentityError::Unusable("its bundle lacks the root that the join token names".into()));
+    }
+    Ok(obtained)
+}
+
+/// Exchanges the present identity for the next.
+pub(crate) async fn renew(
+    config: &IdentityConfig,
+    live: &Arc<LiveIdentity>,
+    id: &SpiffeId,
+) -> Result<Obtained, IdentityError> {
+    let request = KeyRequest::new()?;
+    let channel = connect(&config.server, live).await?;
+    let mut call =
+        tonic::Request::new(proto::RenewRequest { csr: request.csr.clone(), node_id: config.node_id.clone() });
+    call.set_timeout(CALL_TIMEOUT);
+    let answer = IdentityClient::new(channel).renew(call).await;
+    let answer = answer.map_err(|status| IdentityError::from_status(&config.service, &status))?.into_inner();
+    check(answer, &request, id)
+}
+
+/// A workload does not take what its peers would refuse: the answer must be for its key and its name, and verify.
+fn check(answer: proto::SvidResponse, request: &KeyRequest, id: &SpiffeId) -> Result<Obtained, IdentityError> {
+    let bundle = answer.bundle.ok_or_else(|| IdentityError::Unusable("it came without a bundle".into()))?;
+    let bundle = from_proto(bundle).map_err(IdentityError::Unusable)?;
+    let svid = Svid::from_der(answer.chain.into_iter().map(CertificateDer::from).collect(), &request.key)?;
+    if svid.id() != id {
+        return Err(IdentityError::Unusable(format!("it is for {}, not for {id}", svid.id())));
+    }
+    verify_own(&svid, &bundle)?;
+    Ok(Obtained { svid, bundle, issued_at: SystemTime::now() })
+}
+
+/// A workload uses nothing that its peers would refuse.
+pub(crate) fn verify_own(svid: &Svid, bundle: &TrustBundle) -> Result<(), PeerError> {
+    let [leaf, rest @ ..] = svid.chain() else { return Err(PeerError::NoCertificate) };
+    peer::verify(bundle, None, leaf, rest, UnixTime::now(), Role::Server)?;
+    peer::verify(bundle, None, leaf, rest, UnixTime::now(), Role::Client).map(drop)
+}

@@ -1,0 +1,194 @@
+//! An identity is kept alive: renewed at half life, by the present one while that is valid. What becomes of it is told in the log, each
+//! thing once.
+
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::ca::{KeyRequest, rfc3339};
+use crate::fault::OwnFault;
+use crate::live::LiveIdentity;
+use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest_for, renew};
+use crate::saved::save;
+use crate::schedule::{self, Plan};
+use crate::svid::Svid;
+use crate::token::JoinToken;
+
+/// While an identity cannot be renewed, every so many failures are told of again.
+const TELL_AGAIN: u32 = 20;
+
+/// How the identity of a workload is doing, for its admin page and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentityStatus {
+    /// The end of the present certificate's life.
+    pub not_after: Option<SystemTime>,
+    /// When it is to be renewed.
+    pub renew_at: Option<SystemTime>,
+    /// Renewals since the start.
+    pub renewals: u64,
+    /// Failed attempts since the start.
+    pub failures: u64,
+    /// The last failure, until an attempt succeeds.
+    pub last_error: Option<String>,
+}
+
+/// Runs until it is aborted.
+pub(crate) async fn keep_renewed(
+    mut config: IdentityConfig,
+    live: Arc<LiveIdentity>,
+    mut issued_at: SystemTime,
+    status: watch::Sender<IdentityStatus>,
+) {
+    let mut is_saved = true;
+    loop {
+        let state = live.load_full();
+        let (Some(svid), Some(bundle)) = (state.svid(), state.bundle()) else { return };
+        let due = schedule::renewal(issued_at, svid.not_after(), rand::random());
+        status.send_modify(|status| {
+            status.not_after = Some(svid.not_after());
+            status.renew_at = Some(due);
+        });
+        let (plan, begun) = (Plan { begun: SystemTime::now(), due, not_before: svid.not_before() }, Instant::now());
+        while !plan.is_due(SystemTime::now(), begun.elapsed()) {
+            tokio::time::sleep(schedule::nap(SystemTime::now(), due)).await;
+            if !is_saved && save(&config.state_dir, svid, bundle, issued_at).is_ok() {
+                tracing::info!(id = %svid.id(), "the identity is saved");
+                is_saved = true;
+            }
+        }
+        let obtained = renew_patiently(&mut config, &live, svid, issued_at, &status).await;
+        let written = save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at);
+        if let Err(error) = &written {
+            tracing::warn!(%error, "the renewed identity is in use, but a restart would need the old one or a new join token; trying on");
+        }
+        is_saved = written.is_ok();
+        issued_at = obtained.publish(&live);
+        status.send_modify(|status| {
+            status.renewals += 1;
+            status.last_error = None;
+        });
+    }
+}
+
+/// Renews by the present identity while it is valid, and by the join token after that, until one of them works.
+async fn renew_patiently(
+    config: &mut IdentityConfig,
+    live: &Arc<LiveIdentity>,
+    svid: &Svid,
+    issued_at: SystemTime,
+    status: &watch::Sender<IdentityStatus>,
+) -> Obtained {
+    let life = svid.not_after().duration_since(issued_at).unwrap_or_default();
+    let mut failures = 0;
+    let mut told = None;
+    let mut last_error = String::new();
+    loop {
+        let fault = live.fault();
+        if let Some(news) = news(&mut told, fault.as_ref()) {
+            tell(news, config, svid, &last_error);
+        }
+        let expired = matches!(fault, Some(OwnFault::Expired { .. }));
+        let attempt = match &config.join_token {
+            Some(token) if expired => join_again(config, token).await,
+            None if expired => Err(IdentityError::Expired), // unless the clock is wrong, and is put right
+            _ => renew(config, live, svid.id()).await,
+        };
+        let error = match attempt {
+            Ok(obtained) => {
+                // Whatever was in the way before is over.
+                let said = if told.is_some() { "the identity is usable again" } else { "identity renewed" };
+                tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "{said}");
+                return obtained;
+            }
+            Err(error) => error,
+        };
+        failures += 1;
+        if expired && config.join_token.is_some() && !error.is_passing() {
+            tracing::error!(id = %svid.id(), %error, "the join token brings no other identity. {}", remedy(config));
+            config.join_token = None;
+        } else if !expired && (failures == 1 || failures % TELL_AGAIN == 0) {
+            let until = rfc3339(svid.not_after());
+            tracing::warn!(id = %svid.id(), %error, failures, until, "cannot renew the identity; the present one serves until it expires");
+        }
+        last_error = error.to_string();
+        status.send_modify(|status| {
+            status.failures += 1;
+            status.last_error = Some(last_error.clone());
+        });
+        let pause = schedule::backoff(failures, life, rand::random());
+        tokio::time::sleep(schedule::until_end(pause, SystemTime::now(), svid.not_after())).await;
+    }
+}
+
+async fn join_again(config: &IdentityConfig, token: &JoinToken) -> Result<Obtained, IdentityError> {
+    attest_for(&config.server, &config.service, &config.node_id, token, &KeyRequest::new()?).await
+}
+
+/// What the log has not been told yet of an identity.
+#[derive(Debug, PartialEq, Eq)]
+enum News<'a> {
+    /// It is of no use.
+    Fault(&'a OwnFault),
+    /// It is of use again.
+    Usable,
+}
+
+/// What there is to tell of a fault when `told` is what was told last: each kind of it once.
+fn news<'a>(told: &mut Option<Discriminant<OwnFault>>, fault: Option<&'a OwnFault>) -> Option<News<'a>> {
+    let kind = fault.map(discriminant);
+    if *told == kind {
+        return None;
+    }
+    *told = kind;
+    Some(fault.map_or(News::Usable, News::Fault))
+}
+
+fn tell(news: News<'_>, config: &IdentityConfig, svid: &Svid, last_error: &str) {
+    let id = svid.id();
+    let fault = match news {
+        News::Usable => return tracing::info!(%id, "the identity is usable again"),
+        News::Fault(fault) => fault,
+    };
+    let (cause, lives) = (fault.cause(), format!("{} to {}", rfc3339(svid.not_before()), rfc3339(svid.not_after())));
+    let what = match fault {
+        OwnFault::Expired { .. } => format!("the identity has EXPIRED and was not renewed. {}", remedy(config)),
+        OwnFault::NotYetValid { .. } => {
+            "by this machine's clock the identity is not valid yet: was the clock set back?".to_owned()
+        }
+        OwnFault::BundleExpired { .. } | OwnFault::Missing => fault.to_string(),
+    };
+    tracing::error!(%id, layer = "identity", cause, lives, last_error, "no new mesh connection is made or taken: {what}");
+}
+
+/// What brings an expired identity back.
+fn remedy(config: &IdentityConfig) -> String {
+    if config.join_token.is_some() {
+        return "The join token that this sidecar was started with is tried until the control plane answers".to_owned();
+    }
+    format!(
+        "It does not come back by itself: with the control plane running, make a join token on its machine with `weft identity \
+         join-token --service {} --state-dir FOLDER` (FOLDER is the server's), and start this sidecar again with --join-token",
+        config.service
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_of_an_identity_is_told_once_and_so_is_its_end() {
+        let expired =
+            |ago| OwnFault::Expired { id: "spiffe://acme.internal/ns/prod/sa/web".parse().expect("legal"), ago };
+        let mut told = None;
+        assert_eq!(news(&mut told, None), None);
+        let first = expired(1);
+        assert_eq!(news(&mut told, Some(&first)), Some(News::Fault(&first)));
+        assert_eq!(news(&mut told, Some(&expired(2))), None, "that it is longer ago is no news");
+        assert_eq!(news(&mut told, Some(&OwnFault::Missing)), Some(News::Fault(&OwnFault::Missing)));
+        assert_eq!(news(&mut told, None), Some(News::Usable));
+        assert_eq!(news(&mut told, None), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! How long a route lets a request take.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Sleep;
+use weft_proxy_http::Progress;
+use weft_telemetry::Failure;
+
+use crate::stop::Stop;
+
+/// A route's timeout. Counts from the end of the request (Envoy's `RouteAction.timeout`): a client may take as long as it likes to
+/// send one, and an endpoint that answers meanwhile may do so for as long.
+pub(crate) struct Deadline {
+    bound: Duration,
+    request: Progress,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    /// For a request whose body tells when it has ended. `None` and zero are for ever.
+    pub(crate) fn new(bound: Option<Duration>, request: Progress) -> Option<Self> {
+        let bound = bound.filter(|bound| !bound.is_zero())?;
+        Some(Self { bound, request, timer: None })
+    }
+
+    /// Ready when the time is up.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.timer.is_none() {
+            let end = ready!(self.request.poll_ended(cx));
+            self.timer = Some(Box::pin(tokio::time::sleep_until(end + self.bound)));
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// What comes of `answer`, if it comes before the time is up.
+pub(crate) async fn within<T>(
+    deadline: &mut Option<Deadline>,
+    answer: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| match answer.as_mut().poll(cx) {
+        Poll::Ready(answer) => Poll::Ready(answer),
+        Poll::Pending => {
+            let Some(deadline) = deadline else { return Poll::Pending };
+            deadline.poll(cx).map(|()| {
+                let detail = format!("no response within {:?} of the end of the request", deadline.bound);
+                Err(Stop::new(Failure::RequestTimeout, detail))
+            })
+        }
+    })
+    .await
+}

@@ -1,6 +1,6 @@
 //! Apps that speak HTTP/1.1 in their own ways, behind our sidecar.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -47,6 +47,11 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 write!(stream, "{}{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", hint("</a>"), hint("</b>"))?;
             }
             "/api/short" => return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc"),
+            "/api/cut" => {
+                stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil the")?;
+                reader.read_line(&mut line)?; // the caller's body ends when the caller has read this
+                return reset(&stream);
+            }
             "/api/garbage" => return stream.write_all(b"220 mail.example.com ESMTP\r\n"),
             "/api/two-lengths" => {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab");
@@ -77,9 +82,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
                 reader.read_exact(&mut bytes)?;
                 stream.write_all(&bytes)?;
                 reader.read_exact(&mut bytes)?;
-                let hard = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-                setsockopt(&stream, sockopt::Linger, &hard)?;
-                return Ok(());
+                return reset(&stream);
             }
             "/api/first" => {
                 // Answers at length before it reads.
@@ -92,6 +95,12 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
             _ => return Ok(()),
         }
     }
+}
+
+/// Its end is to be a break.
+fn reset(stream: &TcpStream) -> std::io::Result<()> {
+    let hard = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    Ok(setsockopt(stream, sockopt::Linger, &hard)?)
 }
 
 struct World {
@@ -196,6 +205,28 @@ fn a_broken_answer_is_the_apps_fault() {
         assert!(told, "{path}: an answer that breaks off is not passed off as a whole one: {reply:?}");
         assert_eq!(line(path)["response_flags"], flag, "{path}: {:#}", line(path));
     }
+}
+
+/// An answer without a length ends with the connection: a connection that broke must not look like one that ended.
+#[test]
+fn an_answer_until_the_end_that_breaks_off_has_no_end() {
+    let world = World::start();
+    let broken = (0..50).find_map(|_| {
+        let mut stream = TcpStream::connect(world.web.egress).expect("the egress listens");
+        stream.set_read_timeout(Some(wait::SOON)).expect("a timeout");
+        stream
+            .write_all(b"POST /api/cut HTTP/1.0\r\nhost: board.prod\r\ncontent-length: 1\r\n\r\n")
+            .expect("it is taken");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"until the") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).ok()?; // an answer of the mesh, for v2, which nobody is
+            answer.push(byte[0]);
+        }
+        stream.write_all(b"\n").expect("it is taken");
+        Some(stream.read_to_end(&mut answer).map_err(|error| error.kind()))
+    });
+    assert_eq!(broken, Some(Err(ErrorKind::ConnectionReset)));
 }
 
 /// A caller may read only after it has sent everything, and an app may answer before it has read: nobody waits for the other.

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BodyError;
 use crate::timed::{Patience, TimedBody};
+use crate::way::Way;
 
 /// Receive window of a stream: what one slow reader can make us hold.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
@@ -137,14 +138,31 @@ pub struct H2Duplex {
     send: SendStream<Bytes>,
     receive: RecvStream,
     unread: Bytes,
+    /// What the peer is told when the other end of the tunnel broke.
+    reason: Reason,
     /// What lives as long as the stream: a connection of ours, and its place on it.
     _held: Option<Box<dyn Any>>,
 }
 
 impl H2Duplex {
-    /// `held` is what is kept as long as the stream.
+    /// `held` is what is kept as long as the stream. A break is told as a WebSocket's (RFC 8441 s.5).
     pub fn new(send: SendStream<Bytes>, receive: RecvStream, held: Option<Box<dyn Any>>) -> Self {
-        Self { send, receive, unread: Bytes::new(), _held: held }
+        Self { send, receive, unread: Bytes::new(), reason: Reason::CANCEL, _held: held }
+    }
+
+    /// Says otherwise what a break is told as.
+    pub fn breaks_as(&mut self, reason: Reason) {
+        self.reason = reason;
+    }
+}
+
+impl Way for H2Duplex {
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        self.send.poll_reset(cx).is_ready()
+    }
+
+    fn reset(&mut self) {
+        self.send.send_reset(self.reason);
     }
 }
 

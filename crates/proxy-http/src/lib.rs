@@ -28,4 +28,4 @@ pub use kind::{Kind, kind};
 pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};
 pub use response_body::UpstreamBody;
 pub use timed::TimedBody;
-pub use way::{ClientIo, Stream, Switched, TLS_READ_AHEAD, Way};
+pub use way::{Stream, Switched, TLS_READ_AHEAD, Way};

@@ -15,39 +15,36 @@ use tokio_rustls::{client, server};
 /// What one read of a TLS connection takes from the socket, at most. rustls itself reads 4 KiB at a time, a quarter of a record.
 pub const TLS_READ_AHEAD: usize = 32 * 1024;
 
-/// A stream of bytes both ways.
-pub trait Way: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Way for T {}
+/// A stream of bytes both ways. An end of one direction leaves the other as it is.
+pub trait Way: AsyncRead + AsyncWrite + Unpin {
+    /// Whether it broke. Told even while nobody reads; whoever was told must not read on. Wakes as reading and writing do.
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// Its end is to be a break, that the peer takes for no orderly one: over TCP a reset, over TLS one without a `close_notify`,
+    /// over HTTP/2 a reset of the stream. What has not left yet may be lost.
+    fn reset(&mut self);
+}
 
 /// The client's way, once it has been told that it has it.
 pub type Switched = oneshot::Receiver<Box<dyn Way>>;
 
-/// A client's connection.
-pub trait ClientIo: Way {
-    /// What broke the connection, if something did: told even while nobody reads.
-    fn broken(&self) -> Option<io::Error>;
-
-    /// The end of the connection is to be a break, that no client takes for an orderly one.
-    fn reset(&self);
-}
-
-impl ClientIo for TcpStream {
-    fn broken(&self) -> Option<io::Error> {
-        self.take_error().ok().flatten()
+impl Way for TcpStream {
+    fn is_broken(&mut self, _: &mut Context<'_>) -> bool {
+        matches!(self.take_error(), Ok(Some(_)))
     }
 
-    fn reset(&self) {
-        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    fn reset(&mut self) {
+        let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
     }
 }
 
-impl ClientIo for server::TlsStream<BufReader<TcpStream>> {
-    fn broken(&self) -> Option<io::Error> {
-        self.get_ref().0.get_ref().broken()
+impl Way for server::TlsStream<BufReader<TcpStream>> {
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        self.get_mut().0.get_mut().is_broken(cx)
     }
 
-    fn reset(&self) {
-        self.get_ref().0.get_ref().reset();
+    fn reset(&mut self) {
+        self.get_mut().0.get_mut().reset();
     }
 }
 
@@ -65,6 +62,22 @@ impl Stream {
         match self {
             Self::Clear(tcp) => tcp.local_addr().ok(),
             Self::Tls(tls) => tls.get_ref().0.get_ref().local_addr().ok(),
+        }
+    }
+}
+
+impl Way for Stream {
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Clear(tcp) => tcp.is_broken(cx),
+            Self::Tls(tls) => tls.get_mut().0.get_mut().is_broken(cx),
+        }
+    }
+
+    fn reset(&mut self) {
+        match self {
+            Self::Clear(tcp) => tcp.reset(),
+            Self::Tls(tls) => tls.get_mut().0.get_mut().reset(),
         }
     }
 }

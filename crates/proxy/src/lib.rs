@@ -9,6 +9,7 @@ mod attempts;
 mod authorize;
 pub mod balance;
 mod call;
+mod carry;
 mod connection;
 mod deadline;
 mod exchange;

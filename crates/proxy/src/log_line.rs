@@ -1,5 +1,6 @@
 //! An access-log line, written straight into the worker's buffer.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,10 +53,7 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, record: &Record, duration_ms
         LogField::Protocol => push_optional(out, record.protocol.map(protocol)),
         LogField::ResponseCode => push_number(out, record.status.map_or(0, |status| status.as_u16()).into()),
         LogField::ResponseFlags => push_json_string(out, facts.map_or("-", |facts| facts.flag)),
-        LogField::ResponseCodeDetails => {
-            let details = facts.map(|facts| facts.details).or(record.status.map(|_| "via_upstream"));
-            push_optional(out, details);
-        }
+        LogField::ResponseCodeDetails => push_optional(out, details(record).as_deref()),
         LogField::ConnectionTerminationDetails => push_optional(out, None),
         LogField::BytesReceived => push_number(out, record.received.get()),
         LogField::BytesSent => push_number(out, record.sent),
@@ -84,6 +82,17 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, record: &Record, duration_ms
         LogField::Layer => push_optional(out, facts.map(|facts| facts.layer.as_str())),
         LogField::Cause => push_optional(out, facts.map(|facts| facts.cause)),
         LogField::ConfigVersion => push_json_string(out, &record.config.revision),
+    }
+}
+
+/// Envoy's `RESPONSE_CODE_DETAILS`. A TCP connection that was open has none.
+fn details(record: &Record) -> Option<Cow<'static, str>> {
+    let Some(facts) = record.failure.map(Failure::facts) else { return record.status.map(|_| "via_upstream".into()) };
+    let has_begun = record.is_open || record.upstream_ms.is_some();
+    match facts.details.strip_prefix("upstream_reset_before_response_started") {
+        _ if record.is_open && record.protocol.is_none() => None,
+        Some(reason) if has_begun => Some(format!("upstream_reset_after_response_started{reason}").into()),
+        _ => Some(facts.details.into()),
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) upstream: Option<SocketAddr>,
     pub(crate) upstream_local: Option<SocketAddr>,
     pub(crate) attempts: u32,
+    /// Whether a tunnel or a TCP connection has its way to the endpoint.
+    pub(crate) is_open: bool,
     pub(crate) upstream_ms: Option<u64>,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) status: Option<StatusCode>,
@@ -91,6 +93,7 @@ impl Record {
             upstream: None,
             upstream_local: None,
             attempts: 0,
+            is_open: false,
             upstream_ms: None,
             verdict: None,
             status: None,

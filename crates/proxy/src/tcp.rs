@@ -2,52 +2,44 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use weft_proxy_config::{Listener, ListenerKind};
-use weft_proxy_http::Stream;
+use weft_proxy_http::{Stream, Way};
 use weft_telemetry::Failure;
-use weft_telemetry::metrics::{Reporter, TcpLabels};
 use weft_telemetry::trace::TraceContext;
 
 use crate::authorize::authorize;
+use crate::carry::carry;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
 use crate::worker::Worker;
 
 /// Serves one connection to its end.
-pub(crate) async fn serve<S>(worker: Rc<Worker>, connection: Rc<Connection>, listener: Arc<Listener>, mut client: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    listener: Arc<Listener>,
+    mut client: impl Way,
+) {
     let config = worker.shared.config.load_full();
     let trace = worker.with_rng(|rng| TraceContext::continue_or_begin(None, rng));
     let mut record = Exchange::new(worker.clone(), connection.clone(), config, listener, trace);
-    let opened = open(&mut record).await;
-    let failure = opened.as_ref().err().map(|(failure, _)| *failure);
-    let flags = failure.map_or("-", |failure| failure.facts().flag);
-    let series = worker.metrics.borrow_mut().tcp(&labels(&worker, &connection, flags));
-    series.opened.fetch_add(1, Ordering::Relaxed);
-    match opened {
+    match open(&mut record).await {
         Ok(mut app) => {
-            if let Ok((received, sent)) = copy_bidirectional(&mut client, &mut app).await {
-                series.sent.fetch_add(received, Ordering::Relaxed);
-                series.received.fetch_add(sent, Ordering::Relaxed);
-                record.received.set(received);
-                record.sent = sent;
-            }
+            record.begin_bytes();
+            carry(&mut record, &mut client, &mut app, None).await;
         }
         Err((failure, why)) => {
             let peer = connection.peer_id.as_deref().unwrap_or("unknown");
+            let flags = failure.facts().flag;
             tracing::info!(peer, flags, cause = %why, "TCP connection closed by the mesh");
             worker.shared.app_refused.notify_one();
             record.failure = Some(failure);
             record.transport_reason = Some(why);
+            record.complete = true;
+            client.reset(); // it is no end of the app's
         }
     }
-    record.complete = true;
-    series.closed.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Decides, and connects to the app.
@@ -70,14 +62,4 @@ async fn open(record: &mut Exchange) -> Result<Stream, (Failure, String)> {
     let stream = pool.dial().await.map_err(|error| (error.failure, error.reason))?;
     record.upstream_local = stream.local_address();
     Ok(stream)
-}
-
-fn labels(worker: &Worker, connection: &Connection, flags: &'static str) -> TcpLabels {
-    TcpLabels {
-        reporter: Reporter::Destination,
-        source: connection.peer_id.clone().unwrap_or_else(|| "unknown".into()),
-        destination: connection.own_id.clone(),
-        service: worker.shared.own_host.clone(),
-        flags,
-    }
 }

@@ -1,9 +1,6 @@
-//! Connections that stop being HTTP: WebSockets and CONNECT. Bytes go both ways until one side ends; no change of
+//! Connections that stop being HTTP: WebSockets and CONNECT. Once open, they are bytes both ways (`carry.rs`); no change of
 //! configuration, policy or certificate touches them.
 
-use std::cell::Cell;
-use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +8,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use weft_proxy_http::client::{H1Connection, H2Body, H2Connection, StreamCount};
 use weft_proxy_http::h2_stream::H2Duplex;
 use weft_proxy_http::headers::strip_hop_by_hop;
@@ -20,6 +16,7 @@ use weft_telemetry::Failure;
 
 use crate::attempts::{Attempt, Upstream, attempts};
 use crate::call::Call;
+use crate::carry::carry;
 use crate::deadline::{Deadline, within};
 use crate::exchange::Exchange;
 use crate::forward::respond;
@@ -161,68 +158,14 @@ fn accept(
     let is_websocket = exchange.method != Some(Method::CONNECT);
     // Also where HTTP/2 has no such status (RFC 8441 s.4).
     exchange.status = Some(if is_websocket { StatusCode::SWITCHING_PROTOCOLS } else { response.status() });
+    exchange.begin_bytes();
     tokio::task::spawn_local(async move {
         let mut exchange = exchange; // the whole of it, so that it ends here
-        let Ok(client) = client.await else { return };
-        let (received, sent) = (exchange.received.clone(), Cell::new(0));
+        let mut way = way;
+        let Ok(mut client) = client.await else { return way.reset() };
         // Only bytes to a host and port know an end of one direction; a WebSocket whose one side is gone is over.
         let bound = is_websocket.then_some(LAST_WORDS);
-        exchange.failure = match carry(client, way, &received, &sent, bound).await {
-            Ok(()) => None,
-            Err(Side::Client) => Some(Failure::ClientGone),
-            Err(Side::Endpoint) if exchange.upstream_id.is_some() => Some(Failure::UpstreamClosed),
-            Err(Side::Endpoint) => Some(Failure::AppClosed),
-        };
-        exchange.complete = true;
-        exchange.sent = sent.get();
+        carry(&mut exchange, &mut *client, &mut *way, bound).await;
     });
     response.map(|()| ResponseBody::bare())
-}
-
-/// Who broke off.
-#[derive(Clone, Copy)]
-enum Side {
-    Client,
-    Endpoint,
-}
-
-/// Carries bytes both ways and counts them. When one side has ended, the other may go on for `bound`, or as long as it likes.
-async fn carry(
-    client: impl AsyncRead + AsyncWrite,
-    way: impl AsyncRead + AsyncWrite,
-    received: &Cell<u64>,
-    sent: &Cell<u64>,
-    bound: Option<Duration>,
-) -> Result<(), Side> {
-    let (client_read, client_write) = tokio::io::split(client);
-    let (way_read, way_write) = tokio::io::split(way);
-    let mut up = pin!(copy((client_read, Side::Client), (way_write, Side::Endpoint), received));
-    let mut down = pin!(copy((way_read, Side::Endpoint), (client_write, Side::Client), sent));
-    let (first, rest) = tokio::select! {
-        ended = up.as_mut() => (ended, down as Pin<&mut dyn Future<Output = Result<(), Side>>>),
-        ended = down.as_mut() => (ended, up as Pin<&mut dyn Future<Output = Result<(), Side>>>),
-    };
-    first?;
-    match bound {
-        None => rest.await,
-        Some(bound) => tokio::time::timeout(bound, rest).await.unwrap_or(Ok(())),
-    }
-}
-
-/// One direction, to its end, which is passed on.
-async fn copy(
-    (mut from, reader): (impl AsyncRead + Unpin, Side),
-    (mut to, writer): (impl AsyncWrite + Unpin, Side),
-    count: &Cell<u64>,
-) -> Result<(), Side> {
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let length = from.read(&mut buffer).await.map_err(|_| reader)?;
-        if length == 0 {
-            return to.shutdown().await.map_err(|_| writer);
-        }
-        to.write_all(&buffer[..length]).await.map_err(|_| writer)?;
-        to.flush().await.map_err(|_| writer)?;
-        count.set(count.get() + length as u64);
-    }
 }

@@ -62,6 +62,8 @@ pub struct TcpLabels {
     pub service: Arc<str>,
     /// Envoy response flag, `-` for none.
     pub flags: &'static str,
+    /// Whether the hop between the sidecars was mutual TLS.
+    pub mutual_tls: bool,
 }
 
 /// Counters and histograms of one set of request labels in one worker.
@@ -81,17 +83,36 @@ impl RequestSeries {
     }
 }
 
-/// Counters of one set of TCP labels in one worker.
+/// Counters of one set of TCP labels in one worker, which alone writes them. Directions are Istio's, at both ends: what the caller
+/// says is received, what it is told is sent.
 #[derive(Default)]
 pub struct TcpSeries {
-    /// Connections accepted or opened.
-    pub opened: AtomicU64,
-    /// Connections ended.
-    pub closed: AtomicU64,
-    /// Bytes sent to the callee's side.
-    pub sent: AtomicU64,
-    /// Bytes received from the callee's side.
-    pub received: AtomicU64,
+    opened: AtomicU64,
+    closed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl TcpSeries {
+    /// A connection has begun.
+    pub fn add_opened(&self) {
+        bump(&self.opened, 1);
+    }
+
+    /// A connection has ended.
+    pub fn add_closed(&self) {
+        bump(&self.closed, 1);
+    }
+
+    /// So many bytes came from the caller.
+    pub fn add_received(&self, bytes: u64) {
+        bump(&self.received, bytes);
+    }
+
+    /// So many bytes went to the caller.
+    pub fn add_sent(&self, bytes: u64) {
+        bump(&self.sent, bytes);
+    }
 }
 
 #[derive(Default)]
@@ -235,8 +256,8 @@ impl Registry {
         let families = [
             ("istio_tcp_connections_opened_total", "TCP connections opened."),
             ("istio_tcp_connections_closed_total", "TCP connections closed."),
-            ("istio_tcp_sent_bytes_total", "Bytes of TCP connections sent to the callee."),
-            ("istio_tcp_received_bytes_total", "Bytes of TCP connections received from the callee."),
+            ("istio_tcp_sent_bytes_total", "Bytes that callers of TCP services were sent."),
+            ("istio_tcp_received_bytes_total", "Bytes that came from callers of TCP services."),
         ];
         for (index, (name, help)) in families.into_iter().enumerate() {
             header(out, name, help, "counter");
@@ -244,8 +265,10 @@ impl Registry {
                 let ends = ends_label_text(labels.reporter, &labels.source, &labels.destination, &labels.service);
                 let _ = writeln!(
                     out,
-                    "{name}{{{ends},request_protocol=\"tcp\",response_flags=\"{}\",connection_security_policy=\"mutual_tls\"}} {}",
-                    labels.flags, sums[index]
+                    "{name}{{{ends},request_protocol=\"tcp\",response_flags=\"{}\",connection_security_policy=\"{}\"}} {}",
+                    labels.flags,
+                    security_policy(labels.mutual_tls),
+                    sums[index]
                 );
             }
         }
@@ -308,8 +331,12 @@ fn request_label_text(labels: &RequestLabels) -> String {
         labels.grpc_status.map(|status| status.to_string()).unwrap_or_default(),
         labels.flags,
         labels.layer,
-        if labels.mutual_tls { "mutual_tls" } else { "unknown" },
+        security_policy(labels.mutual_tls),
     )
+}
+
+fn security_policy(mutual_tls: bool) -> &'static str {
+    if mutual_tls { "mutual_tls" } else { "unknown" }
 }
 
 fn ends_label_text(reporter: Reporter, source: &str, destination: &str, service: &str) -> String {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::way::Stream;
+use crate::way::{Stream, Way};
 
 /// A connection as a stream of bytes, with what was read of it already in front.
 pub(super) struct H1Duplex {
@@ -39,5 +39,15 @@ impl AsyncWrite for H1Duplex {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+impl Way for H1Duplex {
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stream.borrow_mut().is_broken(cx)
+    }
+
+    fn reset(&mut self) {
+        self.stream.borrow_mut().reset();
     }
 }

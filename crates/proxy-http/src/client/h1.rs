@@ -26,7 +26,7 @@ use crate::error::{AttemptError, BodyError, Sent};
 use crate::h1::{Broken, Decoder, Encoder, Malformed, ResponseHead, Said, put_request, take_response};
 use crate::request_body::RequestBody;
 use crate::server::Interim;
-use crate::way::Stream;
+use crate::way::{Stream, Way};
 
 /// What one read asks for, at least.
 const READ_MIN: usize = 8 * 1024;
@@ -230,7 +230,7 @@ impl H1Body {
     }
 
     /// What can be read and written after a response with status 101.
-    pub fn into_way(self) -> Option<impl AsyncRead + AsyncWrite + Unpin> {
+    pub fn into_way(self) -> Option<impl Way> {
         self.connection.map(|connection| H1Duplex { stream: connection.stream, unread: connection.read.freeze() })
     }
 

@@ -23,7 +23,7 @@ use super::wire::{Body, Duplex, Wire};
 use crate::h1::{Asked, Decoder, Encoder, RequestHead, put_response, take_request};
 use crate::kind::kind;
 use crate::timed::{Patience, TimedBody};
-use crate::way::{ClientIo, Way};
+use crate::way::Way;
 
 /// For the head of a request, once its first byte came.
 const HEAD_BOUND: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ const WRITE_MAX: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end. `first` is what has been read of it.
-pub async fn serve(service: &impl Service, io: Box<dyn ClientIo>, first: BytesMut) {
+pub async fn serve(service: &impl Service, io: Box<dyn Way>, first: BytesMut) {
     let wire = Rc::new(RefCell::new(Wire::new(io, first)));
     let mut drained = pin!(service.drained());
     loop {
@@ -238,17 +238,18 @@ async fn linger(wire: &RefCell<Wire>) {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
+    use std::task::Context;
 
     use tokio::io::AsyncWriteExt;
 
     use super::*;
 
-    impl ClientIo for tokio::io::DuplexStream {
-        fn broken(&self) -> Option<std::io::Error> {
-            None
+    impl Way for tokio::io::DuplexStream {
+        fn is_broken(&mut self, _: &mut Context<'_>) -> bool {
+            false
         }
 
-        fn reset(&self) {}
+        fn reset(&mut self) {}
     }
 
     async fn begun(bytes: &[u8]) -> (tokio::io::DuplexStream, RefCell<Wire>) {

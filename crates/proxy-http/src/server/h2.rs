@@ -24,7 +24,7 @@ use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
 use crate::h1::Malformed;
 use crate::h2_stream::{CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
-use crate::kind::kind;
+use crate::kind::{Kind, kind};
 use crate::way::Way;
 
 /// Requests under way on a connection, if nobody says otherwise.
@@ -119,7 +119,8 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
     let (head, receive) = request.into_parts();
     let head = Request::from_parts(head, ());
     let (mut tunnel, mut body, mut switched) = (None, ClientBody::Empty, None);
-    if kind(&head).is_tunnel() {
+    let kind = kind(&head);
+    if kind.is_tunnel() {
         let (sender, receiver) = oneshot::channel::<Box<dyn Way>>();
         (tunnel, switched) = (Some((sender, receive)), Some(receiver));
     } else if !receive.is_end_stream() {
@@ -143,7 +144,11 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
     match tunnel {
         Some((sender, receive)) if head.status.is_success() => {
             if let Ok(send) = respond.borrow_mut().send_response(Response::from_parts(head, ()), false) {
-                let _ = sender.send(Box::new(H2Duplex::new(send, receive, None)));
+                let mut way = H2Duplex::new(send, receive, None);
+                if kind == Kind::Connect {
+                    way.breaks_as(Reason::CONNECT_ERROR); // RFC 9113 s.8.5
+                }
+                let _ = sender.send(Box::new(way));
             }
         }
         _ => {

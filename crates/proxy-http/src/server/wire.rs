@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::error::BodyError;
 use crate::h1::{Decoder, Malformed, put_interim};
-use crate::way::ClientIo;
+use crate::way::Way;
 
 /// What one read asks for, at least.
 const READ_MIN: usize = 8 * 1024;
@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection, and how far its client has been read.
 pub(super) struct Wire {
-    pub(super) io: Box<dyn ClientIo>,
+    pub(super) io: Box<dyn Way>,
     /// What was read and is not yet used.
     pub(super) read: BytesMut,
     read_size: usize,
@@ -52,7 +52,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(io: Box<dyn ClientIo>, read: BytesMut) -> Self {
+    pub(super) fn new(io: Box<dyn Way>, read: BytesMut) -> Self {
         Self {
             io,
             read,
@@ -131,7 +131,7 @@ impl Wire {
     fn poll_broken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_EVERY)));
         while look.as_mut().poll(cx).is_ready() {
-            if self.io.broken().is_some() {
+            if self.io.is_broken(cx) {
                 return Poll::Ready(());
             }
             look.as_mut().reset(Instant::now() + LOOK_EVERY);
@@ -297,5 +297,15 @@ impl AsyncWrite for Duplex {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.wire.borrow_mut().io).poll_shutdown(cx)
+    }
+}
+
+impl Way for Duplex {
+    fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        self.wire.borrow_mut().io.is_broken(cx)
+    }
+
+    fn reset(&mut self) {
+        self.wire.borrow_mut().io.reset();
     }
 }

@@ -75,9 +75,7 @@ def deny():
     if not tool:
         root = os.environ.get("WEFT_VENV", os.path.join(ROOT, ".venv"))
         tool = os.path.join(root, "bin", "cargo-deny")
-        # Unoptimised: it runs for seconds, and its build is what takes time.
-        install = ["cargo", "install", "--quiet", "--debug", "--locked", "--no-default-features", "--root", root, CARGO_DENY]
-        if not os.path.exists(tool) and not step("install cargo-deny", install):
+        if not os.path.exists(tool) and not install_deny(root):
             return
     check = [tool, "--log-level", "error", "check"]
     step("deny", [*check, "bans", "licenses", "sources"])
@@ -87,6 +85,17 @@ def deny():
         skip("advisories", "github.com/RustSec/advisory-db cannot be reached")
     else:
         steps.append(("advisories", int(status == 0), int(status != 0), 0, time.monotonic() - start, ""))
+
+
+def install_deny(root):
+    """Builds cargo-deny, unoptimised and without what only a debugger reads: it runs for seconds, and its build is what costs."""
+    target = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "cargo-deny")
+    os.environ["CARGO_PROFILE_DEV_DEBUG"] = "false"
+    command = ["cargo", "install", "--quiet", "--debug", "--locked", "--no-default-features", "--root", root, "--target-dir", target]
+    done = step("install cargo-deny", [*command, CARGO_DENY])
+    del os.environ["CARGO_PROFILE_DEV_DEBUG"]
+    shutil.rmtree(target, ignore_errors=True)
+    return done
 
 
 def filters(pattern):

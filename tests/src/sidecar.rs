@@ -1,7 +1,7 @@
 //! A `weft sidecar` process with either data plane.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -240,11 +240,30 @@ impl Sidecar {
         });
     }
 
+    /// Waits until another one is an endpoint to its data plane. The control plane may be away from then on.
+    #[track_caller]
+    pub fn wait_knows(&self, callee: &Self) {
+        wait::until("the callee to be known", wait::SOON, || {
+            let clusters = curl::curl(&[&format!("http://{}/clusters", self.admin)]).body;
+            if clusters.contains(&callee.ingress.to_string()) { Ok(()) } else { Err(clusters) }
+        });
+    }
+
     /// SIGTERM, then its exit status.
     #[track_caller]
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::SIGTERM);
         self.process.wait(Duration::from_secs(60))
+    }
+
+    /// SIGKILL, and the end of everything that it ran: its guard ends an Envoy a moment later.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.process.kill();
+        wait::until("nothing to listen where it did", wait::SOON, || match TcpStream::connect(self.ingress) {
+            Ok(_) => Err("something does"),
+            Err(_) => Ok(()),
+        });
     }
 
     /// Starts it again after its end, from what it has on disk, and waits until it is ready.

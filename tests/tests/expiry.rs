@@ -47,17 +47,19 @@ fn saved(mesh: &Mesh, nodes: &[&str]) {
 fn own_identity(data_plane: DataPlane) {
     let mut mesh = Mesh::start_with(|repo| repo.replace("mesh.yaml", SHORT.0, SHORT.1));
     let app = App::start("v1");
-    let mut board = mesh.sidecar("board", Spec::new("prod/board", app.address()).label("version", "v1").on(data_plane));
+    let mut chat = mesh.sidecar("chat", Spec::new("prod/chat", app.address()).on(data_plane));
     let mut web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(data_plane));
-    mesh.wait_endpoints("prod/board", 1);
+    mesh.wait_endpoints("prod/chat", 1);
     mesh.acknowledged(&mesh.repo.head());
-    saved(&mesh, &["prod/board~", "prod/web~"]);
+    web.wait_knows(&chat);
+    saved(&mesh, &["prod/chat~", "prod/web~"]);
     mesh.kill_server();
 
     let told = expired(&web);
+    expired(&chat); // which was renewed at another time
     assert!(told.body.starts_with("IDENTITY_EXPIRED\n"), "{told:?}");
     assert!(told.body.contains("own certificate expired") && told.body.contains("/ns/prod/sa/web"), "{told:?}");
-    let answer = curl::get(web.egress, "board.prod", "/api/", &[]);
+    let answer = curl::get(web.egress, "chat.prod", "/ws", &[]);
     assert_eq!((answer.status, app.requests()), (503, 0), "{answer:?}");
     if data_plane == DataPlane::Weft {
         let problem = answer.json();
@@ -86,7 +88,7 @@ fn own_identity(data_plane: DataPlane) {
     // Told once, with what to do, and not contradicted afterwards; also not when the control plane is back.
     mesh.start_server();
     pass(Duration::from_secs(3));
-    for (sidecar, service) in [(&mut web, "prod/web"), (&mut board, "prod/board")] {
+    for (sidecar, service) in [(&mut web, "prod/web"), (&mut chat, "prod/chat")] {
         let log = sidecar.process().output();
         let (before, after) = log.split_once("EXPIRED").unwrap_or_else(|| panic!("nothing of it in: {log}"));
         assert!(before.contains("the present one serves until it expires"), "{before}");
@@ -98,7 +100,7 @@ fn own_identity(data_plane: DataPlane) {
 
     let rows = mesh.api("/api/proxies").expect("the API answers");
     let shown = text(&mesh.weft(&["status"]));
-    for service in ["prod/web", "prod/board"] {
+    for service in ["prod/web", "prod/chat"] {
         let row = rows.as_array().into_iter().flatten().find(|row| row["service"] == service);
         assert_eq!(row.expect("it is told of")["cause"], "identity_expired", "{rows:#}");
         let hint = format!("`weft identity join-token --service {service}`");
@@ -106,12 +108,12 @@ fn own_identity(data_plane: DataPlane) {
     }
 
     // And it is true: a new join token brings them back.
-    for (sidecar, service) in [(&mut board, "prod/board"), (&mut web, "prod/web")] {
+    for (sidecar, service) in [(&mut chat, "prod/chat"), (&mut web, "prod/web")] {
         assert!(sidecar.stop().success());
         sidecar.restart_with(&mesh.token(service));
     }
     wait::until("the call to arrive again", wait::SOON, || {
-        let answer = curl::get(web.egress, "board.prod", "/api/", &[]);
+        let answer = curl::get(web.egress, "chat.prod", "/ws", &[]);
         if answer.status == 200 { Ok(()) } else { Err(format!("{answer:?}")) }
     });
     let shown = text(&mesh.weft(&["status"]));
@@ -135,14 +137,15 @@ fn peers_identity(data_plane: DataPlane) {
     mesh.repo.replace("mesh.yaml", SHORT.0, SHORT.1);
     mesh.commit("Shorter lives");
     let app = App::start("v1");
-    let mut board = mesh.sidecar("board", Spec::new("prod/board", app.address()).label("version", "v1").on(data_plane));
-    mesh.wait_endpoints("prod/board", 1);
+    let mut chat = mesh.sidecar("chat", Spec::new("prod/chat", app.address()).on(data_plane));
+    mesh.wait_endpoints("prod/chat", 1);
     mesh.acknowledged(&mesh.repo.head());
+    web.wait_knows(&chat);
     mesh.kill_server();
 
-    expired(&board);
+    expired(&chat);
     assert_eq!(ready(&web).status, 200, "the caller's identity is good");
-    let answer = curl::get(web.egress, "board.prod", "/api/", &[]);
+    let answer = curl::get(web.egress, "chat.prod", "/ws", &[]);
     assert_eq!((answer.status, app.requests()), (503, 0), "{answer:?}");
     let problem = answer.json();
     assert_eq!(
@@ -151,10 +154,10 @@ fn peers_identity(data_plane: DataPlane) {
         "{problem:#}"
     );
     let detail = problem["detail"].as_str().unwrap_or_default();
-    assert!(detail.contains("/ns/prod/sa/board") && detail.contains("the peer's certificate expired "), "{problem:#}");
+    assert!(detail.contains("/ns/prod/sa/chat") && detail.contains("the peer's certificate expired "), "{problem:#}");
     if data_plane == DataPlane::Weft {
         wait::until("the callee to say why it refused", wait::SOON, || {
-            let log = board.process().output();
+            let log = chat.process().output();
             let refused = |line: &str| line.contains("connection refused") && line.contains("identity_expired");
             if log.lines().any(refused) { Ok(()) } else { Err(log) }
         });

@@ -115,6 +115,37 @@ fn an_app_cannot_ask_for_a_retry() {
     assert_eq!(counted.try_iter().count(), 1, "it was asked once");
 }
 
+/// A connection that the app gives up just then is tried once more on another; one on which it answers badly is not.
+#[test]
+fn a_bad_answer_on_a_kept_connection_is_not_asked_for_again() {
+    let mesh = Mesh::start();
+    let app = ports::free();
+    let listener = std::net::TcpListener::bind(app).expect("the port is free");
+    let (count, counted) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut answers =
+                ["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 two hundred\r\n\r\n"].into_iter();
+            let mut head = [0; 4096];
+            while stream.read(&mut head).is_ok_and(|length| length > 0) {
+                let _ = count.send(());
+                let _ = stream.write_all(answers.next().unwrap_or_default().as_bytes());
+            }
+        }
+    });
+    let _chat = mesh.sidecar("chat", Spec::new("prod/chat", app).workers(1));
+    let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
+    mesh.wait_endpoints("prod/chat", 1);
+    let ask = || curl::get(web.egress, "chat.prod", "/ws", &[]);
+    wait::until("the app's answer", wait::SOON, || {
+        let reply = ask();
+        if reply.body == "ok" { Ok(()) } else { Err(format!("{reply:?}")) }
+    });
+    let reply = ask();
+    assert_eq!((reply.status, &reply.json()["cause"]), (502, &"app_protocol".into()), "{reply:?}");
+    assert_eq!(counted.try_iter().count(), 2, "each was asked for once");
+}
+
 struct Pair {
     web: Sidecar,
     alive: Sidecar,
@@ -130,12 +161,8 @@ impl Pair {
         let mut dead = mesh.sidecar("dead", Spec::new(service, app).on(data_plane));
         let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(data_plane));
         mesh.wait_endpoints(service, 2);
-        wait::until("the callees to be known", wait::SOON, || {
-            let clusters = curl::curl(&[&format!("http://{}/clusters", web.admin)]).body;
-            let known = [&alive, &dead].iter().all(|one| clusters.contains(&one.ingress.to_string()));
-            if known { Ok(()) } else { Err(clusters) }
-        });
-        dead.process().kill();
+        [&alive, &dead].into_iter().for_each(|callee| web.wait_knows(callee));
+        dead.kill();
         Self { web, alive, dead, mesh }
     }
 
@@ -204,13 +231,10 @@ fn websockets_open_on_another_endpoint_envoy() {
 fn calls(data_plane: DataPlane, manners: Manners, count: usize) -> (H2App, Vec<String>) {
     let mesh = Mesh::start();
     let app = H2App::start(manners);
-    let _greeter = mesh.sidecar("greeter", Spec::new("prod/greeter", app.address).on(data_plane).workers(1));
+    let greeter = mesh.sidecar("greeter", Spec::new("prod/greeter", app.address).on(data_plane).workers(1));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(data_plane).workers(1));
     mesh.wait_endpoints("prod/greeter", 1);
-    wait::until("the callee to be known", wait::SOON, || {
-        let clusters = curl::curl(&[&format!("http://{}/clusters", web.admin)]).body;
-        if clusters.contains(&_greeter.ingress.to_string()) { Ok(()) } else { Err(clusters) }
-    });
+    web.wait_knows(&greeter);
     let answers = h2_client::unary_calls(web.egress, "greeter.prod", count);
     (app, answers)
 }

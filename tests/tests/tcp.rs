@@ -239,11 +239,11 @@ fn one_direction_ends_and_the_other_goes_on() {
 fn a_sidecar_that_is_killed_breaks_what_it_carried() {
     let mut world = World::tcp(Weft, Weft);
     let (_caller, mut app) = world.open();
-    world.web.process().kill();
+    world.web.kill();
     assert_eq!(rest(&mut app), (0, BROKEN), "the caller's sidecar is gone");
     world.web.restart();
     let (mut caller, _app) = world.open();
-    world.callee.process().kill();
+    world.callee.kill();
     assert_eq!(rest(&mut caller), (0, BROKEN), "the app's sidecar is gone");
 }
 

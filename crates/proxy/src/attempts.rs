@@ -11,6 +11,7 @@ use weft_proxy_http::{Again, AttemptError, RequestBody, Sent};
 use weft_telemetry::Failure;
 
 use crate::call::Call;
+use crate::deadline::{Deadline, Overdue, within};
 use crate::stop::Stop;
 use crate::upstream::{ActiveCount, EndpointPool};
 use crate::worker::Worker;
@@ -55,9 +56,22 @@ impl Attempt {
     }
 }
 
-/// Makes attempts until one is answered, or no other is allowed. Nothing is sent twice but what is proven to have done nothing,
-/// and was kept.
+/// Makes attempts until one is answered, no other is allowed, or the time is up. Nothing is sent twice but what is proven to have
+/// done nothing, and was kept.
 pub(crate) async fn attempts<T>(
+    call: &mut Call,
+    upstream: &Upstream,
+    body: RequestBody,
+    deadline: &mut Option<Deadline>,
+    attempt: impl AsyncFnMut(&mut Call, Attempt) -> Result<T, AttemptError>,
+) -> Result<T, Stop> {
+    within(deadline, one_after_another(call, upstream, body, attempt)).await.unwrap_or_else(|Overdue(bound)| {
+        let detail = format!("no response within {bound:?} of the end of the request");
+        Err(Stop::new(Failure::RequestTimeout, detail))
+    })
+}
+
+async fn one_after_another<T>(
     call: &mut Call,
     upstream: &Upstream,
     mut body: RequestBody,

@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 use weft_proxy_http::Progress;
-use weft_telemetry::Failure;
-
-use crate::stop::Stop;
 
 /// A route's timeout. Counts from the end of the request (Envoy's `RouteAction.timeout`): a client may take as long as it likes to
 /// send one, and an endpoint that answers meanwhile may do so for as long.
@@ -39,20 +36,17 @@ impl Deadline {
     }
 }
 
+/// The time was up, which was this long.
+pub(crate) struct Overdue(pub(crate) Duration);
+
 /// What comes of `answer`, if it comes before the time is up.
-pub(crate) async fn within<T>(
-    deadline: &mut Option<Deadline>,
-    answer: impl Future<Output = Result<T, Stop>>,
-) -> Result<T, Stop> {
+pub(crate) async fn within<T>(deadline: &mut Option<Deadline>, answer: impl Future<Output = T>) -> Result<T, Overdue> {
     let mut answer = pin!(answer);
     poll_fn(|cx| match answer.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(answer),
+        Poll::Ready(answer) => Poll::Ready(Ok(answer)),
         Poll::Pending => {
             let Some(deadline) = deadline else { return Poll::Pending };
-            deadline.poll(cx).map(|()| {
-                let detail = format!("no response within {:?} of the end of the request", deadline.bound);
-                Err(Stop::new(Failure::RequestTimeout, detail))
-            })
+            deadline.poll(cx).map(|()| Err(Overdue(deadline.bound)))
         }
     })
     .await

@@ -9,7 +9,7 @@ use weft_telemetry::Failure;
 
 use crate::attempts::{Attempt, Upstream, attempts};
 use crate::call::Call;
-use crate::deadline::{Deadline, within};
+use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::response::{Held, ResponseBody};
 use crate::upstream::Leased;
@@ -18,7 +18,7 @@ use crate::upstream::Leased;
 pub(crate) async fn forward(mut call: Call, upstream: Upstream, body: RequestBody) -> Response<ResponseBody> {
     let progress = body.progress();
     let mut deadline = Deadline::new(upstream.route.timeout, progress.clone());
-    let answer = within(&mut deadline, attempts(&mut call, &upstream, body, attempt)).await;
+    let answer = attempts(&mut call, &upstream, body, &mut deadline, attempt).await;
     match answer {
         Ok((response, held)) => respond(call.exchange, response, held, &upstream.route, deadline, Some(progress)),
         Err(mut stop) => {

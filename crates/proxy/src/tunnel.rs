@@ -17,7 +17,7 @@ use weft_telemetry::Failure;
 use crate::attempts::{Attempt, Upstream, attempts};
 use crate::call::Call;
 use crate::carry::carry;
-use crate::deadline::{Deadline, within};
+use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::forward::respond;
 use crate::response::{Held, ResponseBody};
@@ -33,9 +33,9 @@ pub(crate) async fn open(mut call: Call, upstream: Upstream, client: Switched) -
     let body = RequestBody::empty();
     let mut deadline = Deadline::new(upstream.route.timeout, body.progress());
     let opened = match call.kind {
-        Kind::Connect => within(&mut deadline, attempts(&mut call, &upstream, body, dial)).await,
+        Kind::Connect => attempts(&mut call, &upstream, body, &mut deadline, dial).await,
         Kind::WebSocket | Kind::Plain | Kind::Unknown => {
-            within(&mut deadline, attempts(&mut call, &upstream, body, web_socket)).await
+            attempts(&mut call, &upstream, body, &mut deadline, web_socket).await
         }
     };
     match opened {

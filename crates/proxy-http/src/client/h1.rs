@@ -158,13 +158,11 @@ impl H1Connection {
     ) -> Poll<Result<ResponseHead, AttemptError>> {
         loop {
             while !self.read.is_empty() {
+                self.is_answering = true;
                 let malformed = |error| AttemptError::new(Failure::AppProtocol, Sent::Perhaps, error);
                 match take_response(&mut self.read, method).map_err(malformed)? {
                     Some(Said::Answer(head)) => return Poll::Ready(Ok(head)),
-                    Some(Said::Interim(head)) => {
-                        self.is_answering = true;
-                        interim.pass_on(head);
-                    }
+                    Some(Said::Interim(head)) => interim.pass_on(head),
                     None => break,
                 }
             }

@@ -68,6 +68,7 @@ pub(crate) fn inbound(service: &Service, app: SocketAddr) -> Arc<Resource> {
             Protocol::Grpc => speaking(http2(), limits::FROM_APP.of_responses()),
             Protocol::Tcp => HashMap::new(),
         },
+        circuit_breakers: Some(bounds()),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.to_string(),
             endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
@@ -119,7 +120,7 @@ fn speaking(
 }
 
 /// As many retries as requests may be under way. Envoy's default of three would fail requests when one endpoint of two is gone
-/// and thirty callers notice at once; only what no server began to work on is retried, so there is no storm to fear. The other
+/// and thirty callers notice at once, or when an app refuses thirty streams; only what no server began to work on is retried, so there is no storm to fear. The other
 /// bounds stay Envoy's: 1024 connections, pending requests and requests.
 fn bounds() -> CircuitBreakers {
     let thresholds = vec![Thresholds { max_retries: uint32(1024), ..Default::default() }];

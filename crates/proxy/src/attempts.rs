@@ -1,6 +1,7 @@
 //! The attempts of one request: an endpoint each, and once more where that is proven safe.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +66,8 @@ pub(crate) async fn attempts<T>(
     deadline: &mut Option<Deadline>,
     attempt: impl AsyncFnMut(&mut Call, Attempt) -> Result<T, AttemptError>,
 ) -> Result<T, Stop> {
-    within(deadline, one_after_another(call, upstream, body, attempt)).await.unwrap_or_else(|Overdue(bound)| {
+    let made = pin!(one_after_another(call, upstream, body, attempt));
+    within(deadline, made).await.unwrap_or_else(|Overdue(bound)| {
         let detail = format!("no response within {bound:?} of the end of the request");
         Err(Stop::new(Failure::RequestTimeout, detail))
     })

@@ -1,7 +1,7 @@
 //! How long a route lets a request take.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -40,8 +40,10 @@ impl Deadline {
 pub(crate) struct Overdue(pub(crate) Duration);
 
 /// What comes of `answer`, if it comes before the time is up.
-pub(crate) async fn within<T>(deadline: &mut Option<Deadline>, answer: impl Future<Output = T>) -> Result<T, Overdue> {
-    let mut answer = pin!(answer);
+pub(crate) async fn within<T>(
+    deadline: &mut Option<Deadline>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Overdue> {
     poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Ok(answer)),
         Poll::Pending => {

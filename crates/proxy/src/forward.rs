@@ -71,7 +71,7 @@ async fn send_to_app(
         (Ok(response), _) => response,
         (Err((error, Some(head))), Some(again)) if error.sent == Sent::NotProcessed || may_repeat => {
             let body = again.body().ok_or(error)?;
-            let connection = attempt.pool.h1_connect().await?;
+            let connection = Box::pin(attempt.pool.h1_connect()).await?;
             call.exchange.upstream_local = connection.local_address;
             connection.send(head, body, &mut call.interim).await.map_err(|(error, _)| error)?
         }

@@ -134,8 +134,12 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                let failure = if is_malformed(error) { Failure::AppProtocol } else { Failure::UpstreamClosed };
-                self.fail(failure);
+                let to_sidecar = self.exchange.as_ref().is_some_and(|exchange| exchange.upstream_id.is_some());
+                self.fail(match to_sidecar {
+                    _ if is_malformed(error) => Failure::AppProtocol,
+                    true => Failure::UpstreamClosed,
+                    false => Failure::AppClosed,
+                });
             }
             None => self.finish(),
         }

@@ -119,20 +119,21 @@ impl EndpointPool {
         ActiveCount(self.clone())
     }
 
-    /// A connection for a request: one that is there, or a new one.
+    /// A connection for a request: one that is there, or a new one. Making one is boxed: it is rare, and a task is as large as the
+    /// largest thing that it may wait for.
     pub(crate) async fn lease(self: &Rc<Self>) -> Result<Leased, AttemptError> {
         match self.cluster.protocol {
             UpstreamProtocol::Http2 => {
                 let connection = match self.h2_ready() {
                     Some(connection) => connection,
-                    None => self.h2_connect().await?,
+                    None => Box::pin(self.h2_connect()).await?,
                 };
                 let count = connection.enter();
                 Ok(Leased::H2(connection, count))
             }
             UpstreamProtocol::Http1 => match self.idle_ready() {
                 Some(connection) => Ok(Leased::H1(connection)),
-                None => self.h1_connect().await.map(Leased::H1),
+                None => Box::pin(self.h1_connect()).await.map(Leased::H1),
             },
         }
     }

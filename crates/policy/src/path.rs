@@ -38,6 +38,9 @@ pub enum PathError {
     /// `/;x/`: an empty segment to servers that cut path parameters first.
     #[error("the path has a segment that begins with ;")]
     EmptySegmentParameter,
+    /// `%0A` and the like: an end of the path to patterns that look for the end of a line.
+    #[error("the path has an encoded control character (%00 to %1F, %7F)")]
+    EncodedControl,
     /// `..;x`: an ordinary segment by RFC 3986, a dot segment to servers that cut path parameters first.
     #[error("the path has a dot segment with a parameter (like ..;)")]
     DotSegmentParameter,
@@ -280,6 +283,7 @@ fn decode(rest: &[u8], slashes: EscapedSlashes) -> Result<u8, PathError> {
             b'/' if slashes == EscapedSlashes::Reject => Err(PathError::EncodedSlash),
             b'\\' => Err(PathError::Backslash),
             0 => Err(PathError::Nul),
+            1..0x20 | 0x7f => Err(PathError::EncodedControl),
             byte => Ok(byte),
         },
         _ => Err(PathError::MalformedPercent),
@@ -373,6 +377,10 @@ mod tests {
             ("/public/..;/admin", PathError::DotSegmentParameter),
             ("/public/%2e%2e;x=y/admin", PathError::DotSegmentParameter),
             ("/public/.;/admin", PathError::DotSegmentParameter),
+            ("/a%0A", PathError::EncodedControl),
+            ("/a%0d%0ab", PathError::EncodedControl),
+            ("/%7f", PathError::EncodedControl),
+            ("/%1F/x", PathError::EncodedControl),
             ("/;/admin", PathError::EmptySegmentParameter),
             ("/a//;x=y", PathError::EmptySegmentParameter),
             ("/a/./;", PathError::EmptySegmentParameter),

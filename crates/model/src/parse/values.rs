@@ -184,7 +184,7 @@ pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)>
             let hint = "leave it out, or write `paths: {escapedSlashes: keep}` if the app takes it for no slash";
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), hint);
         }
-        if matches!(byte, b'\\' | 0) {
+        if matches!(byte, b'\\' | 0..0x20 | 0x7f) {
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), "leave it out");
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -241,7 +241,7 @@ mod tests {
         }
         for bad in [
             "", "api", "/a b", "/é", "/a?b", "/a#b", "/a\\b", "/%", "/%2", "/%zz", "/%2F", "/%2f", "/%5C", "/%00",
-            "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//", "/;x", "/a/;x/b",
+            "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//", "/%0A", "/%7F", "/;x", "/a/;x/b",
         ] {
             assert!(path_problem(bad, Paths::default()).is_some(), "{bad}");
         }

@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
 use weft_model::SpiffeId;
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::Paths;
 use weft_policy::path::{self, PathError};
 use weft_policy::{CallRequest, host};
 
@@ -26,8 +26,8 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// `slashes` is what the [`callee`] does with encoded ones.
-    pub(crate) fn read(check: &'a CheckRequest, slashes: EscapedSlashes) -> Self {
+    /// `paths` is how the [`callee`] reads them.
+    pub(crate) fn read(check: &'a CheckRequest, paths: Paths) -> Self {
         let attributes = check.attributes.as_ref();
         let source = attributes.and_then(|attributes| attributes.source.as_ref());
         let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
@@ -40,7 +40,7 @@ impl<'a> Call<'a> {
             is_grpc: http.and_then(|http| header(http, "content-type")).is_some_and(is_grpc),
             // Envoy has normalised it already; another client of this service may not have. And where Envoy keeps encoded slashes,
             // it refuses nothing that could be meant by them (`..%2F`), nor a backslash (`%5C`).
-            target: http.map_or(Ok(Cow::Borrowed("")), |http| path::normalize(&http.path, slashes)),
+            target: http.map_or(Ok(Cow::Borrowed("")), |http| path::normalize(&http.path, paths)),
             protocol: http.map_or("TCP", |http| &http.protocol),
         }
     }

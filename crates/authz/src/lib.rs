@@ -68,8 +68,8 @@ impl<S: EngineSource> ExtAuthz<S> {
             return Err(Status::permission_denied(format!("{peer} may ask about calls to itself, not to {callee}")));
         }
         let engine = self.engines.engine(callee.as_ref());
-        let slashes = engine.as_deref().map(Engine::escaped_slashes).unwrap_or_default();
-        let call = Call::read(check, slashes);
+        let paths = engine.as_deref().map(Engine::paths).unwrap_or_default();
+        let call = Call::read(check, paths);
         let verdict = self.decide(&call, engine.as_deref());
         log(&call, &verdict, id, engine.as_deref());
         Ok(answer::respond(&call, &verdict, id))

@@ -25,7 +25,7 @@ fn engine_with(policies: &str, escaped_slashes: EscapedSlashes) -> Arc<Engine> {
     let mut intent = testing::intent(&["prod/web", "prod/board"]);
     testing::policies(&mut intent, policies);
     for service in intent.services.values_mut() {
-        service.paths = weft_model::intent::Paths { escaped_slashes };
+        service.paths = weft_model::intent::Paths { escaped_slashes, ..Default::default() };
     }
     Arc::new(testing::engine(&intent, "prod/board"))
 }
@@ -263,7 +263,7 @@ fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
     let decide = |path: &str| {
         let check = check(WEB, get(path));
         let engine = in_force.lock().expect("not poisoned").clone();
-        authz.decide(&Call::read(&check, EscapedSlashes::Reject), Some(&engine))
+        authz.decide(&Call::read(&check, weft_model::intent::Paths::default()), Some(&engine))
     };
     // The sentence of a denial by default is made anew by each evaluation.
     let first = decide("/other");

@@ -7,6 +7,10 @@ pub const IDENTITY: [&str; 3] = ["x-weft-principal", "x-weft-decision-id", "x-we
 /// Taken off what apps answer, and off what callers get.
 pub const UNTOUCHED: &str = "x-weft-untouched";
 
+/// CGI's variables of the path (RFC 3875 s.4.1.5, s.4.1.13). Some app servers believe them of whoever calls from loopback, which is
+/// where a sidecar calls from, and the path that was decided on would not be the one that is served.
+pub const PATH: [&str; 2] = ["script-name", "path-info"];
+
 /// Who calls, as the ingress tells the app. Envoy itself takes it off in this spelling.
 pub const CERTIFICATE: &str = "x-forwarded-client-cert";
 

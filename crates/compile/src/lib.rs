@@ -88,7 +88,7 @@ pub fn compile(mesh: &CompiledMesh, endpoints: &EndpointSet, proxy: &Proxy) -> S
 
 /// What only this one sidecar has.
 fn own_side(mesh: &CompiledMesh, service: &Service, proxy: &Proxy, snapshot: &mut Snapshot) {
-    snapshot.insert(listener::egress(proxy));
+    snapshot.insert(listener::egress(proxy, mesh.neighbours(service).slashes));
     snapshot.insert(listener::ingress(proxy, service, &mesh.intent().mesh.trust_domain));
     snapshot.insert(cluster::inbound(service, proxy.app));
     snapshot.insert(mesh.bundle(service));

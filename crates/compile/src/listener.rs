@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent};
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weft_model::TrustDomain;
-use weft_model::intent::{EscapedSlashes, Protocol, Service};
+use weft_model::intent::{EscapedSlashes, Protocol, Service, Slashes};
 use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
@@ -47,7 +47,7 @@ const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
 const EARLY_DATA_BYTES: u32 = 64 * 1024;
 
 /// HTTP in clear from the app, to whatever the `Host` names; CONNECT for TCP services.
-pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
+pub(crate) fn egress(proxy: &Proxy, slashes: Slashes) -> Arc<Resource> {
     let rds = Rds { config_source: ads(), route_config_name: EGRESS.to_owned() };
     let manager = HttpConnectionManager {
         route_specifier: Some(hcm::RouteSpecifier::Rds(rds)),
@@ -57,6 +57,7 @@ pub(crate) fn egress(proxy: &Proxy) -> Arc<Resource> {
         upgrade_configs: vec![upgrade("websocket"), upgrade("CONNECT")],
         // Which service is called, and what it does with encoded slashes, is known after this: its ingress refuses them.
         path_with_escaped_slashes_action: hcm::PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        merge_slashes: slashes == Slashes::Merge,
         ..manager(&proxy.access_log, Hop::Egress)
     };
     let listener = Listener {
@@ -132,6 +133,7 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
         forward_client_cert_details: hcm::ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(hcm::SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         upgrade_configs: vec![upgrade("websocket")],
+        merge_slashes: service.paths.slashes == Slashes::Merge,
         path_with_escaped_slashes_action: match service.paths.escaped_slashes {
             EscapedSlashes::Reject => hcm::PathWithEscapedSlashesAction::RejectRequest.into(),
             EscapedSlashes::Keep => hcm::PathWithEscapedSlashesAction::KeepUnchanged.into(),
@@ -208,8 +210,8 @@ fn trace_context() -> hcm::Tracing {
 }
 
 fn without_reserved_headers() -> TypedExtensionConfig {
-    let names = headers::IDENTITY.iter().chain(&headers::STEERING).map(|name| (*name).to_owned());
-    let of_callers = headers::IDENTITY.iter().chain([&headers::CERTIFICATE]);
+    let names = headers::IDENTITY.iter().chain(&headers::PATH).chain(&headers::STEERING).map(|name| (*name).to_owned());
+    let of_callers = headers::IDENTITY.iter().chain(&headers::PATH).chain([&headers::CERTIFICATE]);
     let remove = |name| HeaderMutation { action: Some(header_mutation::Action::Remove(name)) };
     let mutations = names.chain(of_callers.flat_map(|name| headers::look_alikes(name))).map(remove).collect();
     let mutation = EarlyHeaderMutation { mutations };

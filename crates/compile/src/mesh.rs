@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use prost::Message;
-use weft_model::intent::{self, Protocol, Service};
+use weft_model::intent::{self, Protocol, Service, Slashes};
 use weft_model::{Intent, ServiceName};
 use weft_policy::PolicyModel;
 use weft_xds::{Resource, Resources, type_url};
@@ -55,6 +55,9 @@ pub(crate) struct Neighbours {
     pub(crate) routes: Arc<Resources>,
     /// For proxyless gRPC; a sidecar's listeners are its own.
     pub(crate) listeners: Arc<Resources>,
+    /// What the egress does with several slashes in a row: it knows only afterwards which service is called, so one that keeps them
+    /// is enough.
+    pub(crate) slashes: Slashes,
 }
 
 impl CompiledMesh {
@@ -107,7 +110,14 @@ impl CompiledMesh {
             let hosts = self.services(&callees).map(|callee| self.host(callee, caller)).collect();
             let message = wire::RouteConfiguration { name: hop::EGRESS.to_owned(), virtual_hosts: hosts };
             let routes = [Resource::new(type_url::ROUTE, hop::EGRESS, &message)];
-            Neighbours { clusters: by_name(clusters), routes: by_name(routes), listeners: Arc::default(), callees }
+            let keeps = self.services(&callees).any(|callee| callee.paths.slashes == Slashes::Keep);
+            Neighbours {
+                clusters: by_name(clusters),
+                routes: by_name(routes),
+                listeners: Arc::default(),
+                slashes: if keeps { Slashes::Keep } else { Slashes::Merge },
+                callees,
+            }
         })
     }
 
@@ -119,7 +129,13 @@ impl CompiledMesh {
             let listeners = self.services(&callees).flat_map(|callee| self.listeners_for_grpc(callee, caller)).cloned();
             let clusters = self.services(&callees).flat_map(|callee| self.clusters_for_grpc(callee)).cloned();
             let routes = self.services(&callees).map(|callee| self.routes_for_grpc(callee));
-            Neighbours { listeners: by_name(listeners), clusters: by_name(clusters), routes: by_name(routes), callees }
+            Neighbours {
+                listeners: by_name(listeners),
+                clusters: by_name(clusters),
+                routes: by_name(routes),
+                slashes: Slashes::Keep, // gRPC's own client does nothing to a path
+                callees,
+            }
         })
     }
 

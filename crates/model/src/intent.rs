@@ -104,10 +104,24 @@ impl Default for App {
 }
 
 /// `Service.paths`: what is done with paths that two readers could take differently.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Paths {
     /// `%2F` in a path.
     pub escaped_slashes: EscapedSlashes,
+    /// `//` in a path.
+    pub slashes: Slashes,
+}
+
+/// What becomes of several slashes in a row, which are one slash to many frameworks and not to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Slashes {
+    /// They are made one, for route, policy and app alike. The default.
+    #[default]
+    Merge,
+    /// They are left as they are.
+    Keep,
 }
 
 /// What becomes of a request whose path has `%2F`, which is a slash to some readers and not to others.

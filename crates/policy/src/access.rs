@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId};
 use serde_json::{Value, json};
-use weft_model::intent::{AccessRule, Allow, Caller, EscapedSlashes, Service};
+use weft_model::intent::{AccessRule, Allow, Caller, Paths, Service};
 use weft_model::{Finding, Severity};
 
 use crate::pattern::{self, Pattern, Refused};
@@ -17,7 +17,7 @@ use crate::source::Source;
 pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<Source> {
     let mut sources = Vec::new();
     for rule in &service.access {
-        let Some(condition) = condition(rule, service.paths.escaped_slashes, findings) else { continue };
+        let Some(condition) = condition(rule, service.paths, findings) else { continue };
         for caller in &rule.from {
             sources.push(policy(service, rule, caller, &condition));
         }
@@ -26,11 +26,11 @@ pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<So
 }
 
 /// What an entry demands of the request: `Some(None)` if nothing, `None` if it cannot be said because a pattern is wrong.
-fn condition(rule: &AccessRule, slashes: EscapedSlashes, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
+fn condition(rule: &AccessRule, paths: Paths, findings: &mut Vec<Finding>) -> Option<Option<Value>> {
     let mut any = Vec::new();
     let (mut everything, mut refused) = (rule.allow.is_empty(), false);
     for Allow { method, path } in &rule.allow {
-        let path = match Pattern::parse(path, slashes) {
+        let path = match Pattern::parse(path, paths) {
             Ok(pattern) => pattern.condition(),
             Err(Refused(problem, hint)) => {
                 findings.push(Finding {
@@ -101,6 +101,7 @@ mod tests {
     use cedar_policy::{PolicySet, ValidationMode, Validator};
     use proptest::prelude::*;
     use weft_model::Span;
+    use weft_model::intent::Slashes;
 
     use super::*;
     use crate::engine::CallRequest;
@@ -172,6 +173,7 @@ mod tests {
         ) {
             let mesh = testing::mesh(&[]);
             let mut service = testing::service("prod/board");
+            service.paths.slashes = Slashes::Keep;
             let span = Span { file: "services/\"x\";.yaml".into(), line: 7, column: 3 };
             service.access = vec![AccessRule { from: from.clone(), allow, span }];
             let mut findings = Vec::new();
@@ -193,7 +195,12 @@ mod tests {
         fn a_pattern_means_what_it_says(allow in any_allow(), path in any_path(), same_method in any::<bool>()) {
             let mut intent = testing::intent(&["prod/web", "prod/board"]);
             let method = if same_method { allow.method.as_deref().unwrap_or("GET").to_owned() } else { "HEAD".to_owned() };
-            let expected = allow.method.as_deref().is_none_or(|want| want == method) && matches_by_the_letter(&allow.path, &path);
+            let mut expected = allow.method.as_deref().is_none_or(|want| want == method);
+            // In each way in which the app may read it: as it is, and with one slash for several.
+            for read in [path.clone(), crate::path::normalize(&path, Paths::default()).expect("legal").into_owned()] {
+                expected &= matches_by_the_letter(&allow.path, &read);
+            }
+            intent.services.get_mut(&testing::name("prod/board")).expect("it is there").paths.slashes = Slashes::Keep;
             testing::allow(&mut intent, "prod/board", Caller::Anyone, vec![allow]);
             let engine = testing::engine(&intent, "prod/board");
             let web = testing::id("prod/web");

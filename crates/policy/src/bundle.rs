@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::Paths;
 use weft_model::{ServiceName, TrustDomain};
 
 pub use crate::entities::ServiceFacts;
@@ -76,18 +76,17 @@ pub struct Bundle {
     pub service: ServiceFacts,
     /// Where its `access` is written, like `services/board.yaml:12`; said in denials.
     pub access: Arc<str>,
-    /// What the callee does with an encoded slash in a path. Left out of the document where it is the default, so that sidecars
-    /// which know nothing of it can read it.
+    /// How the callee reads paths. Left out of the document where it is the default.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub escaped_slashes: EscapedSlashes,
+    pub paths: Paths,
     /// In the order of the mesh's files.
     pub policies: Vec<PolicyText>,
     /// Every service that some `permit` could allow, sorted by name. Others are denied.
     pub callers: Vec<ServiceFacts>,
 }
 
-fn is_default(slashes: &EscapedSlashes) -> bool {
-    *slashes == EscapedSlashes::default()
+fn is_default(paths: &Paths) -> bool {
+    *paths == Paths::default()
 }
 
 impl Bundle {
@@ -95,12 +94,12 @@ impl Bundle {
         trust_domain: TrustDomain,
         service: ServiceFacts,
         access: Arc<str>,
-        escaped_slashes: EscapedSlashes,
+        paths: Paths,
         policies: Vec<PolicyText>,
         callers: Vec<ServiceFacts>,
     ) -> Self {
         let (format, revision) = (FORMAT, String::new());
-        let mut bundle = Self { format, revision, trust_domain, service, access, escaped_slashes, policies, callers };
+        let mut bundle = Self { format, revision, trust_domain, service, access, paths, policies, callers };
         bundle.revision = bundle.content_hash();
         bundle
     }
@@ -140,6 +139,8 @@ impl Bundle {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::intent::{EscapedSlashes, Slashes};
+
     use super::*;
     use crate::testing;
 
@@ -155,10 +156,11 @@ mod tests {
         assert_eq!(Bundle::from_bytes(newer.as_bytes()), Err(PolicyError::Version(2)));
         assert!(matches!(Bundle::from_bytes(b"{}"), Err(PolicyError::Format(_))));
 
-        assert!(!text.contains("escapedSlashes"), "{text}");
+        assert!(!text.contains("paths"), "{text}");
         let mut intent = intent;
         let board = intent.services.get_mut(&testing::name("prod/board")).expect("it is there");
         board.paths.escaped_slashes = EscapedSlashes::Keep;
+        board.paths.slashes = Slashes::Keep;
         let keeps = testing::bundle(&intent, "prod/board");
         assert_eq!(Bundle::from_bytes(&keeps.to_bytes()), Ok(keeps));
     }

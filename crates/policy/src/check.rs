@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{EntityUid, PolicySet, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde_json::Value;
-use weft_model::intent::{Intent, Mesh};
+use weft_model::intent::{Intent, Mesh, Slashes};
 use weft_model::{Finding, Severity};
 
-use crate::schema;
+use crate::scope::Universe;
 use crate::source::Source;
-use crate::{bound, read};
+use crate::{bound, context, read, schema, scope};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -40,6 +40,7 @@ fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
         names.check(source, &mut findings);
         vocabulary(&intent.mesh, source, &mut findings);
     }
+    kept_slashes(intent, &sources, &mut findings);
     findings.sort_by(|a, b| (a.severity, &a.span).cmp(&(b.severity, &b.span)));
     (sources, findings)
 }
@@ -127,6 +128,40 @@ impl Names {
     fn knows(&self, uid: &EntityUid) -> bool {
         // Types and actions are the validator's business.
         self.known.get(uid.type_name().to_string().as_str()).is_none_or(|known| known.contains(uid.id().unescaped()))
+    }
+}
+
+/// A service that tells `//x` from `/x`, and has rules on paths: whoever wrote those may not have thought of both.
+fn kept_slashes(intent: &Intent, sources: &[Source], findings: &mut Vec<Finding>) {
+    if intent.services.values().all(|service| service.paths.slashes == Slashes::Merge) {
+        return;
+    }
+    let roles = scope::roles_of_services(intent);
+    let named = intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..])));
+    let universe = Universe::new(named);
+    let reads_path = |source: &&Source| {
+        let form = source.policy.to_json();
+        form.is_ok_and(|form| context::reads(&form["conditions"]).attributes().path)
+    };
+    let rules: Vec<_> =
+        sources.iter().filter(reads_path).map(|rule| (rule, universe.resources(&rule.policy))).collect();
+    for (index, service) in intent.services.values().enumerate() {
+        if service.paths.slashes == Slashes::Merge {
+            continue;
+        }
+        let Some((rule, _)) = rules.iter().find(|(_, callees)| callees.contains(index)) else { continue };
+        findings.push(Finding {
+            code: "WEFT0210",
+            severity: Severity::Warning,
+            message: format!(
+                "{} keeps `//` in paths, and {}:{} is a rule on paths",
+                service.name, rule.file, rule.line
+            ),
+            hint: "a call is allowed only if its path is allowed as it is and with one `/` for several; see \
+                   docs/reference/paths.md"
+                .to_owned(),
+            span: Some(service.span.clone()),
+        });
     }
 }
 
@@ -272,6 +307,26 @@ permit(principal, action, resource)"#
         testing::policies(&mut intent, "permit(principal, action, resource) when { 1 };");
         let codes: Vec<_> = check(&intent).iter().map(|finding| finding.code).collect();
         assert_eq!(codes, ["WEFT0202", "WEFT0207", "WEFT0207"]);
+    }
+
+    #[test]
+    fn rules_on_paths_of_a_service_that_keeps_slashes_are_pointed_at() {
+        let codes = |policy: &str, entry: Option<&str>| {
+            let mut intent = testing::intent(&["prod/web", "prod/board", "prod/other"]);
+            intent.services.get_mut(&testing::name("prod/board")).expect("it is there").paths.slashes = Slashes::Keep;
+            testing::policies(&mut intent, policy);
+            let allow = |path: &str| Allow { method: None, path: path.into() };
+            testing::allow(&mut intent, "prod/board", Caller::Anyone, entry.map(allow).into_iter().collect());
+            check(&intent).iter().map(|finding| finding.code).collect::<Vec<_>>()
+        };
+        let on_path =
+            |resource: &str| format!("permit(principal, action, {resource}) when {{ context.path like \"/a*\" }};");
+        assert_eq!(codes("", None), [""; 0]);
+        assert_eq!(codes("", Some("/**")), [""; 0]);
+        assert_eq!(codes("", Some("/a/**")), ["WEFT0210"]);
+        assert_eq!(codes(&on_path("resource"), None), ["WEFT0210"]);
+        assert_eq!(codes(&on_path("resource == Service::\"prod/other\""), None), [""; 0]);
+        assert_eq!(codes("forbid(principal, action, resource) when { context.method == \"PUT\" };", None), [""; 0]);
     }
 
     #[test]

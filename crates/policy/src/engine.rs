@@ -13,7 +13,7 @@ use cedar_policy::{
     Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
     Response, RestrictedExpression,
 };
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::Paths;
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::bound;
@@ -91,7 +91,7 @@ pub struct Engine {
     trust_domain: TrustDomain,
     service: ServiceName,
     access: Arc<str>,
-    escaped_slashes: EscapedSlashes,
+    paths: Paths,
     version: String,
     authorizer: Authorizer,
     entities: Entities,
@@ -151,7 +151,7 @@ impl Engine {
             trust_domain: bundle.trust_domain.clone(),
             service: bundle.service.name.clone(),
             access: bundle.access.clone(),
-            escaped_slashes: bundle.escaped_slashes,
+            paths: bundle.paths,
             version: bundle.revision.clone(),
             authorizer: Authorizer::new(),
             entities,
@@ -182,8 +182,8 @@ impl Engine {
     }
 
     /// How paths of calls to the callee are to be normalised ([`crate::path::normalize`]).
-    pub fn escaped_slashes(&self) -> EscapedSlashes {
-        self.escaped_slashes
+    pub fn paths(&self) -> Paths {
+        self.paths
     }
 
     /// No other engine of this process has it, not even one of the same bundle.
@@ -199,20 +199,20 @@ impl Engine {
 
     /// Decides on one call. Pure; a few microseconds for a handful of policies.
     ///
-    /// What is allowed is a call of the path as it is. What is forbidden is forbidden in every way to read it, or `/admin%2Fusers`
-    /// would pass the rule about `/admin/users` and be that to the app.
+    /// A path is decided on in every way that an app may read it ([`path::readings`]), or `/admin;x/users` would pass the rule about
+    /// `/admin/users` and be that to the app. Each of them must be allowed; but where the app is said to take `%2F` for no slash,
+    /// the reading in which it is one must only not be forbidden.
     pub fn decide(&self, request: &CallRequest<'_>) -> Decision {
         let decision = self.decide_as_written(request);
         if !decision.allowed {
             return decision;
         }
         for reading in path::readings(request.path) {
-            let otherwise = self.decide_as_written(&CallRequest { path: &reading, ..*request });
-            // A denial that names no policy is one by default: nothing permits that path, and nobody asked for it.
-            if !otherwise.allowed && !otherwise.policies.is_empty() {
-                let shown = shorten(&reading);
-                let reason = format!("{}, to which the path is {shown} if %2F is a slash", otherwise.reason).into();
-                return Decision { reason, ..otherwise };
+            let otherwise = self.decide_as_written(&CallRequest { path: &reading.path, ..*request });
+            // A denial that names no policy is one by default: nothing permits that path.
+            if !otherwise.allowed && !(reading.decoded && otherwise.policies.is_empty()) {
+                let reason = format!("{}; some read the path as {}", otherwise.reason, shorten(&reading.path));
+                return Decision { reason: format!("{reason} ({})", how(&reading)).into(), ..otherwise };
             }
         }
         decision
@@ -320,6 +320,17 @@ impl Engine {
         });
         reason.into()
     }
+}
+
+/// What whoever reads a path so takes for what.
+fn how(reading: &path::Reading) -> String {
+    let ways = [
+        (reading.decoded, "%2F as a slash"),
+        (reading.cut, "no parameters after ;"),
+        (reading.merged, "several slashes as one"),
+    ];
+    let ways: Vec<&str> = ways.into_iter().filter(|(used, _)| *used).map(|(_, way)| way).collect();
+    ways.join(", ")
 }
 
 /// At most 200 characters, for a sentence in a log.

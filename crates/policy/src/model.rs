@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weft_model::intent::{Caller, EscapedSlashes, Intent};
+use weft_model::intent::{Intent, Paths};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 
 use crate::bundle::{Bundle, PolicyText, ServiceFacts};
@@ -28,7 +28,7 @@ struct Policy {
 struct Service {
     facts: ServiceFacts,
     access: Arc<str>,
-    escaped_slashes: EscapedSlashes,
+    paths: Paths,
     /// Policies whose resource it can be, in order.
     policies: Vec<usize>,
     /// Services that some `permit` could allow to call it.
@@ -47,7 +47,7 @@ pub fn compile(intent: &Intent, revision: &str) -> Result<PolicyModel, Vec<Findi
 
 impl PolicyModel {
     fn new(intent: &Intent, revision: &str, sources: Vec<Source>) -> Self {
-        let roles = roles_of_services(intent);
+        let roles = scope::roles_of_services(intent);
         let mut services: Vec<Service> = Vec::with_capacity(intent.services.len());
         for service in intent.services.values() {
             services.push(Service {
@@ -57,7 +57,7 @@ impl PolicyModel {
                     roles: roles.get(&service.name).cloned().unwrap_or_default(),
                 },
                 access: format!("{}:{}", service.access_span.file, service.access_span.line).into(),
-                escaped_slashes: service.paths.escaped_slashes,
+                paths: service.paths,
                 policies: Vec::new(),
                 callers: Bits::none(intent.services.len()),
             });
@@ -98,7 +98,7 @@ impl PolicyModel {
         let Some(service) = self.index.get(callee).map(|at| &self.services[*at]) else {
             let facts = ServiceFacts { name: callee.clone(), attributes: BTreeMap::new(), roles: Vec::new() };
             let nowhere = "not in the mesh".into();
-            return Bundle::new(trust_domain, facts, nowhere, EscapedSlashes::Reject, Vec::new(), Vec::new());
+            return Bundle::new(trust_domain, facts, nowhere, Paths::default(), Vec::new(), Vec::new());
         };
         let policies = service.policies.iter().map(|at| &self.policies[*at]);
         let policies = policies.filter(|policy| policy.principals.intersects(&service.callers)).map(
@@ -114,28 +114,9 @@ impl PolicyModel {
             trust_domain,
             service.facts.clone(),
             service.access.clone(),
-            service.escaped_slashes,
+            service.paths,
             policies.collect(),
             callers.collect(),
         )
     }
-}
-
-/// The roles of each service, sorted: members are services, namespaces or everyone, never other roles.
-fn roles_of_services(intent: &Intent) -> HashMap<ServiceName, Vec<Arc<str>>> {
-    let mut roles = HashMap::<ServiceName, Vec<Arc<str>>>::new();
-    for role in intent.roles.values() {
-        for service in intent.services.keys() {
-            let is_member = |member: &Caller| match member {
-                Caller::Service(name) => name == service,
-                Caller::Namespace(namespace) => **namespace == *service.namespace(),
-                Caller::Anyone => true,
-                Caller::Role(_) => false,
-            };
-            if role.members.iter().any(is_member) {
-                roles.entry(service.clone()).or_default().push(role.name.clone());
-            }
-        }
-    }
-    roles
 }

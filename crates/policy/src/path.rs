@@ -3,12 +3,13 @@
 //! What two readers could take differently (an encoded slash, a backslash, a NUL) is refused, never repaired: a repaired path
 //! is how a request passes as one thing and is served as another. The query is not looked at and is kept as it was written.
 //!
-//! A service may let encoded slashes through ([`EscapedSlashes::Keep`]). They are then parts of their segments, and the engine
-//! asks every `forbid` about the path's [`readings`] too, so that none is passed by writing a slash in another way.
+//! Several slashes in a row are one, unless a service keeps them ([`Slashes::Keep`]); it may let encoded slashes through as well
+//! ([`EscapedSlashes::Keep`]), which are then parts of their segments. What an app can still read in another way are the path's
+//! [`readings`]: the engine decides about those too, so that no policy is passed by writing a path in another way.
 
 use std::borrow::Cow;
 
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::{EscapedSlashes, Paths, Slashes};
 
 /// Why a path was refused. Answer 400; nothing that the caller may retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +35,12 @@ pub enum PathError {
     /// A fragment, a space or a control character, which no request target may carry (RFC 9112 s.3.2).
     #[error("the path has a character that no request target may carry (#, a space or a control character)")]
     IllegalCharacter,
+    /// `/;x/`: an empty segment to servers that cut path parameters first.
+    #[error("the path has a segment that begins with ;")]
+    EmptySegmentParameter,
+    /// `%0A` and the like: an end of the path to patterns that look for the end of a line.
+    #[error("the path has an encoded control character (%00 to %1F, %7F)")]
+    EncodedControl,
     /// `..;x`: an ordinary segment by RFC 3986, a dot segment to servers that cut path parameters first.
     #[error("the path has a dot segment with a parameter (like ..;)")]
     DotSegmentParameter,
@@ -45,6 +52,7 @@ enum Class {
     /// Stands for itself.
     Plain,
     Slash,
+    Semicolon,
     Dot,
     Percent,
     /// Not legal in a path as it is (RFC 3986 s.3.3): written as `%XX`.
@@ -61,13 +69,14 @@ const CLASS: [Class; 256] = {
         table[byte] = match byte as u8 {
             0 => Class::Nul,
             b'/' => Class::Slash,
+            b';' => Class::Semicolon,
             b'.' => Class::Dot,
             b'%' => Class::Percent,
             b'\\' => Class::Backslash,
             1..=b' ' | 0x7f | b'#' | b'?' => Class::Illegal,
             // pchar of RFC 3986 s.3.3: unreserved, sub-delims, `:` and `@`.
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Class::Plain,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' | b':' | b'@' => Class::Plain,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => Class::Plain,
             _ => Class::Encode,
         };
         byte += 1;
@@ -78,23 +87,27 @@ const CLASS: [Class; 256] = {
 /// The one spelling of a request target in origin form: dot segments removed (also where written `%2e`), percent-encoded
 /// unreserved characters decoded, other percent-encodings in upper case, bytes that no path may hold percent-encoded.
 ///
-/// Everything from the first `?` on is kept byte for byte; repeated slashes are kept; `*` (of `OPTIONS *`) stays `*`; an encoded
-/// slash is refused or, in capitals, kept, as `slashes` says. Borrows the input when it is normal already. Idempotent.
+/// Everything from the first `?` on is kept byte for byte; `*` (of `OPTIONS *`) stays `*`; repeated slashes are made one or kept, and
+/// an encoded slash is refused or, in capitals, kept, as `paths` says. Borrows the input when it is normal already. Idempotent.
 ///
 /// # Errors
 /// See [`PathError`].
-pub fn normalize(raw: &str, slashes: EscapedSlashes) -> Result<Cow<'_, str>, PathError> {
+pub fn normalize(raw: &str, paths: Paths) -> Result<Cow<'_, str>, PathError> {
     let (path, _) = split(raw);
     if !path.starts_with('/') {
         return if raw == "*" { Ok(Cow::Borrowed(raw)) } else { Err(PathError::NotAbsolute) };
     }
-    if is_normal(path.as_bytes(), slashes)? {
-        refuse_encoded_dot_segments(path)?;
+    if is_normal(path.as_bytes(), paths)? {
+        refuse_beside_encoded_slashes(path)?;
         return Ok(Cow::Borrowed(raw));
     }
-    let spelled = respell(path.as_bytes(), slashes)?;
+    let spelled = respell(path.as_bytes(), paths.escaped_slashes)?;
+    // In the order of Envoy, which merges what is left when dot segments are gone: `/a//../b` is `/a/b` to both.
     let mut normal = remove_dot_segments(&spelled)?;
-    refuse_encoded_dot_segments(&normal)?;
+    if paths.slashes == Slashes::Merge && normal.contains("//") {
+        normal = merge_slashes(&normal);
+    }
+    refuse_beside_encoded_slashes(&normal)?;
     normal.push_str(&raw[path.len()..]);
     Ok(Cow::Owned(normal))
 }
@@ -107,43 +120,93 @@ pub fn split(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// How else a normal path without its query may be read by an app that takes `%2F` for a slash: as it is, and by some with
-/// repeated slashes made one. Mostly there is no such reading.
-pub fn readings(path: &str) -> impl Iterator<Item = String> {
-    let decoded = path.contains(ENCODED_SLASH).then(|| path.replace(ENCODED_SLASH, "/"));
-    let merged = decoded.as_ref().filter(|decoded| decoded.contains("//")).map(|decoded| {
-        let segments = decoded.split('/').filter(|segment| !segment.is_empty());
-        let merged = segments.fold(String::new(), |merged, segment| merged + "/" + segment);
-        if decoded.ends_with('/') { merged + "/" } else { merged }
-    });
-    decoded.into_iter().chain(merged)
+/// What some app makes of a path that is normal to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The path as that app sees it.
+    pub path: String,
+    /// Whether `%2F` was taken for a slash. The service says that it is none to its app, so a rule that permits one spelling need
+    /// not permit the other.
+    pub decoded: bool,
+    /// Whether path parameters (`;` and what follows in a segment) were cut.
+    pub cut: bool,
+    /// Whether slashes in a row were made one.
+    pub merged: bool,
+}
+
+/// How else a normal path without its query may be read. Mostly in no other way; at most in seven.
+pub fn readings(path: &str) -> impl Iterator<Item = Reading> {
+    let may_differ = path.contains(ENCODED_SLASH) || path.contains(';') || path.contains("//");
+    let ways = if may_differ { 1..8 } else { 1..1u8 };
+    let mut seen = vec![];
+    ways.filter_map(move |way| {
+        let mut reading = Reading { path: path.to_owned(), decoded: false, cut: false, merged: false };
+        let mut read = |wanted: bool, read: fn(&str) -> String| {
+            let other = if wanted { read(&reading.path) } else { return false };
+            let differs = other != reading.path;
+            reading.path = other;
+            differs
+        };
+        let decoded = read(way & 1 != 0, |path| path.replace(ENCODED_SLASH, "/"));
+        let cut = read(way & 2 != 0, cut_parameters);
+        let merged = read(way & 4 != 0, merge_slashes);
+        let reading = Reading { decoded, cut, merged, ..reading };
+        let is_new = reading.path != path && !seen.contains(&reading.path);
+        seen.push(reading.path.clone());
+        is_new.then_some(reading)
+    })
 }
 
 /// As it stands in a normal path.
 const ENCODED_SLASH: &str = "%2F";
 
-/// Dot segments were removed by the slashes of the path; none may be left by those of another reading.
-fn refuse_encoded_dot_segments(path: &str) -> Result<(), PathError> {
+fn cut_parameters(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    segments.join("/")
+}
+
+/// A slash at the end stays one.
+fn merge_slashes(path: &str) -> String {
+    let mut merged = String::with_capacity(path.len());
+    for character in path.chars() {
+        if character != '/' || !merged.ends_with('/') {
+            merged.push(character);
+        }
+    }
+    merged
+}
+
+/// Dot segments were removed by the slashes of the path, and segments that begin with `;` refused; none may be left by those of
+/// another reading.
+fn refuse_beside_encoded_slashes(path: &str) -> Result<(), PathError> {
     if !path.contains(ENCODED_SLASH) {
         return Ok(());
     }
-    let mut parts = path.split('/').flat_map(|segment| segment.split(ENCODED_SLASH));
-    let is_dots = |part: &str| matches!(part.split(';').next(), Some("." | ".."));
-    if parts.any(is_dots) { Err(PathError::EncodedDotSegment) } else { Ok(()) }
+    for part in path.split('/').flat_map(|segment| segment.split(ENCODED_SLASH)) {
+        match part.split_once(';').map_or(part, |(name, _)| name) {
+            "." | ".." => return Err(PathError::EncodedDotSegment),
+            "" if !part.is_empty() => return Err(PathError::EmptySegmentParameter),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// True if `path` is spelled as it should be; false if it can be respelled.
-fn is_normal(path: &[u8], slashes: EscapedSlashes) -> Result<bool, PathError> {
+fn is_normal(path: &[u8], paths: Paths) -> Result<bool, PathError> {
     let mut normal = true;
     let mut at = 0;
     while at < path.len() {
         match CLASS[usize::from(path[at])] {
-            Class::Plain | Class::Slash => {}
+            Class::Plain => {}
+            Class::Slash => normal &= paths.slashes == Slashes::Keep || at == 0 || path[at - 1] != b'/',
+            Class::Semicolon if path[at - 1] == b'/' => return Err(PathError::EmptySegmentParameter),
+            Class::Semicolon => {}
             Class::Dot if path[at - 1] == b'/' => normal &= !is_dot_segment(&path[at..]),
             Class::Dot => {}
             Class::Encode => normal = false,
             Class::Percent => {
-                let byte = decode(&path[at..], slashes)?;
+                let byte = decode(&path[at..], paths.escaped_slashes)?;
                 normal &= !is_unreserved(byte) && !path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase);
                 at += 2;
             }
@@ -220,6 +283,7 @@ fn decode(rest: &[u8], slashes: EscapedSlashes) -> Result<u8, PathError> {
             b'/' if slashes == EscapedSlashes::Reject => Err(PathError::EncodedSlash),
             b'\\' => Err(PathError::Backslash),
             0 => Err(PathError::Nul),
+            1..0x20 | 0x7f => Err(PathError::EncodedControl),
             byte => Ok(byte),
         },
         _ => Err(PathError::MalformedPercent),
@@ -242,12 +306,12 @@ fn is_unreserved(byte: u8) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use EscapedSlashes::{Keep, Reject};
-
     use super::*;
 
+    const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
+
     fn normalize(raw: &str) -> Result<Cow<'_, str>, PathError> {
-        super::normalize(raw, Reject)
+        super::normalize(raw, Paths::default())
     }
 
     #[test]
@@ -266,7 +330,10 @@ mod tests {
             ("/a/.?q", "/a/?q"),
             ("/.", "/"),
             ("/..", "/"),
-            ("//a///b", "//a///b"),
+            ("//a///b", "/a/b"),
+            ("//", "/"),
+            ("/a//?b//c", "/a/?b//c"),
+            ("/a/..//..//b", "/b"),
             ("/a//../b", "/a/b"),
             ("/%61%7e%2D", "/a~-"),
             ("/%c3%a9", "/%C3%A9"),
@@ -310,6 +377,13 @@ mod tests {
             ("/public/..;/admin", PathError::DotSegmentParameter),
             ("/public/%2e%2e;x=y/admin", PathError::DotSegmentParameter),
             ("/public/.;/admin", PathError::DotSegmentParameter),
+            ("/a%0A", PathError::EncodedControl),
+            ("/a%0d%0ab", PathError::EncodedControl),
+            ("/%7f", PathError::EncodedControl),
+            ("/%1F/x", PathError::EncodedControl),
+            ("/;/admin", PathError::EmptySegmentParameter),
+            ("/a//;x=y", PathError::EmptySegmentParameter),
+            ("/a/./;", PathError::EmptySegmentParameter),
         ] {
             assert_eq!(normalize(raw), Err(error), "{raw:?}");
         }
@@ -325,8 +399,10 @@ mod tests {
             ("/a%252Fb", "/a%252Fb"),
             ("/a%2F?x=%2f..%2f", "/a%2F?x=%2f..%2f"),
             ("/a/b", "/a/b"),
+            ("//a///b/", "//a///b/"),
+            ("/a//../b", "/a/b"),
         ] {
-            assert_eq!(super::normalize(raw, Keep).as_deref(), Ok(normal), "{raw}");
+            assert_eq!(super::normalize(raw, KEEP).as_deref(), Ok(normal), "{raw}");
         }
         for (raw, error) in [
             ("/a/..%2Fadmin", PathError::EncodedDotSegment),
@@ -335,20 +411,28 @@ mod tests {
             ("/a%2F./b", PathError::EncodedDotSegment),
             ("/a%2F..;x=y%2Fadmin", PathError::EncodedDotSegment),
             ("/a%2F..;/admin", PathError::EncodedDotSegment),
+            ("/a%2F;x", PathError::EmptySegmentParameter),
+            ("//;x", PathError::EmptySegmentParameter),
             ("/a%5Cb", PathError::Backslash),
             ("/a%2F%00", PathError::Nul),
         ] {
-            assert_eq!(super::normalize(raw, Keep), Err(error), "{raw}");
+            assert_eq!(super::normalize(raw, KEEP), Err(error), "{raw}");
         }
-        let borrowed = super::normalize("/repos/a%2Fb", Keep);
+        let borrowed = super::normalize("/repos/a%2Fb", KEEP);
         assert!(matches!(borrowed, Ok(Cow::Borrowed(_))));
     }
 
     #[test]
-    fn a_kept_slash_is_read_in_each_way() {
-        let all = |path| readings(path).collect::<Vec<_>>();
+    fn a_path_is_read_in_each_way() {
+        let all = |path| readings(path).map(|reading| reading.path).collect::<Vec<_>>();
         assert_eq!(all("/a/b"), [""; 0]);
-        assert_eq!(all("/a//b%252F"), [""; 0]);
+        assert_eq!(all("/a//b%252F"), ["/a/b%252F"]);
+        assert_eq!(all("/a;v=1/b;"), ["/a/b"]);
+        assert_eq!(all("/a;b%2Fc"), ["/a;b/c", "/a", "/a/c"]);
+        let how =
+            |path| readings(path).map(|reading| (reading.decoded, reading.cut, reading.merged)).collect::<Vec<_>>();
+        assert_eq!(how("/a%2F/b;c")[..3], [(true, false, false), (false, true, false), (true, true, false)]);
+        assert_eq!(how("//a"), [(false, false, true)]);
         assert_eq!(all("/a%2Fb/c"), ["/a/b/c"]);
         assert_eq!(all("/a%2F/b"), ["/a//b", "/a/b"]);
         assert_eq!(all("/%2Fa%2F%2F"), ["//a//", "/a/"]);
@@ -356,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_normal_path_is_borrowed() {
-        for raw in ["/", "/api/v1/pins?x=%2e", "/a%20b", "/.well-known/..x/a.b", "//", "*"] {
+        for raw in ["/", "/api/v1/pins?x=%2e", "/a%20b", "/.well-known/..x/a.b", "/a;b/c;", "*"] {
             assert!(matches!(normalize(raw), Ok(Cow::Borrowed(_))), "{raw}");
         }
     }
@@ -405,20 +489,23 @@ mod tests {
         }
 
         #[test]
-        fn with_kept_slashes_no_reading_has_a_dot_segment(raw in nasty()) {
-            let kept = super::normalize(&raw, Keep);
-            if let Ok(normal) = normalize(&raw) {
-                prop_assert_eq!(kept.as_deref(), Ok(&*normal), "where there is none, there is no difference");
-            } else if let Ok(normal) = kept {
+        fn no_reading_has_a_dot_segment_or_an_empty_one_with_a_parameter(raw in nasty()) {
+            let kept = super::normalize(&raw, KEEP);
+            if let (Ok(normal), false) = (normalize(&raw), raw.contains("//")) {
+                if !normal.contains("//") && !split(&raw).0.contains("..") {
+                    prop_assert_eq!(kept.as_deref(), Ok(&*normal), "where there is none, there is no difference");
+                }
+            }
+            if let Ok(normal) = kept {
                 let (path, query) = split(&normal);
                 prop_assert_eq!(split(&raw).1, query);
                 let upper = path.to_ascii_uppercase();
                 prop_assert!(["%5C", "%00", "%2E", "%61"].iter().all(|bad| !upper.contains(bad)) && !path.contains("%2f"));
-                let again = super::normalize(&normal, Keep);
+                let again = super::normalize(&normal, KEEP);
                 prop_assert_eq!(again.as_deref(), Ok(&*normal));
                 for reading in readings(path) {
-                    let again = normalize(&reading);
-                    prop_assert_eq!(again.as_deref(), Ok(&*reading));
+                    let again = super::normalize(&reading.path, KEEP);
+                    prop_assert_eq!(again.as_deref(), Ok(&*reading.path));
                 }
             }
         }
@@ -436,8 +523,10 @@ mod tests {
         fn dot_segments_go_as_the_rfc_says(segments in proptest::collection::vec(prop_oneof![
             Just(""), Just("."), Just(".."), Just("a"), Just("..."), Just("b.c")], 1..10)) {
             let raw = format!("/{}", segments.join("/"));
-            let (normal, expected) = (normalize(&raw), remove_dot_segments_by_the_letter(&raw));
-            prop_assert_eq!(normal.as_deref(), Ok(expected.as_str()));
+            let (kept, expected) = (super::normalize(&raw, KEEP), remove_dot_segments_by_the_letter(&raw));
+            prop_assert_eq!(kept.as_deref(), Ok(expected.as_str()));
+            let (merged, expected) = (normalize(&raw), merge_slashes(&expected));
+            prop_assert_eq!(merged.as_deref(), Ok(expected.as_str()));
         }
 
         #[test]

@@ -4,7 +4,7 @@
 //! becomes a `like` on the whole path with its `depth`, or on its first segments.
 
 use serde_json::{Value, json};
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::Paths;
 
 use crate::context::MAX_FIRST;
 use crate::path;
@@ -32,7 +32,7 @@ const MAX_ONES: usize = 16;
 pub(crate) struct Refused(pub(crate) String, pub(crate) &'static str);
 
 impl Pattern {
-    pub(crate) fn parse(text: &str, slashes: EscapedSlashes) -> Result<Self, Refused> {
+    pub(crate) fn parse(text: &str, paths: Paths) -> Result<Self, Refused> {
         let refuse = |problem: &str, hint| Err(Refused(format!("the path pattern `{text}` {problem}"), hint));
         let Some(rest) = text.strip_prefix('/') else {
             return refuse("does not start with /", "write it like /api/**");
@@ -40,7 +40,7 @@ impl Pattern {
         if text.contains('?') {
             return refuse("has a ?", "policies decide on the path; the query is not part of it");
         }
-        match path::normalize(text, slashes) {
+        match path::normalize(text, paths) {
             Ok(normal) if normal == text => {}
             Ok(normal) => {
                 let problem = format!("can never match: requests are normalised, it would have to be `{normal}`");
@@ -192,16 +192,18 @@ fn node<const N: usize>(operator: &str, operands: [(&str, Value); N]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::intent::{EscapedSlashes, Slashes};
+
     use super::*;
+
+    const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
 
     /// Three thousand patterns of sixteen wildcards took the check of a commit minutes, when each wildcard was a comparison.
     #[test]
     fn wildcards_cost_no_comparison_each() {
         let pattern = format!("/api{}", "/*".repeat(MAX_ONES));
-        let condition = Pattern::parse(&pattern, EscapedSlashes::Reject)
-            .expect("within the bound")
-            .condition()
-            .expect("not every path");
+        let condition =
+            Pattern::parse(&pattern, Paths::default()).expect("within the bound").condition().expect("not every path");
         assert_eq!(condition.to_string().matches("\"like\"").count(), 3);
     }
 
@@ -214,16 +216,19 @@ mod tests {
             ("/a/***", "has a * within a segment"),
             ("/a?x=1", "has a ?"),
             ("/a/../b", "can never match: requests are normalised, it would have to be `/b`"),
+            ("/a//b", "can never match: requests are normalised, it would have to be `/a/b`"),
+            ("/;x", "can never match: the path has a segment that begins with ;"),
             ("/a%2fb", "can never match: the path has an encoded slash (%2F)"),
             ("/1/2/3/4/5/6/7/8/*/**", "has a * and more than 8 segments before **"),
         ] {
-            let refused = Pattern::parse(text, EscapedSlashes::Reject).expect_err(text);
+            let refused = Pattern::parse(text, Paths::default()).expect_err(text);
             assert_eq!(refused.0, format!("the path pattern `{text}` {problem}"));
         }
-        for text in ["/", "/**", "/*", "/*/**", "/a/*/b/", "/1/2/3/4/5/6/7/8/9/**", "/a//b", "/.well-known/**"] {
-            assert!(Pattern::parse(text, EscapedSlashes::Reject).is_ok(), "{text}");
+        for text in ["/", "/**", "/*", "/*/**", "/a/*/b/", "/1/2/3/4/5/6/7/8/9/**", "/.well-known/**"] {
+            assert!(Pattern::parse(text, Paths::default()).is_ok(), "{text}");
         }
-        assert!(Pattern::parse("/repos/a%2Fb/**", EscapedSlashes::Keep).is_ok());
-        assert!(Pattern::parse("/repos/..%2Fb", EscapedSlashes::Keep).is_err());
+        assert!(Pattern::parse("/repos/a%2Fb/**", KEEP).is_ok());
+        assert!(Pattern::parse("/a//b/*//**", KEEP).is_ok());
+        assert!(Pattern::parse("/repos/..%2Fb", KEEP).is_err());
     }
 }

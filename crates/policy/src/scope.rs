@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use weft_model::ServiceName;
+use weft_model::intent::{Caller, Intent};
 
 use crate::entities;
 
@@ -91,6 +92,25 @@ impl Universe {
             ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => self.group(&uid),
         }
     }
+}
+
+/// The roles of each service, sorted: members are services, namespaces or everyone, never other roles.
+pub(crate) fn roles_of_services(intent: &Intent) -> HashMap<ServiceName, Vec<Arc<str>>> {
+    let mut roles = HashMap::<ServiceName, Vec<Arc<str>>>::new();
+    for role in intent.roles.values() {
+        for service in intent.services.keys() {
+            let is_member = |member: &Caller| match member {
+                Caller::Service(name) => name == service,
+                Caller::Namespace(namespace) => **namespace == *service.namespace(),
+                Caller::Anyone => true,
+                Caller::Role(_) => false,
+            };
+            if role.members.iter().any(is_member) {
+                roles.entry(service.clone()).or_default().push(role.name.clone());
+            }
+        }
+    }
+    roles
 }
 
 /// True if the policy can concern calls (later: secrets and tokens have actions of their own).

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::Paths;
 use weft_model::{SpiffeId, TrustDomain};
 
 use weft_proxy_http::headers::Reserved;
@@ -112,9 +112,9 @@ pub struct HttpListener {
     pub websocket: bool,
     /// CONNECT is accepted where a route takes it.
     pub connect: bool,
-    /// `normalize_path` and `path_with_escaped_slashes_action`: dot segments and percent-encoding are normalised before anything
+    /// `normalize_path`, `merge_slashes` and `path_with_escaped_slashes_action`: dot segments and percent-encoding are normalised before anything
     /// reads the path, and paths with `%5C`, `\\` or, unless it is kept, `%2F` are refused with 400.
-    pub paths: Option<EscapedSlashes>,
+    pub paths: Option<Paths>,
     /// W3C trace context is made where a request has none, and carried on.
     pub tracing: bool,
     /// How long a client may take nothing of an answer that is there (`stream_flush_timeout`; `None` is for ever). Envoy asks it of

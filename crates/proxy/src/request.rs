@@ -206,12 +206,12 @@ fn logged_headers(listener: &Listener, headers: &HeaderMap) -> Vec<(header::Head
 
 /// One spelling of the path, for the policy, the route and the app alike (RFC 3986 s.6.2.2).
 fn normalize(call: &mut Call, http: &HttpListener) -> Result<(), Stop> {
-    let Some(slashes) = http.paths.filter(|_| call.kind != Kind::Connect) else { return Ok(()) };
+    let Some(paths) = http.paths.filter(|_| call.kind != Kind::Connect) else { return Ok(()) };
     let raw = call.path.as_str();
     if raw == "*" && call.method == Method::OPTIONS {
         return Ok(());
     }
-    match path::normalize(raw, slashes) {
+    match path::normalize(raw, paths) {
         Ok(std::borrow::Cow::Borrowed(_)) => Ok(()),
         Ok(std::borrow::Cow::Owned(normal)) => {
             call.path = PathAndQuery::try_from(normal)

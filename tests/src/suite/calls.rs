@@ -142,7 +142,9 @@ pub(super) fn spoofed_headers(world: &World) {
     let mut args = vec!["-H".to_owned(), format!("x-forwarded-client-cert: By=x;URI={lie}")];
     // An app behind CGI or WSGI cannot tell an underscore from a dash.
     let look_alikes = ["x_forwarded_client_cert", "x-forwarded_client-cert", "x_weft_principal", "x-weft_principal"];
-    for name in ["x-weft-principal", "x-weft-decision-id", "x-weft-source"].into_iter().chain(look_alikes) {
+    let of_paths = ["script-name", "script_name", "path-info", "path_info"];
+    let of_callers = ["x-weft-principal", "x-weft-decision-id", "x-weft-source"];
+    for name in of_callers.into_iter().chain(of_paths).chain(look_alikes) {
         args.extend(["-H".to_owned(), format!("{name}: {lie}")]);
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

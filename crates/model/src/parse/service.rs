@@ -16,7 +16,7 @@ use super::yaml::{Node, Value};
 use crate::code;
 use crate::finding::Span;
 use crate::id::ServiceName;
-use crate::intent::{App, Endpoints, EscapedSlashes, Paths, Protocol, Service, StaticEndpoint};
+use crate::intent::{App, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint};
 
 const SERVICE: Shape = Shape {
     what: "a Service",
@@ -58,7 +58,7 @@ const SERVICE: Shape = Shape {
 };
 
 const APP: Shape = Shape { what: "`app`", fields: &["idleTimeout"], later: &["address", "maxConnections"] };
-const PATHS: Shape = Shape { what: "`paths`", fields: &["escapedSlashes"], later: &["slashes"] };
+const PATHS: Shape = Shape { what: "`paths`", fields: &["escapedSlashes", "slashes"], later: &[] };
 const ENDPOINTS: Shape =
     Shape { what: "`endpoints`", fields: &["static"], later: &["dns", "etcd", "consul", "kubernetes", "registry"] };
 const ENDPOINT: Shape =
@@ -163,10 +163,12 @@ fn paths(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> P
         report.error(code::NOT_HTTP, field.key_span, "a tcp service has no paths", "remove `paths`");
         return Paths::default();
     }
-    let words = [("reject", EscapedSlashes::Reject), ("keep", EscapedSlashes::Keep)];
-    let given = PATHS.read(field.node, report).and_then(|fields| fields.optional("escapedSlashes"));
-    let escaped_slashes = given.and_then(|field| field.choice(&words, &["unescape"], report)).unwrap_or_default();
-    Paths { escaped_slashes }
+    let Some(fields) = PATHS.read(field.node, report) else { return Paths::default() };
+    let escaped = [("reject", EscapedSlashes::Reject), ("keep", EscapedSlashes::Keep)];
+    let repeated = [("merge", Slashes::Merge), ("keep", Slashes::Keep)];
+    let escaped_slashes = fields.optional("escapedSlashes").and_then(|it| it.choice(&escaped, &["unescape"], report));
+    let slashes = fields.optional("slashes").and_then(|it| it.choice(&repeated, &["reject"], report));
+    Paths { escaped_slashes: escaped_slashes.unwrap_or_default(), slashes: slashes.unwrap_or_default() }
 }
 
 fn attributes(field: Field<'_>, declared: &Declared, report: &mut Report) -> Labels {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::intent::{Caller, Endpoints, EscapedSlashes, PathMatch, Protocol};
+use crate::intent::{Caller, Endpoints, EscapedSlashes, PathMatch, Paths, Protocol, Slashes};
 
 const MESH: &str = "\
 kind: Mesh
@@ -224,11 +224,13 @@ fn the_app_and_paths_have_defaults() {
         let (intent, findings) = parse(&[SourceFile::new("x.yaml", text.as_bytes())]);
         assert_eq!(findings, [], "{fields}");
         let service = intent.unwrap().services.into_values().next().unwrap();
-        (service.app.idle_timeout.as_millis(), service.paths.escaped_slashes)
+        (service.app.idle_timeout.as_millis(), service.paths)
     };
-    assert_eq!(read(""), (60_000, EscapedSlashes::Reject));
-    assert_eq!(read("app: {idleTimeout: 4s500ms}\npaths: {escapedSlashes: keep}\n"), (4_500, EscapedSlashes::Keep));
-    assert_eq!(read("app: {}\npaths: {escapedSlashes: reject}\n"), (60_000, EscapedSlashes::Reject));
+    let (default, keep) = (Paths::default(), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep });
+    assert_eq!((default.escaped_slashes, default.slashes), (EscapedSlashes::Reject, Slashes::Merge));
+    assert_eq!(read(""), (60_000, default));
+    assert_eq!(read("app: {idleTimeout: 4s500ms}\npaths: {escapedSlashes: keep, slashes: keep}\n"), (4_500, keep));
+    assert_eq!(read("app: {}\npaths: {escapedSlashes: reject, slashes: merge}\n"), (60_000, default));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::fields::{Field, short};
 use super::report::Report;
 use crate::code;
 use crate::id::is_dns_label;
-use crate::intent::{EscapedSlashes, Paths};
+use crate::intent::{EscapedSlashes, Paths, Slashes};
 
 /// A duration as the Gateway API writes it (GEP-2257): one to four numbers of at most five digits, each with `h`, `m`, `s`
 /// or `ms`.
@@ -184,7 +184,7 @@ pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)>
             let hint = "leave it out, or write `paths: {escapedSlashes: keep}` if the app takes it for no slash";
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), hint);
         }
-        if matches!(byte, b'\\' | 0) {
+        if matches!(byte, b'\\' | 0..0x20 | 0x7f) {
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), "leave it out");
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -202,8 +202,12 @@ pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)>
     if path.split('/').flat_map(|segment| segment.split("%2F")).any(|part| matches!(part, "." | "..")) {
         return says("has a dot segment beside %2F", "requests with one are refused by the mesh");
     }
-    if path.contains("//") {
-        return says("has an empty segment", "write one `/`");
+    if path.contains("//") && paths.slashes == Slashes::Merge {
+        let hint = "write one `/`, or `paths: {slashes: keep}` if the app tells them apart";
+        return says("has an empty segment, and requests are compared without", hint);
+    }
+    if path.split('/').any(|segment| segment.starts_with(';')) {
+        return says("has a segment that begins with `;`", "requests with one are refused by the mesh");
     }
     None
 }
@@ -237,15 +241,15 @@ mod tests {
         }
         for bad in [
             "", "api", "/a b", "/é", "/a?b", "/a#b", "/a\\b", "/%", "/%2", "/%zz", "/%2F", "/%2f", "/%5C", "/%00",
-            "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//",
+            "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//", "/%0A", "/%7F", "/;x", "/a/;x/b",
         ] {
             assert!(path_problem(bad, Paths::default()).is_some(), "{bad}");
         }
-        let keep = Paths { escaped_slashes: EscapedSlashes::Keep };
-        for good in ["/a%2Fb", "/%2F", "/a%2F%2Fb/c", "/a%20b"] {
+        let keep = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
+        for good in ["/a%2Fb", "/%2F", "/a%2F%2Fb/c", "/a%20b", "/a//b", "//"] {
             assert_eq!(path_problem(good, keep), None, "{good}");
         }
-        for bad in ["/a%2fb", "/a%5Cb", "/a%2F..%2Fb", "/..%2Fb", "/a%2F.", "/a%00"] {
+        for bad in ["/a%2fb", "/a%5Cb", "/a%2F..%2Fb", "/..%2Fb", "/a%2F.", "/a%00", "/;x"] {
             assert!(path_problem(bad, keep).is_some(), "{bad}");
         }
     }
@@ -265,7 +269,7 @@ mod tests {
         fn no_value_panics(text in "(?s).{0,40}") {
             duration(&text);
             path_problem(&text, Paths::default());
-            path_problem(&format!("/{text}%"), Paths { escaped_slashes: EscapedSlashes::Keep });
+            path_problem(&format!("/{text}%"), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep });
             method_problem(&text);
         }
 

@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation;
 use http::HeaderName;
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::{EscapedSlashes, Paths, Slashes};
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, named, required, uint32, unbounded};
 use super::{Names, access_log, from_ads, limits, local_reply, route, to_agent, v3};
@@ -243,17 +243,26 @@ fn upgrades(given: Vec<UpgradeConfig>, at: &Path<'_>) -> Result<Upgrades, Refuse
 }
 
 /// How paths are normalised, if they are: there is no refusing of escaped slashes without it.
-fn paths(given: &mut Manager, at: &Path<'_>) -> Result<Option<EscapedSlashes>, Refused> {
-    use PathWithEscapedSlashesAction as Slashes;
+fn paths(given: &mut Manager, at: &Path<'_>) -> Result<Option<Paths>, Refused> {
+    use PathWithEscapedSlashesAction as Action;
     let normalize = boolean(given.normalize_path.take(), false);
-    match (Slashes::try_from(take(&mut given.path_with_escaped_slashes_action)), normalize) {
-        (Ok(Slashes::ImplementationSpecificDefault | Slashes::RejectRequest), true) => Ok(Some(EscapedSlashes::Reject)),
-        (Ok(Slashes::KeepUnchanged), true) => Ok(Some(EscapedSlashes::Keep)),
-        (Ok(Slashes::ImplementationSpecificDefault | Slashes::KeepUnchanged), false) => Ok(None),
-        _ => Err(at.field("path_with_escaped_slashes_action").refuse(
-            "this proxy refuses escaped slashes where it normalizes paths or keeps them, and does nothing else",
-        )),
-    }
+    let slashes = if take(&mut given.merge_slashes) { Slashes::Merge } else { Slashes::Keep };
+    let escaped_slashes = match (Action::try_from(take(&mut given.path_with_escaped_slashes_action)), normalize) {
+        (Ok(Action::ImplementationSpecificDefault | Action::RejectRequest), true) => EscapedSlashes::Reject,
+        (Ok(Action::KeepUnchanged), true) => EscapedSlashes::Keep,
+        (Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged), false) if slashes == Slashes::Keep => {
+            return Ok(None);
+        }
+        (Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged), false) => {
+            return Err(at.field("merge_slashes").refuse("this proxy merges slashes only where it normalizes paths"));
+        }
+        _ => {
+            return Err(at.field("path_with_escaped_slashes_action").refuse(
+                "this proxy refuses escaped slashes where it normalizes paths or keeps them, and does nothing else",
+            ));
+        }
+    };
+    Ok(Some(Paths { escaped_slashes, slashes }))
 }
 
 /// Trace context is made and carried on; spans are not exported, so none may be asked for.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method};
-use weft_model::intent::EscapedSlashes;
+use weft_model::intent::{EscapedSlashes, Paths, Slashes};
 
 use super::*;
 
@@ -39,7 +39,11 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     assert!(egress.tls.is_none() && egress.access_log.is_some());
     let http = http(egress);
     assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
-    assert!(http.paths == Some(EscapedSlashes::Keep) && http.interim && !http.preserve_request_id);
+    assert!(
+        http.paths == Some(Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge })
+            && http.interim
+            && !http.preserve_request_id
+    );
     assert_eq!((http.xfcc, http.protocol), (ForwardClientCert::Sanitize, DownstreamProtocol::Auto));
     for name in weft_compile::headers::IDENTITY {
         assert!(http.reserved.holds(name), "{name}");

@@ -32,7 +32,11 @@ fn http_connection_managers() {
     let rows = vec![
         row(manager(|m| m.stat_prefix.clear()), in_hcm(".stat_prefix: must not be empty")),
         row(manager(|m| m.codec_type = 3), in_hcm(".codec_type: NS")),
-        row(manager(|m| m.merge_slashes = true), in_hcm(".merge_slashes: NS")),
+        row(manager(|m| m.merge_slashes = false), ACCEPTED),
+        row(
+            manager(|m| (m.normalize_path, m.merge_slashes) = (None, true)),
+            in_hcm(".merge_slashes: this proxy merges slashes only where it normalizes paths"),
+        ),
         row(manager(|m| m.use_remote_address = Some(BoolValue { value: true })), in_hcm(".use_remote_address: NS")),
         row(manager(|m| m.use_remote_address = Some(BoolValue { value: false })), ACCEPTED),
         row(manager(|m| m.server_name = "x".into()), in_hcm(".server_name: NS")),
@@ -101,7 +105,7 @@ fn http_connection_managers() {
         row(manager(|m| m.path_with_escaped_slashes_action = 1), ACCEPTED),
         row(manager(|m| m.path_with_escaped_slashes_action = 3), in_hcm(SLASHES)),
         row(manager(|m| m.path_with_escaped_slashes_action = 2), ACCEPTED),
-        row(manager(|m| m.normalize_path = None), ACCEPTED),
+        row(manager(|m| (m.normalize_path, m.merge_slashes) = (None, false)), ACCEPTED),
         row(manager(|m| (m.normalize_path, m.path_with_escaped_slashes_action) = (None, 2)), in_hcm(SLASHES)),
         row(manager(|m| m.proxy_100_continue = false), ACCEPTED),
         row(manager(|m| m.generate_request_id = Some(BoolValue { value: false })), in_hcm(".generate_request_id: NS")),

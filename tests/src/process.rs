@@ -114,6 +114,12 @@ impl Process {
         let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 
+    /// Sends a signal that has no name.
+    pub fn signal_number(&self, number: i32) {
+        let status = Command::new("kill").arg(format!("-{number}")).arg(self.child.id().to_string()).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{number}");
+    }
+
     /// Kills the whole group at once and waits.
     pub fn kill(&mut self) {
         if self.exited().is_none() {

@@ -244,6 +244,22 @@ fn refused_streams_are_sent_again(data_plane: DataPlane) {
     assert_eq!((answers, app.refused(), app.answered()), (vec!["0".to_owned()], 2, 1));
 }
 
+/// All at once: no bound on retries is in the way.
+fn many_refused_streams_are_sent_again(data_plane: DataPlane) {
+    let (app, answers) = calls(data_plane, Manners::Refuses(40), 40);
+    assert_eq!((answers, app.refused(), app.answered()), (vec!["0".to_owned(); 40], 40, 40));
+}
+
+#[test]
+fn many_refused_streams_are_sent_again_weft() {
+    many_refused_streams_are_sent_again(Weft);
+}
+
+#[test]
+fn many_refused_streams_are_sent_again_envoy() {
+    many_refused_streams_are_sent_again(Envoy);
+}
+
 #[test]
 fn refused_streams_are_sent_again_weft() {
     refused_streams_are_sent_again(Weft);

@@ -53,6 +53,15 @@ fn no_signal_ends_a_call_that_is_under_way() {
         }
     }
     assert!(call(), "calls go on");
+    // Those without a name: SIGSTKFLT and the real-time signals, of which the fourth asks to stop.
+    for number in [nix::libc::SIGSTKFLT].into_iter().chain(nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()) {
+        if number != nix::libc::SIGRTMIN() + 3 {
+            for process in [board.process(), web.process(), mesh.server(), &mut demo] {
+                process.signal_number(number);
+            }
+        }
+    }
+    assert!(call(), "calls go on");
     app.release();
     let reply = held.join().expect("no panic").expect("one went to v1");
     assert_eq!((reply.status, &*reply.body), (200, "1 120"), "{reply:?}");

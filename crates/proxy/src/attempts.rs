@@ -41,15 +41,15 @@ pub(crate) struct Attempt {
     pub(crate) active: ActiveCount,
     pub(crate) headers: HeaderMap,
     pub(crate) body: RequestBody,
-    /// Whose answers lead to another attempt; `None` for the last one.
-    retry: Option<Arc<Route>>,
+    /// Whose answers lead to another attempt, if the body can be had once more; `None` for the last one.
+    retry: Option<(Arc<Route>, Again)>,
 }
 
 impl Attempt {
     /// Whether such an answer says that nothing was done, and another endpoint may be asked. This one is avoided for a while.
     pub(crate) fn is_refused(&self, answer: &HeaderMap) -> bool {
-        let retry = self.retry.as_ref().and_then(|route| route.retry.as_ref());
-        let refused = retry.is_some_and(|retry| retry.is_retriable(answer));
+        let retry = self.retry.as_ref().and_then(|(route, again)| Some((route.retry.as_ref()?, again)));
+        let refused = retry.is_some_and(|(retry, again)| retry.is_retriable(answer) && again.body().is_some());
         if refused {
             self.pool.avoid(Failure::AppUnreachable);
         }
@@ -95,7 +95,7 @@ async fn one_after_another<T>(
             pool,
             headers: if last { std::mem::take(&mut call.headers) } else { call.headers.clone() },
             body,
-            retry: (!last).then(|| upstream.route.clone()),
+            retry: again.clone().filter(|_| !last).map(|again| (upstream.route.clone(), again)),
         };
         let error = match attempt(call, one).await {
             Ok(answer) => return Ok(answer),

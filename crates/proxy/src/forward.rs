@@ -49,7 +49,7 @@ async fn attempt(call: &mut Call, mut attempt: Attempt) -> Result<Answer, Attemp
         }
     };
     if attempt.is_refused(response.headers()) {
-        let reason = "the endpoint's app takes no connections";
+        let reason = "the endpoint says that its app did nothing";
         return Err(AttemptError::new(Failure::AppUnreachable, Sent::NotProcessed, reason));
     }
     Ok((response, Held { pool: attempt.pool, _stream: stream, _active: attempt.active }))

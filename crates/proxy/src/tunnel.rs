@@ -77,7 +77,7 @@ async fn web_socket(call: &mut Call, mut attempt: Attempt) -> Result<Opened, Att
         Answered::Refused(response, stream) => (response, stream),
     };
     if attempt.is_refused(response.headers()) {
-        let reason = "the endpoint's app takes no connections";
+        let reason = "the endpoint says that its app did nothing";
         return Err(AttemptError::new(Failure::AppUnreachable, Sent::NotProcessed, reason));
     }
     Ok(Opened::Refused(response, Held { pool: attempt.pool, _stream: stream, _active: attempt.active }))

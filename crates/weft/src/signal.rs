@@ -1,6 +1,6 @@
 //! Signals, of which none ends a process in the middle of its work.
 //!
-//! SIGTERM, SIGINT and SIGQUIT ask to stop. SIGHUP does so only at a terminal, where it says that the terminal is gone; elsewhere it asks,
+//! SIGTERM, SIGINT, SIGQUIT and SIGRTMIN+3 ask to stop. SIGHUP does so only at a terminal, where it says that the terminal is gone; elsewhere it asks,
 //! as SIGUSR1 does, for log files to be opened again. The others are taken note of, and do nothing.
 
 use std::io::IsTerminal;
@@ -9,12 +9,17 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What would end a process that does not know it: SIGUSR2, timers, SIGIO, SIGPWR, and a file that is larger than `ulimit -f` allows.
-/// SIGPIPE is ignored by Rust's runtime.
-const OTHERS: [i32; 7] = {
-    use nix::libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGUSR2, SIGVTALRM, SIGXFSZ};
-    [SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXFSZ]
+/// What would end a process that does not know it, beside the real-time signals: SIGUSR2, timers, SIGIO, SIGPWR, a file that is larger
+/// than `ulimit -f` allows, and one that nobody has sent for decades. SIGPIPE is ignored by Rust's runtime.
+const OTHERS: [i32; 8] = {
+    use nix::libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR2, SIGVTALRM, SIGXFSZ};
+    [SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXFSZ, SIGSTKFLT]
 };
+
+/// What a container's manager sends to a process that it takes for systemd (`STOPSIGNAL SIGRTMIN+3`).
+fn halt() -> SignalKind {
+    SignalKind::from_raw(nix::libc::SIGRTMIN() + 3)
+}
 
 /// Requests within this time after the first are the same request: `timeout` and process managers signal a process and then its group.
 const SAME: Duration = Duration::from_secs(1);
@@ -31,13 +36,14 @@ struct Asking {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
+    halt: Signal,
     hangup: Signal,
 }
 
 impl Stop {
     /// From now on no signal kills the process, but SIGKILL and its own faults.
     pub(crate) fn listen() -> Result<Self> {
-        for number in OTHERS {
+        for number in OTHERS.into_iter().chain(nix::libc::SIGRTMIN()..=nix::libc::SIGRTMAX()) {
             // What is caught once stays caught.
             drop(listen(SignalKind::from_raw(number))?);
         }
@@ -71,6 +77,7 @@ impl Asking {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             quit: listen(SignalKind::quit())?,
+            halt: listen(halt())?,
             hangup: listen(SignalKind::hangup())?,
         })
     }
@@ -87,6 +94,7 @@ impl Asking {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.quit.recv() => {}
+            _ = self.halt.recv() => {}
             () = hangup => {}
         }
     }

@@ -130,7 +130,8 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
     let respond = Rc::new(RefCell::new(respond));
     let request = ClientRequest { head, body, fault, interim: Interim::h2(&respond), switched };
     let response = {
-        let mut answering = pin!(service.answer(request));
+        // Apart, as it is the larger part of the task by far, and tokio copies a task several times until it runs.
+        let mut answering = Box::pin(service.answer(request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // The client wants no answer any more.

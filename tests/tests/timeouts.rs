@@ -12,6 +12,8 @@ use weft_tests::{curl, log, ports, wait};
 
 /// The route's.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The same, less what Envoy's clock of whole milliseconds may be early.
+const AT_LEAST: Duration = Duration::from_millis(1_990);
 
 /// An app that reads a whole request, and answers by the path: `/api/work/MS` after so many milliseconds, in two parts.
 #[derive(Debug)]
@@ -163,7 +165,7 @@ fn a_begun_answer_is_broken_off_in_time(data_plane: DataPlane) {
     let took = began.elapsed();
     assert_eq!((reply.status, &*reply.body), (200, "01234"), "{reply:?}");
     assert!(!reply.error.is_empty(), "curl took a part for the whole: {reply:?}");
-    assert!(took >= TIMEOUT && took < TIMEOUT * 3, "broken off after {took:?}");
+    assert!(took >= AT_LEAST && took < TIMEOUT * 3, "broken off after {took:?}");
 }
 
 #[test]
@@ -217,7 +219,7 @@ fn a_websocket_that_is_never_opened_is_504(data_plane: DataPlane) {
     stream.read_exact(&mut head).expect("an answer comes");
     let took = began.elapsed();
     assert_eq!(&head, b"HTTP/1.1 504", "{}", String::from_utf8_lossy(&head));
-    assert!(took >= TIMEOUT && took < TIMEOUT * 3, "after {took:?}");
+    assert!(took >= AT_LEAST && took < TIMEOUT * 3, "after {took:?}");
 }
 
 #[test]

@@ -26,20 +26,35 @@ pub const STREAM_ERRORS_MAX: usize = 64 * 1024;
 /// bytes, costs a twenty-eighth of that.
 pub const SMALL_FRAMES_MAX: usize = 256 * 1024 * 1024;
 
-/// Resets a stream after what was sent on it: h2 forgets what is queued when it resets, and writes by a task of its own.
-async fn reset(mut stream: SendStream<Bytes>, reason: Reason) {
-    tokio::task::yield_now().await;
-    stream.send_reset(reason);
+/// How a stream ends whose body breaks off. h2 forgets what is queued when it resets, and writes by a task of its own.
+#[derive(Clone, Copy)]
+pub(crate) enum BreakOff {
+    /// At once: what has not left of a request had better not begin.
+    Request,
+    /// After what was said of an answer.
+    Answer,
+}
+
+impl BreakOff {
+    async fn reset(self, mut stream: SendStream<Bytes>) {
+        match self {
+            Self::Request => stream.send_reset(Reason::CANCEL),
+            Self::Answer => {
+                tokio::task::yield_now().await;
+                stream.send_reset(Reason::INTERNAL_ERROR);
+            }
+        }
+    }
 }
 
 /// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off, or
-/// whose time is up while the window is closed, resets the stream for `reason`.
-pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, reason: Reason) {
+/// whose time is up while the window is closed, resets the stream.
+pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, off: BreakOff) {
     loop {
         let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
             Next::Frame(frame) => frame,
             Next::Gone => return,
-            Next::Broken => return reset(stream, reason).await,
+            Next::Broken => return off.reset(stream).await,
             Next::End => {
                 let _ = stream.send_data(Bytes::new(), true);
                 return;
@@ -51,7 +66,7 @@ pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<B
                     let room = match room(&mut stream, data.len(), &mut body).await {
                         Room::Bytes(room) => room,
                         Room::Gone => return,
-                        Room::Lost => return reset(stream, reason).await,
+                        Room::Lost => return off.reset(stream).await,
                     };
                     let part = data.split_to(room.min(data.len()));
                     let last = data.is_empty() && body.is_end_stream();

@@ -21,7 +21,9 @@ use tokio::task::AbortHandle;
 use weft_telemetry::Failure;
 
 use crate::error::{AttemptError, BodyError, Sent};
-use crate::h2_stream::{self, CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
+use crate::h2_stream::{
+    self, BreakOff, CONNECTION_WINDOW, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body,
+};
 use crate::request_body::RequestBody;
 use crate::server::Interim;
 use crate::way::Stream;
@@ -130,7 +132,7 @@ impl H2Connection {
         let no_body = body.is_end_stream();
         let (response, stream) = self.begin(request, no_body).await?;
         let upload = (!no_body).then(|| {
-            let task = tokio::task::spawn_local(send_body(body, stream, Reason::CANCEL));
+            let task = tokio::task::spawn_local(send_body(body, stream, BreakOff::Request));
             Upload(task.abort_handle())
         });
         let response = answer(response, interim).await?;

@@ -23,7 +23,9 @@ use super::interim::Interim;
 use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
 use crate::h1::Malformed;
-use crate::h2_stream::{CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body};
+use crate::h2_stream::{
+    BreakOff, CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body,
+};
 use crate::kind::{Kind, kind};
 use crate::way::Way;
 
@@ -157,7 +159,7 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
             if let Ok(stream) = sent
                 && !ended
             {
-                send_body(body, stream, Reason::INTERNAL_ERROR).await;
+                send_body(body, stream, BreakOff::Answer).await;
             }
         }
     }

@@ -210,10 +210,12 @@ impl Engine {
         for reading in path::readings(request.path) {
             let otherwise = self.decide_as_written(&CallRequest { path: &reading.path, ..*request });
             // A denial that names no policy is one by default: nothing permits that path.
-            if !otherwise.allowed && !(reading.decoded && otherwise.policies.is_empty()) {
-                let reason = format!("{}; some read the path as {}", otherwise.reason, shorten(&reading.path));
-                return Decision { reason: format!("{reason} ({})", how(&reading)).into(), ..otherwise };
+            let is_default = otherwise.policies.is_empty();
+            if otherwise.allowed || is_default && reading.decoded {
+                continue;
             }
+            let reason = format!("{}; some read the path as {}", otherwise.reason, shorten(&reading.path));
+            return Decision { reason: format!("{reason} ({})", how(&reading)).into(), ..otherwise };
         }
         decision
     }

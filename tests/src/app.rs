@@ -13,9 +13,10 @@
 //! | anything else | describes the request in JSON: app, method, target, version, headers |
 
 use std::convert::Infallible;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -44,6 +45,27 @@ pub fn echo_bytes() -> SocketAddr {
         }
     });
     address
+}
+
+/// Starts an app that answers the requests of each connection with these bytes, one after the other, and closes it after the last. Each
+/// request, which must be small, is told to the receiver.
+pub fn scripted(answers: &'static [&'static [u8]]) -> (SocketAddr, mpsc::Receiver<()>) {
+    let address = ports::free();
+    let listener = std::net::TcpListener::bind(address).expect("the port is free");
+    let (count, counted) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = [0; 4096];
+            for answer in answers {
+                if !stream.read(&mut head).is_ok_and(|length| length > 0) {
+                    break;
+                }
+                let _ = count.send(());
+                let _ = stream.write_all(answer);
+            }
+        }
+    });
+    (address, counted)
 }
 
 /// What `/flood` sends in all.

@@ -75,11 +75,15 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
 const MAX_CONCURRENT_STREAMS: u16 = 3;
+const INITIAL_WINDOW_SIZE: u16 = 4;
+/// What it takes before it says more, in bytes.
+const WINDOW: u32 = 1 << 20;
 
 /// `:status: 200`, `content-type: application/grpc`, `grpc-status: 0` in HPACK without its tables (RFC 7541 s.6.2.2).
 fn answer() -> Vec<u8> {
@@ -129,12 +133,13 @@ fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
     // A connection without a preface only asks whether the app listens.
     stream.read_exact(&mut [0; PREFACE])?;
     let number = state.connections.fetch_add(1, Ordering::Relaxed);
-    let mut settings = Vec::new();
+    let mut settings = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &WINDOW.to_be_bytes()].concat();
     if let Manners::Takes(most) = state.manners {
         settings.extend_from_slice(&MAX_CONCURRENT_STREAMS.to_be_bytes());
         settings.extend_from_slice(&most.to_be_bytes());
     }
     send(&mut stream, SETTINGS, 0, 0, &settings)?;
+    send(&mut stream, WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes())?;
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
     let (mut open, mut whole) = (BTreeSet::new(), BTreeSet::new());
     loop {

@@ -92,18 +92,7 @@ fn an_app_that_does_not_listen_costs_no_call_envoy_weft() {
 #[test]
 fn an_app_cannot_ask_for_a_retry() {
     let mesh = Mesh::start();
-    let app = ports::free();
-    let listener = std::net::TcpListener::bind(app).expect("the port is free");
-    let (count, counted) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut head = [0; 4096];
-            while stream.read(&mut head).is_ok_and(|length| length > 0) {
-                let _ = count.send(());
-                let _ = stream.write_all(b"HTTP/1.1 503 No\r\nx-weft-untouched: true\r\ncontent-length: 2\r\n\r\nno");
-            }
-        }
-    });
+    let (app, counted) = app::scripted(&[b"HTTP/1.1 503 No\r\nx-weft-untouched: true\r\ncontent-length: 2\r\n\r\nno"]);
     let _chat = mesh.sidecar("chat", Spec::new("prod/chat", app));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
     mesh.wait_endpoints("prod/chat", 1);
@@ -119,20 +108,8 @@ fn an_app_cannot_ask_for_a_retry() {
 #[test]
 fn a_bad_answer_on_a_kept_connection_is_not_asked_for_again() {
     let mesh = Mesh::start();
-    let app = ports::free();
-    let listener = std::net::TcpListener::bind(app).expect("the port is free");
-    let (count, counted) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let mut answers =
-                ["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 two hundred\r\n\r\n"].into_iter();
-            let mut head = [0; 4096];
-            while stream.read(&mut head).is_ok_and(|length| length > 0) {
-                let _ = count.send(());
-                let _ = stream.write_all(answers.next().unwrap_or_default().as_bytes());
-            }
-        }
-    });
+    let (app, counted) =
+        app::scripted(&[b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", b"HTTP/1.1 two hundred\r\n\r\n"]);
     let _chat = mesh.sidecar("chat", Spec::new("prod/chat", app).workers(1));
     let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
     mesh.wait_endpoints("prod/chat", 1);
@@ -268,6 +245,26 @@ fn refused_streams_are_sent_again_weft() {
 #[test]
 fn refused_streams_are_sent_again_envoy() {
     refused_streams_are_sent_again(Envoy);
+}
+
+/// More of it than is kept: it cannot be sent again, and the caller is told what the callee's sidecar saw.
+#[test]
+fn a_refused_stream_with_a_large_body_is_told_as_such() {
+    let mesh = Mesh::start();
+    let app = H2App::start(Manners::Refuses(u64::MAX));
+    let greeter = mesh.sidecar("greeter", Spec::new("prod/greeter", app.address));
+    let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
+    web.wait_knows(&greeter);
+    let body = mesh.folder().join("body");
+    std::fs::write(&body, vec![b'x'; 100_000]).expect("a file");
+    let reply = curl::get(
+        web.egress,
+        "greeter.prod",
+        "/weft.test.Greeter/Unary",
+        &["--data-binary", &format!("@{}", body.display())],
+    );
+    assert_eq!((reply.status, &reply.json()["cause"]), (503, &"upstream_reset".into()), "{reply:?}");
+    assert_eq!((reply.header("x-weft-untouched"), app.refused()), (None, 1), "{reply:?}");
 }
 
 fn what_a_goaway_leaves_out_is_sent_again(data_plane: DataPlane) {

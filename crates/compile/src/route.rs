@@ -24,8 +24,8 @@ use crate::{headers, names};
 /// Failures that prove that no server began to work on the request: no connection, `REFUSED_STREAM` (or a stream beyond the last
 /// one of a GOAWAY), a connection that broke before the request was written to it, and an ingress that says so of its app.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,retriable-headers";
-/// Of an app behind its ingress, which has one address: one that does not listen is not asked again (Envoy's
-/// `reset-before-request` would).
+/// Of an app behind its ingress that speaks HTTP/2: only there is a stream refused. It has one address: one that does not listen is not
+/// asked again (Envoy's `reset-before-request` would).
 const RETRY_ON_OF_APP: &str = "refused-stream";
 /// Attempts after the first.
 const RETRIES: u32 = 2;
@@ -250,7 +250,7 @@ pub(crate) fn to_app(service: &Service) -> VirtualHost {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.clone())),
         timeout: duration(Duration::ZERO),
-        retry_policy: Some(RetryPolicy {
+        retry_policy: (service.protocol == Protocol::Grpc).then(|| RetryPolicy {
             retry_on: RETRY_ON_OF_APP.to_owned(),
             num_retries: uint32(RETRIES),
             ..Default::default()

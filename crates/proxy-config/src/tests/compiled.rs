@@ -67,14 +67,24 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     let table = config.route_table(&http.routes).unwrap();
     let hit = hit(table, "whatever", Method::GET, "/x", &HeaderMap::new(), 0);
     assert_eq!(hit.route.timeout, None);
-    let retry = hit.route.retry.as_ref().unwrap();
-    assert_eq!((retry.on, retry.num_retries), (RetryOn { refused_stream: true, ..Default::default() }, 2));
+    assert!(hit.route.retry.is_none(), "an app that speaks HTTP/1.1 refuses no stream");
     assert_eq!(*hit.route.removed_response_headers, ["x-weft-untouched"]);
     assert_eq!(http.patience, Some(Duration::from_secs(300)));
     let app = config.upstream(hit.cluster).unwrap();
     assert_eq!((&*app.cluster.name, app.cluster.protocol), ("inbound|8080||", UpstreamProtocol::Http1));
     assert!(app.cluster.tls.is_none());
     assert_eq!(app.endpoints[0].address, ([127, 0, 0, 1], 8080).into());
+}
+
+#[test]
+fn a_grpc_app_that_refuses_a_stream_is_asked_again() {
+    let mut builder = Builder::default();
+    apply(&mut builder, &snapshot("tools/echo"));
+    let config = builder.build();
+    let table = config.route_table(&http(listener_of(&config, "ingress")).routes).unwrap();
+    let hit = hit(table, "whatever", Method::POST, "/x", &HeaderMap::new(), 0);
+    let retry = hit.route.retry.as_ref().unwrap();
+    assert_eq!((retry.on, retry.num_retries), (RetryOn { refused_stream: true, ..Default::default() }, 2));
 }
 
 #[test]

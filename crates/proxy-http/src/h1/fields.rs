@@ -47,7 +47,7 @@ pub(super) enum LineEnds {
 
 /// How the lines of a head end that was read to its end: httparse takes no CR but before an LF.
 pub(super) fn line_ends(head: &[u8]) -> LineEnds {
-    let count = |wanted| head.iter().filter(|&&b| b == wanted).count();
+    let count = |wanted| memchr::memchr_iter(wanted, head).count();
     match (count(b'\r'), count(b'\n')) {
         (0, _) => LineEnds::Lf,
         (carriage_returns, lines) if carriage_returns == lines => LineEnds::Crlf,

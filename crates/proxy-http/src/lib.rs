@@ -16,6 +16,7 @@ mod kind;
 mod request_body;
 mod response_body;
 pub mod server;
+mod task;
 mod timed;
 mod way;
 
@@ -27,5 +28,6 @@ pub use h1::Malformed;
 pub use kind::{Kind, kind};
 pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};
 pub use response_body::UpstreamBody;
+pub use task::spawn_large;
 pub use timed::TimedBody;
 pub use way::{Stream, Switched, TLS_READ_AHEAD, Way};

@@ -16,6 +16,7 @@ use weft_identity::tls::{ClientAuth, server_config};
 use crate::serve::serve;
 use crate::worker::Worker;
 use weft_proxy_config::{Config, DownstreamTls, Listener};
+use weft_proxy_http::spawn_large;
 
 /// Connections waiting to be accepted, for each worker.
 const BACKLOG: i32 = 1024;
@@ -84,7 +85,7 @@ impl Listeners {
                         let listener = shown.borrow().clone();
                         let (worker, tls) = (worker.clone(), tls.clone());
                         worker.shared.connections.fetch_add(1, Ordering::Relaxed);
-                        tokio::task::spawn_local(async move {
+                        spawn_large(async move {
                             serve(worker.clone(), listener, tls, tcp).await;
                             worker.shared.connections.fetch_sub(1, Ordering::Relaxed);
                         });

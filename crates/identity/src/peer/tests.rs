@@ -318,7 +318,8 @@ fn what_is_wrong_with_the_own_identity_is_said_for_each_time() {
     let state = pki.sibling.load_full();
     let svid = state.svid().unwrap();
     // From the certificate, not from the clock, which goes on while keys are made.
-    let [begin, end] = [svid.not_before(), svid.not_after()].map(|time| time.duration_since(UNIX_EPOCH).unwrap().as_secs());
+    let [begin, end] =
+        [svid.not_before(), svid.not_after()].map(|time| time.duration_since(UNIX_EPOCH).unwrap().as_secs());
     let fault = |seconds| state.fault(UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
     assert_eq!(LiveIdentity::empty().fault(), Some(OwnFault::Missing));
     assert_eq!((fault(begin), fault(end - 5)), (None, None));

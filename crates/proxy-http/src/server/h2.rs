@@ -27,6 +27,7 @@ use crate::h2_stream::{
     BreakOff, CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body,
 };
 use crate::kind::{Kind, kind};
+use crate::task::spawn_large;
 use crate::way::Way;
 
 /// Requests under way on a connection, if nobody says otherwise.
@@ -105,7 +106,7 @@ where
         loop {
             match served.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::task::spawn_local(exchange(service.clone(), request, respond));
+                    spawn_large(exchange(service.clone(), request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
@@ -132,8 +133,7 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
     let respond = Rc::new(RefCell::new(respond));
     let request = ClientRequest { head, body, fault, interim: Interim::h2(&respond), switched };
     let response = {
-        // Apart, as it is the larger part of the task by far, and tokio copies a task several times until it runs.
-        let mut answering = Box::pin(service.answer(request));
+        let mut answering = pin!(service.answer(request));
         poll_fn(|cx| match answering.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             // The client wants no answer any more.

@@ -78,7 +78,7 @@ fn allowed(call: &Call<'_>) -> OkHttpResponse {
 /// A problem document. A gRPC caller cannot read one: Envoy answers it with trailers only and the body as `grpc-message`, so
 /// the body is the sentence itself.
 fn denied(call: &Call<'_>, failure: Failure, reason: &str, id: &str) -> DeniedHttpResponse {
-    let problem = Problem { failure, detail: reason, request_id: call.request_id, decision_id: Some(id) };
+    let problem = Problem { failure, detail: reason, request_id: &call.request_id, decision_id: Some(id) };
     let proxy_status = problem.proxy_status("weft");
     let mut headers = vec![header(DECISION_ID, id), header("proxy-status", &proxy_status)];
     let status = failure.facts().status.as_u16();

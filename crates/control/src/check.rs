@@ -92,14 +92,7 @@ mod tests {
         let may = |caller: &str, callee: &str, method: &str, path: &str| {
             let caller = weft_model::SpiffeId::for_service(&intent.mesh.trust_domain, &caller.parse().expect("a name"));
             let engine = Engine::new(&model.bundle_for(&callee.parse().expect("a name"))).expect("a bundle");
-            let request = CallRequest {
-                principal: Some(&caller),
-                method,
-                path,
-                host: "x",
-                protocol: "HTTP/1.1",
-                source_ip: None,
-            };
+            let request = CallRequest { method, path, ..weft_policy::testing::request(&caller) };
             engine.decide(&request).allowed
         };
         assert!(may("prod/web", "prod/board", "GET", "/"));

@@ -16,6 +16,7 @@ mod model;
 pub mod path;
 mod pattern;
 mod read;
+mod request;
 pub mod schema;
 mod scope;
 mod source;
@@ -25,7 +26,7 @@ pub mod testing;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
-pub use context::AttributeSet;
 pub use decisions::Decisions;
-pub use engine::{CallRequest, Decision, Engine, PolicyRef};
+pub use engine::{Decision, Engine, PolicyRef};
 pub use model::{PolicyModel, compile};
+pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User, is_grpc};

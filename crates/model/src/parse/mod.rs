@@ -7,6 +7,7 @@
 mod access;
 mod declared;
 mod fields;
+mod inputs;
 mod local;
 mod mesh;
 mod report;
@@ -118,6 +119,7 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
             Kind::Local => local.extend(local::read(root, declared, report)),
         }
     }
+    role::untie(&mut roles, report);
     Some(Intent { mesh: mesh?, services, roles, policies, local })
 }
 

@@ -335,6 +335,36 @@ routes: [{backendRefs: [{}]}]
 }
 
 #[test]
+fn what_policies_may_read() {
+    let mesh = |policy: &str| format!("kind: Mesh\nname: acme\ntrustDomain: acme.internal\npolicy:\n{policy}");
+    let good = mesh(
+        "  headers: [x-tenant, x-plan]\n  query: [tag, \"a b\"]\n  claims: [team]\n  timeZones: {office: Europe/Berlin, home: America/New_York}\n",
+    );
+    let (intent, findings) = parse(&repository(&[("mesh.yaml", &good)]));
+    assert!(findings.is_empty(), "{findings:#?}");
+    let policy = intent.unwrap().mesh.policy;
+    assert_eq!((&*policy.headers[0], &*policy.headers[1], &*policy.query[0]), ("x-plan", "x-tenant", "a b"));
+    assert_eq!(&*policy.time_zones["home"], "America/New_York");
+    insta::assert_snapshot!(told(&[(
+        "mesh.yaml",
+        &mesh(
+            "  headers: [X-Tenant, authorization, cookie, x-weft-id, connection, 'a b', x-plan, x-plan, host]\n  query: [\"\"]\n  claims: team\n  \
+             timeZones: {utc: Europe/Berlin, office: Europe/Berln, home: europe/berlin, 'a-b': UTC, here: Local}\n  log: all\n",
+        ),
+    )]));
+}
+
+#[test]
+fn roles_in_roles() {
+    let roles = |text: &str| told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("roles.yaml", text)]);
+    assert_eq!(roles("kind: Role\nname: all\nmembers: [role:reporting, prod/b*, '*/web', '*']\n"), "");
+    insta::assert_snapshot!(roles(
+        "kind: Role\nname: a\nmembers: [role:b, role:a]\n---\nkind: Role\nname: b\nmembers: [role:c]\n---\nkind: Role\nname: c\n\
+         members: [role:a, role:reporting, dev/w*, prod/*x/y, role:*]\n"
+    ));
+}
+
+#[test]
 fn roles_and_local_apps() {
     insta::assert_snapshot!(told(&[
         ("mesh.yaml", MESH),

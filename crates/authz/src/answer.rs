@@ -22,7 +22,7 @@ const DECISION_ID: &str = "x-weft-decision-id";
 pub(crate) struct Verdict {
     /// `None` lets the call pass.
     pub(crate) failure: Option<Failure>,
-    /// Determining policies, `file:line, file:line`.
+    /// Determining policies, `file:line, file:line`, or where a rule is missing.
     pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
     pub(crate) errors: Arc<[String]>,
@@ -31,7 +31,8 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
-        Self { failure: Some(failure), policy: "".into(), reason: reason.into(), errors: Arc::new([]) }
+        let reason: Arc<str> = reason.into();
+        Self { failure: Some(failure), policy: reason.clone(), reason, errors: Arc::new([]) }
     }
 }
 
@@ -39,7 +40,7 @@ impl From<Decision> for Verdict {
     fn from(decision: Decision) -> Self {
         Self {
             failure: (!decision.allowed).then_some(Failure::Denied),
-            policy: decision.places,
+            policy: decision.policy().clone(),
             reason: decision.reason,
             errors: decision.errors,
         }

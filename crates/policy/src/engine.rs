@@ -56,6 +56,13 @@ pub struct Decision {
     pub errors: Arc<[String]>,
 }
 
+impl Decision {
+    /// What a log calls the policy: the places of those that determined it, or where a rule is missing.
+    pub fn policy(&self) -> &Arc<str> {
+        if self.policies.is_empty() { &self.reason } else { &self.places }
+    }
+}
+
 fn places(policies: &[PolicyRef]) -> String {
     let mut out = String::new();
     let mut last = None;

@@ -71,9 +71,7 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
         now: exchange.started_at,
     };
     let decided = worker.decisions.borrow_mut().decide(&engine, &request);
-    // A default deny has no determining policy; its reason says where a rule is missing.
-    let policy = if decided.policies.is_empty() { decided.reason.clone() } else { decided.places };
-    exchange.verdict = Some(Verdict { allowed: decided.allowed, id, policy });
+    exchange.verdict = Some(Verdict { allowed: decided.allowed, id, policy: decided.policy().clone() });
     if decided.allowed { Ok(()) } else { Err(Stop::denied(Failure::Denied, &decided.reason, id)) }
 }
 

@@ -64,3 +64,5 @@ pub const EMPTY_SUBSET: &str = "WEFT0146";
 pub const ROLE_CIRCLE: &str = "WEFT0147";
 /// A header field that no policy should read.
 pub const BAD_INPUT: &str = "WEFT0148";
+/// A call of a test that is not written as one.
+pub const BAD_TEST: &str = "WEFT0149";

@@ -3,13 +3,14 @@
 //! These are the types that the rest of Weft reads; `parse` (in this crate) makes them from files.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Span;
-use crate::id::{ServiceName, TrustDomain};
+use crate::id::{ServiceName, SpiffeId, TrustDomain};
 
 /// All documents of one commit.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Intent {
     pub roles: BTreeMap<Arc<str>, Role>,
     /// Every `.cedar` file, sorted by path.
     pub policies: Vec<PolicyFile>,
+    /// Every `Test`, in the order written.
+    pub tests: Vec<Test>,
     /// What `weft up` runs on this machine (`kind: Local`), in the order written.
     pub local: Vec<LocalApp>,
 }
@@ -255,6 +258,49 @@ pub struct Role {
     pub members: Vec<Member>,
     /// Where the document starts.
     pub span: Span,
+}
+
+/// `kind: Test`: calls, and what is to be decided about them. A commit whose decisions are others is refused.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// For people.
+    pub name: Arc<str>,
+    /// In the order written.
+    pub decisions: Vec<ExpectedDecision>,
+}
+
+/// One entry of `Test.decisions`.
+#[derive(Clone, Debug)]
+pub struct ExpectedDecision {
+    /// Who calls.
+    pub from: TestCaller,
+    /// Whom.
+    pub to: ServiceName,
+    /// Empty for TCP.
+    pub method: Arc<str>,
+    /// Path and query; empty for TCP.
+    pub target: Arc<str>,
+    /// Header fields by lower-case name.
+    pub headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where the call comes from.
+    pub source: Option<IpAddr>,
+    /// When; demanded where a policy reads the time.
+    pub at: Option<SystemTime>,
+    /// True for `expect: allow`.
+    pub allowed: bool,
+    /// `file` or `file:line` of a policy that must be among those that determine it.
+    pub by: Option<Arc<str>>,
+    /// Where the entry starts.
+    pub span: Span,
+}
+
+/// Who calls in a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TestCaller {
+    /// A service of the mesh.
+    Service(ServiceName),
+    /// Whoever has this identity.
+    Id(SpiffeId),
 }
 
 /// One `.cedar` file.

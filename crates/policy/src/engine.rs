@@ -193,6 +193,11 @@ impl Engine {
         &self.reads
     }
 
+    /// Whether a decision about a call of `caller` can be another one at another time.
+    pub fn reads_time(&self, caller: &SpiffeId) -> bool {
+        self.callers.get(caller.as_str()).is_some_and(|caller| caller.slice.reads.iter().any(Attribute::is_of_time))
+    }
+
     /// Whether break-glass is on.
     pub(crate) fn is_glass_broken(&self, _now: SystemTime) -> bool {
         false

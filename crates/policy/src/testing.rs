@@ -62,6 +62,7 @@ pub fn intent(services: &[&str]) -> Intent {
         services: services.iter().map(|text| (name(text), service(text))).collect(),
         roles: BTreeMap::new(),
         policies: Vec::new(),
+        tests: Vec::new(),
         local: Vec::new(),
     }
 }

@@ -355,6 +355,22 @@ fn what_policies_may_read() {
 }
 
 #[test]
+fn tests_of_decisions() {
+    let test = |decisions: &str| {
+        let text = format!("kind: Test\nname: board\ndecisions:\n{decisions}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
+    };
+    let good = "  - {from: prod/web, to: prod/board, call: 'GET /api?x=1', expect: allow, by: prod.yaml}\n  \
+                - {from: 'spiffe://other.example/ns/a/sa/b', to: prod/board, call: PUT /, expect: deny, headers: {X-Tenant: a}, \
+                source: '::1', at: '2026-03-29T09:00:00+02:00'}\n";
+    assert_eq!(test(good), "");
+    insta::assert_snapshot!(test(
+        "  - {from: web, to: prod/baord, call: get /, expect: maybe}\n  - {from: 'spiffe://X/y', to: prod/board, call: /api, expect: deny, user: ada}\n  \
+         - {from: prod/web, to: prod/board, call: GET api, at: tomorrow, source: here, headers: [a]}\n"
+    ));
+}
+
+#[test]
 fn roles_in_roles() {
     let roles = |text: &str| told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("roles.yaml", text)]);
     assert_eq!(roles("kind: Role\nname: all\nmembers: [role:reporting, prod/b*, '*/web', '*']\n"), "");

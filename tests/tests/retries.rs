@@ -263,7 +263,8 @@ fn a_refused_stream_with_a_large_body_is_told_as_such() {
         "/weft.test.Greeter/Unary",
         &["--data-binary", &format!("@{}", body.display())],
     );
-    assert_eq!((reply.status, &reply.json()["cause"]), (503, &"upstream_reset".into()), "{reply:?}");
+    assert_eq!((reply.status, &reply.json()["cause"]), (503, &"app_reset".into()), "{reply:?}");
+    assert!(reply.json()["detail"].to_string().contains("too long to be kept"), "{reply:?}");
     assert_eq!((reply.header("x-weft-untouched"), app.refused()), (None, 1), "{reply:?}");
 }
 

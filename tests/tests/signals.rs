@@ -14,7 +14,7 @@ use weft_tests::{curl, log, peers, ports, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
-const HARMLESS: [Signal; 10] = [
+const HARMLESS: [Signal; 11] = [
     Signal::SIGHUP,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
@@ -25,6 +25,7 @@ const HARMLESS: [Signal; 10] = [
     Signal::SIGIO,
     Signal::SIGPWR,
     Signal::SIGXFSZ,
+    Signal::SIGXCPU,
 ];
 
 #[test]

@@ -10,6 +10,7 @@ pub mod intent;
 pub mod parse;
 pub mod render;
 pub mod source;
+pub mod time;
 
 pub use finding::{Finding, Severity, Span};
 pub use id::{NameError, ServiceName, SpiffeId, TrustDomain};

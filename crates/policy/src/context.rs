@@ -8,6 +8,7 @@ mod clock;
 mod key;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -59,6 +60,31 @@ impl Attribute {
     /// It changes while nothing else does.
     pub(crate) fn is_of_time(&self) -> bool {
         matches!(self, Self::Zone(_) | Self::Now)
+    }
+}
+
+/// As policies write it behind `context.`.
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method => f.write_str("method"),
+            Self::Path => f.write_str("path"),
+            Self::Depth => f.write_str("depth"),
+            Self::First(n) => write!(f, "first{n}"),
+            Self::Segment(n) => write!(f, "segment{n}"),
+            Self::Host => f.write_str("host"),
+            Self::Port => f.write_str("port"),
+            Self::Protocol => f.write_str("protocol"),
+            Self::SourceIp => f.write_str("sourceIp"),
+            Self::Header(name) => write!(f, "headers.{name}"),
+            Self::Query(name) => write!(f, "query.{name}"),
+            Self::Grpc => f.write_str("grpc"),
+            Self::Tls => f.write_str("tls"),
+            Self::User => f.write_str("user"),
+            Self::Zone(name) => write!(f, "time.{name}"),
+            Self::Now => f.write_str("now"),
+            Self::BreakGlass => f.write_str("breakGlass"),
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
 pub use decisions::Decisions;
 pub use engine::{Decision, Engine, PolicyRef};
-pub use model::{PolicyModel, compile};
+pub use model::{Concern, PolicyModel, compile};
 pub use probe::Probe;
 pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User, is_grpc};
 pub use tests_of_intent::{Outcome, run_tests};

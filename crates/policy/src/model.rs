@@ -9,7 +9,7 @@ use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 use crate::bundle::{Bundle, ServiceFacts};
 use crate::check;
 use crate::context::Reads;
-use crate::engine;
+use crate::engine::{self, PolicyRef};
 use crate::scope::{self, Bits, Universe};
 use crate::source::Source;
 
@@ -27,6 +27,31 @@ struct Policy {
     source: Source,
     principals: Arc<Bits>,
     reads: Reads,
+}
+
+/// A policy that could have a say in a call.
+#[derive(Clone, Debug)]
+pub struct Concern {
+    /// Where it stands.
+    pub place: PolicyRef,
+    /// A `permit`, or else a `forbid`.
+    pub is_permit: bool,
+    /// As Cedar text.
+    pub text: Arc<str>,
+    /// What of a call it mentions, as policies write it: `context.method`, `context.headers.x-tenant`.
+    pub reads: Vec<String>,
+}
+
+impl Concern {
+    fn of(policy: &Policy) -> Self {
+        let Source { id, file, line, text, .. } = &policy.source;
+        Self {
+            place: PolicyRef { file: file.clone(), line: *line, id: id.clone() },
+            is_permit: policy.source.is_permit(),
+            text: text.clone(),
+            reads: policy.reads.iter().map(|attribute| format!("context.{attribute}")).collect(),
+        }
+    }
 }
 
 struct Service {
@@ -98,6 +123,19 @@ impl PolicyModel {
             (Some(caller), Some(callee)) => self.services[*callee].callers.contains(*caller),
             _ => false,
         }
+    }
+
+    /// The policies that could have a say in calls of `caller` to `callee`, in the order of the mesh's files; conditions are not looked at.
+    pub fn concerning(&self, caller: &ServiceName, callee: &ServiceName) -> Vec<Concern> {
+        let (Some(caller), Some(callee)) = (self.index.get(caller), self.index.get(callee)) else { return Vec::new() };
+        let policies = self.services[*callee].policies.iter().map(|at| &self.policies[*at]);
+        let concerning = policies.filter(|policy| policy.principals.contains(*caller));
+        concerning.map(Concern::of).collect()
+    }
+
+    /// Every policy about calls, in the order of the mesh's files.
+    pub fn policies(&self) -> impl Iterator<Item = PolicyRef> {
+        self.policies.iter().map(|policy| Concern::of(policy).place)
     }
 
     /// What the sidecars of `callee` decide with. For a service that is not in the mesh: a bundle that denies everything.

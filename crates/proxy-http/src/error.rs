@@ -12,6 +12,13 @@ pub fn is_malformed(error: &BodyError) -> bool {
     error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
 }
 
+/// Whether a body broke off because its sender reset the stream (RFC 9113 s.6.4), rather than that the connection ended. A sender that
+/// only cancels does so for a reason of its own, and says nothing of where the body came from.
+pub fn is_reset(error: &BodyError) -> bool {
+    let error = error.downcast_ref::<h2::Error>();
+    error.is_some_and(|error| error.is_reset() && error.is_remote() && error.reason() != Some(h2::Reason::CANCEL))
+}
+
 /// Why an attempt came to nothing, and whether the endpoint can have begun to work on it.
 #[derive(Debug)]
 pub struct AttemptError {
@@ -40,5 +47,17 @@ impl AttemptError {
     /// An attempt that failed, with what is proven about it.
     pub fn new(failure: Failure, sent: Sent, reason: impl ToString) -> Self {
         Self { failure, sent, reason: reason.to_string() }
+    }
+
+    /// The same of an endpoint that is the app itself.
+    #[must_use]
+    pub fn of_app(mut self) -> Self {
+        self.failure = match self.failure {
+            Failure::UpstreamReset => Failure::AppReset,
+            Failure::UpstreamClosed => Failure::AppClosed,
+            Failure::UpstreamProtocol => Failure::AppProtocol,
+            other => other,
+        };
+        self
     }
 }

@@ -1,9 +1,10 @@
 //! An HTTP/2 stream's bytes, for both ends of a connection: bodies out, bodies in, and both at once as a tunnel.
 
 use std::any::Any;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -12,6 +13,7 @@ use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BodyError;
+use crate::flushes::Flushes;
 use crate::timed::{Patience, TimedBody};
 use crate::way::Way;
 
@@ -26,35 +28,24 @@ pub const STREAM_ERRORS_MAX: usize = 64 * 1024;
 /// bytes, costs a twenty-eighth of that.
 pub const SMALL_FRAMES_MAX: usize = 256 * 1024 * 1024;
 
-/// How a stream ends whose body breaks off. h2 forgets what is queued when it resets, and writes by a task of its own.
-#[derive(Clone, Copy)]
+/// How a stream ends whose body breaks off: h2 forgets what is queued when it resets.
 pub(crate) enum BreakOff {
     /// At once: what has not left of a request had better not begin.
     Request,
-    /// After what was said of an answer.
-    Answer,
-}
-
-impl BreakOff {
-    async fn reset(self, mut stream: SendStream<Bytes>) {
-        match self {
-            Self::Request => stream.send_reset(Reason::CANCEL),
-            Self::Answer => {
-                tokio::task::yield_now().await;
-                stream.send_reset(Reason::INTERNAL_ERROR);
-            }
-        }
-    }
+    /// After what was said of an answer has left.
+    Answer(Rc<Flushes>),
 }
 
 /// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off, or
 /// whose time is up while the window is closed, resets the stream.
 pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, off: BreakOff) {
+    // The head of an answer is on its way before.
+    let mut queued = off.count();
     loop {
         let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
             Next::Frame(frame) => frame,
             Next::Gone => return,
-            Next::Broken => return off.reset(stream).await,
+            Next::Broken => return off.reset(stream, &mut body, queued).await,
             Next::End => {
                 let _ = stream.send_data(Bytes::new(), true);
                 return;
@@ -66,13 +57,15 @@ pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<B
                     let room = match room(&mut stream, data.len(), &mut body).await {
                         Room::Bytes(room) => room,
                         Room::Gone => return,
-                        Room::Lost => return off.reset(stream).await,
+                        // Nobody reads: what is queued would not be either.
+                        Room::Lost => return stream.send_reset(Reason::CANCEL),
                     };
                     let part = data.split_to(room.min(data.len()));
                     let last = data.is_empty() && body.is_end_stream();
                     if stream.send_data(part, last).is_err() || last {
                         return;
                     }
+                    queued = off.count();
                 }
             }
             Err(frame) => {
@@ -82,6 +75,29 @@ pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<B
                 }
             }
         }
+    }
+}
+
+impl BreakOff {
+    /// How often all that was queued has left so far.
+    fn count(&self) -> u64 {
+        match self {
+            Self::Request => 0,
+            Self::Answer(flushes) => flushes.count(),
+        }
+    }
+
+    /// `queued` is the [count](Self::count) when something was queued last.
+    async fn reset(self, mut stream: SendStream<Bytes>, body: &mut impl TimedBody, queued: u64) {
+        let Self::Answer(flushes) = self else { return stream.send_reset(Reason::CANCEL) };
+        let mut left = pin!(flushes.after(queued));
+        let mut patience = Patience::default();
+        let ended = poll_fn(|cx| {
+            let gone = stream.poll_reset(cx).is_ready() || patience.poll_lost(body, cx).is_ready();
+            if gone { Poll::Ready(()) } else { left.as_mut().poll(cx) }
+        });
+        ended.await;
+        stream.send_reset(Reason::INTERNAL_ERROR);
     }
 }
 
@@ -139,8 +155,6 @@ pub fn poll_frame(stream: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Opt
     if let Some(data) = ready!(stream.poll_data(cx)) {
         let data = match data {
             Ok(data) => data,
-            // A server that answered in full and does not want the rest of the request (RFC 9113 s.8.1).
-            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => return Poll::Ready(None),
             Err(error) => return Poll::Ready(Some(Err(error.into()))),
         };
         let _ = stream.flow_control().release_capacity(data.len());
@@ -149,7 +163,6 @@ pub fn poll_frame(stream: &mut h2::RecvStream, cx: &mut Context<'_>) -> Poll<Opt
     match ready!(stream.poll_trailers(cx)) {
         Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
         Ok(None) => Poll::Ready(None),
-        Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
         Err(error) => Poll::Ready(Some(Err(error.into()))),
     }
 }

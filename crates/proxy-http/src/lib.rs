@@ -7,6 +7,7 @@
 
 pub mod client;
 mod error;
+mod flushes;
 mod h1;
 pub mod h2_stream;
 pub mod headers;
@@ -23,7 +24,7 @@ mod way;
 #[doc(hidden)]
 pub use h1::fuzz;
 
-pub use error::{AttemptError, BodyError, Sent, is_malformed};
+pub use error::{AttemptError, BodyError, Sent, is_malformed, is_reset};
 pub use h1::Malformed;
 pub use kind::{Kind, kind};
 pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};

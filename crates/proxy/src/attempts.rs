@@ -99,12 +99,17 @@ async fn one_after_another<T>(
         };
         let error = match attempt(call, one).await {
             Ok(answer) => return Ok(answer),
+            Err(error) if upstream.cluster.tls.is_none() => error.of_app(),
             Err(error) => error,
         };
         let Some(policy) = policy.filter(|policy| !last && permits(policy, error.sent)) else {
             return Err(error.into());
         };
-        let Some(kept) = again.as_ref().and_then(Again::body) else { return Err(error.into()) };
+        let Some(kept) = again.as_ref().and_then(Again::body) else {
+            let reason =
+                format!("{}, and the request's body was too long to be kept for another attempt", error.reason);
+            return Err(AttemptError { reason, ..error }.into());
+        };
         body = kept;
         tried.push(address);
         tokio::time::sleep(pause(policy, call.exchange.attempts, worker.random())).await;

@@ -113,6 +113,8 @@ pub enum Failure {
     AppUnreachable,
     /// The app closed the connection before it answered.
     AppClosed,
+    /// The app reset the request, or broke its answer off.
+    AppReset,
     /// The app did not speak HTTP.
     AppProtocol,
 }
@@ -431,6 +433,15 @@ impl Failure {
                 "upstream_reset_before_response_started{connection_termination}",
                 "connection_terminated",
                 "The app closed the connection before it answered"
+            ),
+            AppReset => facts!(
+                SERVICE_UNAVAILABLE,
+                "UR",
+                App,
+                "app_reset",
+                "upstream_reset_before_response_started{remote_reset}",
+                "connection_terminated",
+                "The app reset the request"
             ),
             AppProtocol => facts!(
                 BAD_GATEWAY,

@@ -39,6 +39,9 @@ enum Role {
     Server(command::server::Args),
     Sidecar(Box<sidecar::Args>),
     Check(command::check::Args),
+    Explain(Box<command::explain::Args>),
+    #[command(subcommand)]
+    Policy(command::policy::Policy),
     Status(command::status::Args),
     #[command(subcommand)]
     Identity(command::identity::Identity),
@@ -67,6 +70,8 @@ fn main() -> ExitCode {
         Role::Server(args) => start(Threads::Many, "info", command::server::run(args).done()),
         Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(*args)),
         Role::Check(args) => command::check::run(&args),
+        Role::Explain(args) => command::explain::run(&args),
+        Role::Policy(command) => command::policy::run(&command),
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
         Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),

@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What would end a process that does not know it, beside the real-time signals: SIGUSR2, timers, SIGIO, SIGPWR, a file that is larger
-/// than `ulimit -f` allows, and one that nobody has sent for decades. SIGPIPE is ignored by Rust's runtime.
-const OTHERS: [i32; 8] = {
-    use nix::libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR2, SIGVTALRM, SIGXFSZ};
-    [SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXFSZ, SIGSTKFLT]
+/// What would end a process that does not know it, beside the real-time signals: SIGUSR2, timers, SIGIO, SIGPWR, what `ulimit -f` and
+/// `ulimit -t` send, and one that nobody has sent for decades. SIGPIPE is ignored by Rust's runtime.
+const OTHERS: [i32; 9] = {
+    use nix::libc::{SIGALRM, SIGIO, SIGPROF, SIGPWR, SIGSTKFLT, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ};
+    [SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, SIGXCPU, SIGXFSZ, SIGSTKFLT]
 };
 
 /// What a container's manager sends to a process that it takes for systemd (`STOPSIGNAL SIGRTMIN+3`).

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use jiff::Timestamp;
+use std::time::SystemTime;
 
 use super::declared::Declared;
 use super::fields::{Field, Shape, short};
@@ -68,8 +66,12 @@ fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<
     match text.parse::<SpiffeId>() {
         Ok(id) => Some(TestCaller::Id(id)),
         Err(error) => {
-            let message = format!("`{}` is not a SPIFFE ID: {error}", short(text));
-            report.error(code::BAD_NAME, field.span(), message, "write one like spiffe://other.example/ns/prod/sa/web");
+            report.error(
+                code::BAD_NAME,
+                field.span(),
+                error.to_string(),
+                "write one like spiffe://other.example/ns/prod/sa/web",
+            );
             None
         }
     }
@@ -103,9 +105,8 @@ fn headers(field: Field<'_>, report: &mut Report) -> Option<BTreeMap<Arc<str>, A
 
 fn time(field: Field<'_>, report: &mut Report) -> Option<SystemTime> {
     let text = field.text(report)?;
-    let parsed = text.parse::<Timestamp>().ok().and_then(|time| u64::try_from(time.as_second()).ok());
-    match parsed {
-        Some(seconds) => Some(UNIX_EPOCH + Duration::from_secs(seconds)),
+    match crate::time::parse(text) {
+        Some(time) => Some(time),
         None => {
             let message = format!("`{}` is not a time", short(text));
             let hint = "write it with its offset, like 2026-03-29T09:00:00+02:00 or 2026-03-29T07:00:00Z";

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -136,7 +136,9 @@ impl H2Connection {
             Upload(task.abort_handle())
         });
         let response = answer(response, interim).await?;
-        Ok(response.map(|stream| H2Body { stream, _upload: upload }))
+        let (head, stream) = response.into_parts();
+        let has_trailers = has_trailers(&head.headers);
+        Ok(Response::from_parts(head, H2Body { stream, has_trailers, _upload: upload }))
     }
 
     /// Opens a two-way stream (extended CONNECT) and waits for the head of its response.
@@ -182,21 +184,34 @@ async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<R
     .await
 }
 
+/// A response of gRPC ends with trailers, or with its head.
+fn has_trailers(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+        && !headers.contains_key("grpc-status")
+}
+
 /// A response's body as it comes.
 pub struct H2Body {
     stream: RecvStream,
+    /// It is not whole without.
+    has_trailers: bool,
     _upload: Option<Upload>,
 }
 
 impl H2Body {
     /// Of a request without a body.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, _upload: None }
+        Self { stream, has_trailers: false, _upload: None }
     }
 
     /// The next frame.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        h2_stream::poll_frame(&mut self.stream, cx)
+        match ready!(h2_stream::poll_frame(&mut self.stream, cx)) {
+            // A server that answered in full and does not want the rest of the request (RFC 9113 s.8.1). That the answer had an end is
+            // forgotten by then.
+            Some(Err(error)) if is_no_error(&error) && !self.has_trailers => Poll::Ready(None),
+            frame => Poll::Ready(frame),
+        }
     }
 
     /// Whether nothing is to come.
@@ -223,6 +238,10 @@ impl Drop for StreamCount {
     }
 }
 
+fn is_no_error(error: &BodyError) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(Reason::NO_ERROR))
+}
+
 /// What an error before the response proves (RFC 9113 s.6.8 and s.8.7): a refused stream, or one beyond the last that a
 /// GOAWAY names, was not processed.
 fn failed(error: &h2::Error) -> AttemptError {
@@ -235,7 +254,15 @@ fn failed(error: &h2::Error) -> AttemptError {
     } else {
         Failure::UpstreamProtocol
     };
-    AttemptError::new(failure, sent, error)
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => {
+            AttemptError::new(failure, sent, "the request was refused (REFUSED_STREAM)")
+        }
+        Some(Reason::NO_ERROR) if error.is_go_away() => {
+            AttemptError::new(failure, sent, "the connection was going away (GOAWAY) and the request was left out")
+        }
+        _ => AttemptError::new(failure, sent, error),
+    }
 }
 
 #[cfg(test)]

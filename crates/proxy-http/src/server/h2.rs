@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep};
 use super::interim::Interim;
 use super::request::{ClientBody, ClientRequest};
 use super::service::Service;
+use crate::flushes::{Flushed, Flushes};
 use crate::h1::Malformed;
 use crate::h2_stream::{
     BreakOff, CONNECTION_WINDOW, H2Duplex, SMALL_FRAMES_MAX, STREAM_ERRORS_MAX, STREAM_WINDOW, send_body,
@@ -60,9 +61,10 @@ pub async fn serve<S>(service: &impl Service, offer: Offer, io: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let (io, flushes) = Flushed::new(io);
     let handshake = builder(offer).handshake(io);
     let ended = match tokio::time::timeout(PREFACE_BOUND, handshake).await {
-        Ok(Ok(served)) => serve_streams(service, served).await,
+        Ok(Ok(served)) => serve_streams(service, served, flushes).await,
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no HTTP/2 preface came".to_owned()),
     };
@@ -88,7 +90,11 @@ fn builder(offer: Offer) -> h2::server::Builder {
 }
 
 /// Begins each request that comes. When the proxy drains, tells the client once to begin no more, and ends with the last one.
-async fn serve_streams<S>(service: &impl Service, mut served: Served<S, Bytes>) -> Result<(), String>
+async fn serve_streams<S>(
+    service: &impl Service,
+    mut served: Served<S, Bytes>,
+    flushes: Rc<Flushes>,
+) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -106,11 +112,14 @@ where
         loop {
             match served.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    spawn_large(exchange(service.clone(), request, respond));
+                    spawn_large(exchange(service.clone(), request, respond, flushes.clone()));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    flushes.turn_ends();
+                    return Poll::Pending;
+                }
             }
         }
     })
@@ -118,7 +127,12 @@ where
 }
 
 /// One request and its response.
-async fn exchange(service: impl Service, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn exchange(
+    service: impl Service,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    flushes: Rc<Flushes>,
+) {
     let (head, receive) = request.into_parts();
     let head = Request::from_parts(head, ());
     let (mut tunnel, mut body, mut switched) = (None, ClientBody::Empty, None);
@@ -159,7 +173,7 @@ async fn exchange(service: impl Service, request: Request<RecvStream>, respond: 
             if let Ok(stream) = sent
                 && !ended
             {
-                send_body(body, stream, BreakOff::Answer).await;
+                send_body(body, stream, BreakOff::Answer(flushes)).await;
             }
         }
     }
@@ -205,9 +219,13 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
+    use http_body::Frame;
     use tokio::io::DuplexStream;
+    use weft_telemetry::Failure;
 
     use super::*;
+    use crate::error::BodyError;
+    use crate::timed::TimedBody;
 
     /// Reads and answers `/ok`, and leaves everything else unread and unanswered.
     async fn answer(io: DuplexStream) {
@@ -265,5 +283,89 @@ mod tests {
                 assert_eq!(ok.expect("small frames that wait closed nothing").status(), StatusCode::OK);
             })
             .await;
+    }
+
+    /// Answers with so many bytes, and breaks off.
+    #[derive(Clone)]
+    struct BreaksOff(usize);
+
+    struct Broken(usize);
+
+    impl http_body::Body for Broken {
+        type Data = Bytes;
+        type Error = BodyError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+            Poll::Ready(Some(match std::mem::take(&mut self.0) {
+                0 => Err("it broke".into()),
+                length => Ok(Frame::data(Bytes::from(vec![b'x'; length]))),
+            }))
+        }
+    }
+
+    impl TimedBody for Broken {
+        fn poll_overdue(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+
+        fn patience(&self) -> Option<Duration> {
+            None
+        }
+
+        fn give_up(&mut self) {}
+    }
+
+    impl Service for BreaksOff {
+        type Body = Broken;
+
+        fn answer(&self, _: ClientRequest) -> impl Future<Output = Response<Broken>> + 'static {
+            std::future::ready(Response::new(Broken(self.0)))
+        }
+
+        fn refuse(&self, failure: Failure, why: String) -> Response<Broken> {
+            panic!("{failure:?}: {why}")
+        }
+
+        fn drained(&self) -> impl Future<Output = ()> {
+            std::future::pending()
+        }
+
+        fn is_draining(&self) -> bool {
+            false
+        }
+    }
+
+    /// A connection that takes 4 KiB at a time, and a client that begins to read when all have asked.
+    #[tokio::test]
+    async fn what_was_said_before_it_broke_off_arrives_on_a_busy_connection() {
+        for length in [0, 1, 50_000, 200_000] {
+            let (near, far) = tokio::io::duplex(4096);
+            let asking = async move {
+                let mut builder = h2::client::Builder::new();
+                builder.initial_window_size(1 << 24).initial_connection_window_size(1 << 30);
+                let (mut client, connection) = builder.handshake::<_, Bytes>(near).await.expect("room for a preface");
+                tokio::task::spawn_local(connection);
+                let asked: Vec<_> =
+                    (0..60).map(|_| client.send_request(request("/"), true).expect("a request goes out").0).collect();
+                for answer in asked {
+                    let mut body = answer.await.expect("the head was said").into_body();
+                    let mut came = 0;
+                    let ended = loop {
+                        match body.data().await.expect("no end, since it broke off") {
+                            Ok(data) => {
+                                came += data.len();
+                                body.flow_control().release_capacity(data.len()).expect("what was received");
+                            }
+                            Err(error) => break error.reason(),
+                        }
+                    };
+                    assert_eq!((came, ended), (length, Some(Reason::INTERNAL_ERROR)));
+                }
+            };
+            let both = tokio::task::LocalSet::new();
+            both.spawn_local(async move { serve(&BreaksOff(length), Offer::default(), far).await });
+            let asked = tokio::time::timeout(Duration::from_secs(60), both.run_until(asking));
+            asked.await.expect("every answer ends");
+        }
     }
 }

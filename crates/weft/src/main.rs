@@ -42,6 +42,8 @@ enum Role {
     Status(command::status::Args),
     #[command(subcommand)]
     Identity(command::identity::Identity),
+    #[command(subcommand)]
+    Policy(command::policy::Policy),
     Demo(demo::Args),
     #[command(hide = true)]
     Guard(guard::Args),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Role::Check(args) => command::check::run(&args),
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
+        Role::Policy(command) => command::policy::run(&command),
         Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),
         Role::Guard(args) => Ok(guard::run(args)),
         Role::Exec(args) => Ok(exec::run(args)),

@@ -18,7 +18,7 @@ mod suggest;
 #[cfg(test)]
 mod tests;
 mod values;
-mod yaml;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 

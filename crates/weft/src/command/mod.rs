@@ -2,5 +2,6 @@
 
 pub(crate) mod check;
 pub(crate) mod identity;
+pub(crate) mod policy;
 pub(crate) mod server;
 pub(crate) mod status;

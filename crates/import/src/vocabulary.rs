@@ -1,0 +1,27 @@
+//! Which words this version of Weft has for what other meshes decide on: the one place where a new word is switched on.
+
+use weft_model::Intent;
+
+/// What a policy can read beside the caller, the callee, method, path, host and address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Vocabulary {
+    /// `context.port`, a Long that not every request has.
+    pub(crate) port: bool,
+    /// `context.tls.sni`, which not every connection has.
+    pub(crate) sni: bool,
+    /// `context.headers`: the names, in lower case, of those that the mesh declares. Each is a String that a request may lack.
+    pub(crate) headers: Vec<String>,
+}
+
+impl Vocabulary {
+    /// The words of a mesh, or those that every mesh has.
+    pub(crate) fn of(_mesh: Option<&Intent>) -> Self {
+        Self::default()
+    }
+
+    /// All words, and this header: what is to come is tried before it is switched on.
+    #[cfg(test)]
+    pub(crate) fn full(header: &str) -> Self {
+        Self { port: true, sni: true, headers: vec![header.to_owned()] }
+    }
+}

@@ -51,12 +51,13 @@ pub(crate) fn policy(policy: &Policy) -> String {
         Expr::True => {}
         condition => {
             text.push_str("\nwhen {\n");
-            let conditions = match condition {
-                Expr::And(items) => &items[..],
-                one => std::slice::from_ref(one),
+            let (conditions, joint) = match condition {
+                Expr::And(items) => (&items[..], " &&"),
+                Expr::Or(items) if 2 + whole(condition).chars().count() > WIDTH => (&items[..], " ||"),
+                one => (std::slice::from_ref(one), ""),
             };
             for (at, condition) in conditions.iter().enumerate() {
-                let end = if at + 1 < conditions.len() { " &&" } else { "" };
+                let end = if at + 1 < conditions.len() { joint } else { "" };
                 lines(condition, conditions.len() > 1, 2, end, &mut text);
             }
             text.push('}');
@@ -147,6 +148,9 @@ fn whole(expr: &Expr) -> String {
         Expr::Or(items) => joined(items, " || "),
         Expr::Not(inner) => match &**inner {
             Expr::OneOf(attr, texts) if texts.len() == 1 => format!("{} != {}", attribute(attr), quoted(&texts[0])),
+            Expr::In(Kind::Service, names) if names.len() == 1 => {
+                format!("principal != {}", entity(Kind::Service, &names[0]))
+            }
             inner @ (Expr::OneOf(..) | Expr::InRange(..)) => format!("!{}", whole(inner)),
             inner => format!("!({})", whole(inner)),
         },

@@ -30,6 +30,8 @@ pub(super) enum Loss {
     Meaning,
     /// It can, but what it names does not exist here.
     Name,
+    /// Istio refuses the value. Where its check is switched off, a rule that allows is ignored whole.
+    Refused,
 }
 
 impl Bounds {
@@ -53,6 +55,13 @@ impl Bounds {
     /// Anything.
     pub(super) fn unknown(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::between(Expr::False, Expr::True, problem, hint)
+    }
+
+    /// A value that Istio refuses.
+    pub(super) fn refused(problem: impl Into<String>) -> Self {
+        let hint = "repair it there, or write the rule by hand".to_owned();
+        let remark = Remark { problem: problem.into(), hint, loss: Loss::Refused };
+        Self { narrow: Expr::False, broad: Expr::True, remark: Some(remark) }
     }
 
     /// With a word for the reader, unless there is a weightier one.

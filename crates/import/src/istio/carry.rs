@@ -99,6 +99,9 @@ impl Work<'_> {
         for lost in &self.target.lost {
             let absent = self.target.resources.iter().any(|called| matches!(called, target::Resource::Absent { .. }));
             let effect = match self.effect {
+                Effect::Permit if self.policy.rules.is_empty() => {
+                    "it closes more than there: --default-allow opens none of what it could be for".to_owned()
+                }
                 Effect::Permit => "the whole policy is left out: what it allows is denied".to_owned(),
                 Effect::Forbid if self.target.resources.is_empty() => {
                     "nothing is written for it: WHAT IT DENIES IS NOT DENIED".to_owned()
@@ -150,7 +153,9 @@ impl Work<'_> {
         let before = self.issues.len();
         for said in &built.said {
             let issue = self.said(rule, said, built.size);
-            if !self.issues[before..].contains(&issue) {
+            // A note is worth one line a policy, whatever it is about.
+            let is_told = self.issues.iter().any(|told| told.level == Level::Note && told.problem == issue.problem);
+            if !is_told && !self.issues[before..].contains(&issue) {
                 self.issues.push(issue);
             }
         }

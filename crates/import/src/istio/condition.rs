@@ -33,6 +33,9 @@ pub(super) fn of<'a>(
 ) -> Expr {
     let mut any = Vec::new();
     for value in &field.values {
+        if field.attribute == Attribute::Host && request::is_said_without_port(&value.text, &field.values) {
+            continue;
+        }
         let Bounds { narrow, broad, remark } = bounds(&field.attribute, &value.text, namespace, world);
         said.extend(remark.map(|remark| Said { of: field, value, remark }));
         any.push(if (side == Side::Narrow) == field.negated { broad } else { narrow });
@@ -46,7 +49,7 @@ pub(super) fn of<'a>(
 
 fn bounds(attribute: &Attribute, value: &str, namespace: &str, world: &World<'_>) -> Bounds {
     if value.is_empty() && !matches!(attribute, Attribute::Refused(_)) {
-        return Bounds::unknown("an empty value, which Istio refuses", "repair it there, or write the rule by hand");
+        return Bounds::refused("an empty value, which Istio refuses");
     }
     match attribute {
         Attribute::Principal => principal::principals(value, world),
@@ -70,7 +73,7 @@ fn bounds(attribute: &Attribute, value: &str, namespace: &str, world: &World<'_>
             format!("`{}` is not known to this importer", crate::report::short(name)),
             "look for a typing mistake, or write the rule by hand",
         ),
-        Attribute::Refused(why) => Bounds::unknown(*why, "repair it there, or write the rule by hand"),
+        Attribute::Refused(why) => Bounds::refused(*why),
     }
 }
 

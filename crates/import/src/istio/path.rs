@@ -20,7 +20,7 @@ pub(super) fn paths(value: &str) -> Bounds {
     if value.contains(['{', '}']) {
         return template::template(value).unwrap_or_else(|problem| {
             let problem = format!("`{}` is no template that Istio and Envoy take: {problem}", short(value));
-            Bounds::unknown(problem, "repair it there, or write the rule by hand")
+            Bounds::refused(problem)
         });
     }
     let pattern = pattern::read(value);

@@ -88,7 +88,7 @@ fn callers(space: &str, account: &str, world: &World<'_>) -> Bounds {
         return Bounds::exact(Expr::False).noting(note);
     }
     let (known, others): (Vec<String>, Vec<String>) = names.into_iter().partition(|name| world.has_service(name));
-    let known = or(known.into_iter().map(|name| service(name)));
+    let known = or(known.into_iter().map(service));
     let Some(first) = others.first().map(|name| short(name)) else { return Bounds::exact(known) };
     // By its attributes, as a policy may not name what does not exist.
     let absent = others.iter().filter_map(|name| name.split_once('/'));
@@ -178,7 +178,7 @@ pub(super) fn service_accounts(value: &str, own_namespace: &str, world: &World<'
     if value.contains('*') || space.is_empty() || account.is_empty() || account.contains('/') {
         let problem =
             format!("Istio refuses `{}`: a service account is written namespace/name, without `*`", short(value));
-        return Bounds::unknown(problem, "repair it there, or write the rule by hand");
+        return Bounds::refused(problem);
     }
     callers(space, account, world)
 }
@@ -189,7 +189,7 @@ pub(super) fn trust_domains(value: &str, world: &World<'_>) -> Bounds {
     if pattern.has_star() || value.contains('/') {
         let problem =
             format!("Istio refuses `{}`: a trust domain has no `/`, and one `*` at most, at an end", short(value));
-        return Bounds::unknown(problem, "repair it there, or write the rule by hand");
+        return Bounds::refused(problem);
     }
     let domains = world.domains();
     let own = match pattern {

@@ -6,6 +6,7 @@ use weft_policy::host;
 
 use super::bounds::Bounds;
 use super::pattern::{self, Pattern};
+use super::policy::Text;
 use super::world::World;
 use crate::cedar::expr::{Attr, Compare, Expr, and, context, equal, or};
 use crate::report::short;
@@ -18,13 +19,18 @@ pub(super) fn methods(value: &str) -> Bounds {
     noting_star(Bounds::exact(pattern::read(value).on(context("method"))), value)
 }
 
+/// Whether a host is said by another value of its list: `x:*` is `x` with a port, and a port does not count here.
+pub(super) fn is_said_without_port(value: &str, others: &[Text]) -> bool {
+    value.strip_suffix(":*").is_some_and(|host| others.iter().any(|other| other.text.eq_ignore_ascii_case(host)))
+}
+
 /// `hosts`. Istio compares what was sent, in any case; `context.host` has no port, small letters, and no dot at the end.
 pub(super) fn hosts(value: &str) -> Bounds {
     let value = value.to_ascii_lowercase();
     let attr = || context("host");
     let with_port = |broad| {
         let problem = format!("`{}` has a port, and the host that a policy reads here has none", short(&value));
-        Bounds::between(Expr::False, broad, problem, "write the host without the port, if that is meant too")
+        Bounds::between(Expr::False, broad, problem, "write the host without the port too, if that is meant")
     };
     let bounds = match pattern::read(&value) {
         Pattern::Present => return Bounds::exact(Expr::True),
@@ -34,9 +40,6 @@ pub(super) fn hosts(value: &str) -> Bounds {
             if whole.trim_end_matches('.') == host { Bounds::exact(is) } else { with_port(is) }
         }
         Pattern::Prefix(start) => match start.rsplit_once(':') {
-            Some((host, "")) if !host.is_empty() && !host.contains(':') => {
-                Bounds::exact(equal(attr(), host::normalize(host)))
-            }
             Some((host, _)) if !host.contains(['[', ':']) => with_port(equal(attr(), host::normalize(host))),
             _ if start.ends_with('.') => {
                 let below = pattern::read(&value).on(attr());
@@ -63,7 +66,7 @@ pub(super) fn source_ips(value: &str) -> Bounds {
         Some(range) => Bounds::exact(Expr::InRange(context("sourceIp"), range)),
         None => {
             let problem = format!("Istio refuses `{}`: it is no IP address and no range like 10.0.0.0/8", short(value));
-            Bounds::unknown(problem, "repair it there, or write the rule by hand")
+            Bounds::refused(problem)
         }
     }
 }
@@ -94,7 +97,7 @@ pub(super) fn ports(value: &str, world: &World<'_>) -> Bounds {
     match value.parse::<u16>().ok().filter(|_| digits) {
         None => {
             let problem = format!("Istio refuses `{}`: a port is a number up to 65535", short(value));
-            Bounds::unknown(problem, "repair it there, or write the rule by hand")
+            Bounds::refused(problem)
         }
         Some(_) if !world.words.port => Bounds::unknown("policies of this version of Weft do not read the port", LATER),
         Some(port) => Bounds::exact(Expr::Number(context("port"), Compare::Equal, port.into())),

@@ -1,5 +1,6 @@
 //! A rule as policies: one for each caller that the scope can name, so that a sidecar is sent only what concerns it.
 
+use super::bounds::Loss;
 use super::condition::{self, Said, Side};
 use super::policy::{Match, Rule};
 use super::principal::scope_of;
@@ -101,6 +102,9 @@ fn conditions<'a>(
     let demanded = |list: Vec<Expr>| if list.is_empty() { vec![Expr::True] } else { list };
     let to = or(demanded(to));
     let mut conditions = Vec::new();
+    if side == Side::Narrow && said.iter().any(|said| said.remark.loss == Loss::Refused) {
+        return conditions;
+    }
     for from in demanded(from) {
         let condition = and([from, to.clone(), when.clone()]);
         // And one that allows is not looked at, if any of its fields is one of HTTP.
@@ -164,19 +168,38 @@ fn callers(condition: Expr, effect: Effect) -> Vec<(Scope, Expr)> {
         Expr::And(items) => items,
         one => vec![one],
     };
+    let others =
+        |at: usize| items.iter().enumerate().filter(move |(other, _)| *other != at).map(|(_, item)| item.clone());
     let by = |kind| items.iter().position(|item| scope_of(item).is_some_and(|(named, _)| named == kind));
     let named = by(Kind::Service).or_else(|| by(Kind::Namespace));
     let named = named.and_then(|at| scope_of(&items[at]).map(|scope| (at, scope)));
     // One that denies concerns callers in one way or the other; the shorter text is the better one.
-    let Some((at, (kind, names))) = named.filter(|(_, (_, names))| effect == Effect::Permit || names.len() == 1) else {
-        return vec![(Scope::Any, and(items))];
-    };
-    let rest = and(items.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, item)| item.clone()));
-    let scope = |name: &String| match kind {
-        Kind::Service => Scope::Service(name.clone()),
-        Kind::Namespace => Scope::Namespace(name.clone()),
-    };
-    names.iter().map(|name| (scope(name), rest.clone())).collect()
+    if let Some((at, (kind, names))) = named.filter(|(_, (_, names))| effect == Effect::Permit || names.len() == 1) {
+        let scope = |name: &String| match kind {
+            Kind::Service => Scope::Service(name.clone()),
+            Kind::Namespace => Scope::Namespace(name.clone()),
+        };
+        return names.iter().map(|name| (scope(name), and(others(at)))).collect();
+    }
+    let alternatives = items.iter().enumerate().find_map(|(at, item)| match item {
+        Expr::Or(any) if effect == Effect::Permit && any.iter().all(names_callers) => Some((at, any)),
+        _ => None,
+    });
+    match alternatives {
+        Some((at, any)) => {
+            let one = |item: &Expr| callers(and([item.clone()].into_iter().chain(others(at))), effect);
+            any.iter().flat_map(one).collect()
+        }
+        None => vec![(Scope::Any, and(items))],
+    }
+}
+
+/// Whether some scope can say whom a condition is for.
+fn names_callers(expr: &Expr) -> bool {
+    match expr {
+        Expr::And(items) => items.iter().any(|item| scope_of(item).is_some()),
+        one => scope_of(one).is_some(),
+    }
 }
 
 /// What is called, as a scope, and what a scope cannot say of it.

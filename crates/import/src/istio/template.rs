@@ -25,15 +25,15 @@ pub(super) fn template(value: &str) -> Result<Bounds, &'static str> {
             return Err("only {*} and {**} stand in braces, each as a whole segment");
         }
         if word.is_empty() || !word.bytes().all(is_literal) {
-            return Err("a segment of a template is not empty, and has only characters of a path, without * and =");
+            return Err("a segment of a template is not empty, and has only characters of a path, without *");
         }
     }
     let end: String = tail.iter().map(|word| format!("/{word}")).chain(slash_at_end.then(|| "/".to_owned())).collect();
-    let broad = match globs {
+    let condition = match globs {
         None => fixed(head, slash_at_end),
         Some(_) => open(head, &end),
     };
-    let Some(broad) = broad else {
+    let Some(condition) = condition else {
         let pieces = like(
             context("path"),
             segments(head).into_iter().chain([Piece::Text("/".to_owned()), Piece::Any]).collect(),
@@ -41,16 +41,12 @@ pub(super) fn template(value: &str) -> Result<Bounds, &'static str> {
         let problem = "a template with {*} and more than 8 segments before {**} cannot be said";
         return Ok(Bounds::between(Expr::False, pieces, problem, "write the rule by hand for a shorter path"));
     };
-    // Envoy lets neither of these characters into a segment that it matches.
-    let none_of =
-        ["*", "="].map(|c| not(like(context("path"), vec![Piece::Any, Piece::Text(c.to_owned()), Piece::Any])));
-    let narrow = and([broad.clone()].into_iter().chain(none_of));
-    Ok(Bounds { narrow, broad, remark: None })
+    Ok(Bounds::exact(condition))
 }
 
-/// What Envoy takes for a character of a template's segment: RFC 3986's pchar without `*` and `=`.
+/// What Istio takes for a character of a template's segment: RFC 3986's pchar without `*`.
 fn is_literal(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)
 }
 
 /// As many segments as the template has.

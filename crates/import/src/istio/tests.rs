@@ -1,1 +1,10 @@
+use crate::Input;
 
+mod decisions;
+mod fields;
+mod whole;
+
+/// One file of documents.
+fn file(text: impl Into<String>) -> Vec<Input> {
+    vec![Input { path: "istio.yaml".into(), text: text.into() }]
+}

@@ -22,12 +22,13 @@ pub(super) struct Carried {
     pub(super) report: PolicyReport,
 }
 
-/// Carries one policy over. `file` is the name of its file.
-pub(super) fn carry(policy: &Policy, file: &str, world: &World<'_>) -> Carried {
+/// Carries one policy of `all` over. `file` is the name of its file.
+pub(super) fn carry(policy: &Policy, all: &[Policy], file: &str, world: &World<'_>) -> Carried {
     let target = target::of(policy, world);
+    let whole = target::may_be_whole(policy, all, world);
     let effect = if policy.action == Action::Allow { Effect::Permit } else { Effect::Forbid };
     let mut work =
-        Work { policy, target: &target, effect, issues: Vec::new(), policies: Vec::new(), body: String::new() };
+        Work { policy, target: &target, whole, effect, issues: Vec::new(), policies: Vec::new(), body: String::new() };
     if work.is_enforced() {
         work.selection();
         work.rules(world);
@@ -50,6 +51,8 @@ pub(super) fn carry(policy: &Policy, file: &str, world: &World<'_>) -> Carried {
 struct Work<'a> {
     policy: &'a Policy,
     target: &'a Target,
+    /// Whether it may be for all workloads of its services.
+    whole: bool,
     effect: Effect,
     issues: Vec<Issue>,
     policies: Vec<print::Policy>,
@@ -102,6 +105,9 @@ impl Work<'_> {
                 Effect::Permit if self.policy.rules.is_empty() => {
                     "it closes more than there: --default-allow opens none of what it could be for".to_owned()
                 }
+                Effect::Permit if self.whole => {
+                    format!("it is for all of {}; what Istio lets everyone call is closed but for this", self.taken())
+                }
                 Effect::Permit => "the whole policy is left out: what it allows is denied".to_owned(),
                 Effect::Forbid if self.target.resources.is_empty() => {
                     "nothing is written for it: WHAT IT DENIES IS NOT DENIED".to_owned()
@@ -136,7 +142,7 @@ impl Work<'_> {
             let _ = writeln!(self.body, "// {word}");
             return;
         }
-        if self.effect == Effect::Permit && !self.target.lost.is_empty() {
+        if self.effect == Effect::Permit && !self.target.lost.is_empty() && !self.whole {
             return;
         }
         let tcp = world.speaks_tcp(|service| self.target.resources.iter().any(|called| called.covers(service)));

@@ -51,7 +51,7 @@ pub fn import(inputs: &[Input], options: &Options, mesh: Option<&Intent>) -> Res
     let mut taken: HashSet<String> = HashSet::from([DEFAULT_ALLOW.to_owned()]);
     for policy in &reader.policies {
         let name = free_name(&format!("{}-{}", policy.namespace, policy.name), &mut taken);
-        let carried = carry::carry(policy, &name, &world);
+        let carried = carry::carry(policy, &reader.policies, &name, &world);
         files.push(CedarFile { name: name.into(), text: carried.text });
         cedar.extend(carried.policies);
         report.policies.push(carried.report);

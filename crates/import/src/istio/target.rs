@@ -5,7 +5,7 @@
 
 use weft_model::{ServiceName, Span};
 
-use super::policy::{Policy, Selection, TargetRef};
+use super::policy::{Action, Policy, Selection, TargetRef};
 use super::world::World;
 use crate::report::short;
 
@@ -36,6 +36,8 @@ pub(super) struct Target {
 /// Something to say of a selection.
 #[derive(Clone, Debug)]
 pub(super) struct Lost {
+    /// Whether only a part of the workloads of a service is meant.
+    pub(super) is_part: bool,
     pub(super) field: String,
     pub(super) span: Span,
     pub(super) problem: String,
@@ -72,6 +74,7 @@ pub(super) fn of(policy: &Policy, world: &World<'_>) -> Target {
                     continue;
                 }
                 target.lost.push(Lost {
+                    is_part: name.is_some(),
                     field: format!("selector.matchLabels.{}", short(label)),
                     span: value.span.clone(),
                     problem: "Weft has policies for services, and this label does not name one".to_owned(),
@@ -94,6 +97,32 @@ pub(super) fn of(policy: &Policy, world: &World<'_>) -> Target {
         target.text = format!("{}, taken to be {taken}", target.text);
     }
     target
+}
+
+/// Whether an ALLOW policy for a part of a service's workloads may be for all of them: Istio lets everyone call the other part, if every
+/// other ALLOW policy that could be for the service is for the same part.
+pub(super) fn may_be_whole(policy: &Policy, all: &[Policy], world: &World<'_>) -> bool {
+    let target = of(policy, world);
+    let services: Option<Vec<ServiceName>> = target.resources.iter().map(Resource::service).collect();
+    let Some(services) = services.filter(|_| target.lost.iter().all(|lost| lost.is_part)) else { return false };
+    let others = all.iter().filter(|other| other.action == Action::Allow && !other.dry_run);
+    let mut others = others.filter(|other| !is_same(policy, other)).map(|other| of(other, world));
+    !others.any(|other| {
+        let covers = |service| other.resources.iter().any(|called| called.covers(service));
+        other.resources.is_empty() || services.iter().any(covers)
+    })
+}
+
+/// Whether two policies are for the same workloads.
+fn is_same(one: &Policy, other: &Policy) -> bool {
+    let labels = |policy: &Policy| match &policy.selection {
+        Selection::Labels { labels, .. } => {
+            let labels = labels.iter().map(|(label, value)| (label.clone(), value.text.clone()));
+            Some(labels.collect::<std::collections::BTreeMap<_, _>>())
+        }
+        _ => None,
+    };
+    one.namespace == other.namespace && labels(one).is_some() && labels(one) == labels(other)
 }
 
 fn everything(policy: &Policy, is_root: bool, world: &World<'_>) -> Resource {
@@ -122,7 +151,7 @@ fn named(namespace: &str, name: &str, field: &str, span: &Span, world: &World<'_
         };
         let hint = format!("if it is called otherwise here, say so: --rename {}=NAMESPACE/NAME", short(&service));
         target.resources.push(Resource::Absent { namespace: Some(space.to_owned()), name: Some(name.to_owned()) });
-        target.lost.push(Lost { field: field.to_owned(), span: span.clone(), problem, hint });
+        target.lost.push(Lost { is_part: false, field: field.to_owned(), span: span.clone(), problem, hint });
     }
 }
 
@@ -136,6 +165,7 @@ fn named_anywhere(name: &str, world: &World<'_>, target: &mut Target, span: &Spa
     let known = |service: &ServiceName| service.name() == name;
     if world.mesh.is_some_and(|mesh| !mesh.services.keys().any(known)) && target.resources.len() == 1 {
         target.lost.push(Lost {
+            is_part: false,
             field: "selector".to_owned(),
             span: span.clone(),
             problem: format!("the mesh has no service called {} in any namespace", short(name)),
@@ -161,6 +191,7 @@ fn referenced(reference: &TargetRef, namespace: &str, world: &World<'_>, target:
         _ => ("this is nothing that an AuthorizationPolicy can hang on", "name a Service by its kind and name"),
     };
     target.lost.push(Lost {
+        is_part: false,
         field: path.clone(),
         span: span.clone(),
         problem: problem.to_owned(),
@@ -181,6 +212,14 @@ impl Resource {
             Self::Absent { namespace: Some(namespace), name: None } => format!("every service of {}", short(namespace)),
             Self::Absent { namespace: None, name: Some(name) } => format!("services called {}", short(name)),
             Self::Absent { namespace: None, name: None } => "every service".to_owned(),
+        }
+    }
+
+    /// The service that it is, if it is one that may be named.
+    fn service(&self) -> Option<ServiceName> {
+        match self {
+            Self::Service(name) => name.parse().ok(),
+            _ => None,
         }
     }
 

@@ -120,10 +120,14 @@ fn labels_that_name_no_service() {
         of("ALLOW", "app: x", "prod"),
         (format!("permit (principal, action == Action::\"call\", {service});"), Outcome::Full)
     );
-    assert_eq!(of("ALLOW", "app: x, version: v1", "prod"), (String::new(), Outcome::Not));
+    let alone = of("ALLOW", "app: x, version: v1", "prod");
     assert_eq!(
         of("DENY", "app: x, version: v1", "prod"),
         (format!("forbid (principal, action == Action::\"call\", {service});"), Outcome::Part)
+    );
+    assert!(
+        alone.0.contains(service) && alone.1 == Outcome::Part,
+        "the other versions are open to everyone: {alone:?}"
     );
     assert_eq!(of("ALLOW", "version: v1", "prod").1, Outcome::Not);
     let (text, outcome) = of("DENY", "version: v1", "prod");
@@ -136,7 +140,28 @@ fn labels_that_name_no_service() {
         "{text}"
     );
     assert_eq!(of("ALLOW", "app: x, app.kubernetes.io/name: x", "prod").1, Outcome::Full);
-    assert_eq!(of("ALLOW", "app: x, app.kubernetes.io/name: y", "prod").1, Outcome::Not);
+    assert_eq!(of("ALLOW", "app: x, app.kubernetes.io/name: y", "prod").1, Outcome::Part);
+}
+
+/// Another ALLOW policy closes the other part of the workloads, and then the rules for one part would open the other.
+#[test]
+fn a_part_of_a_service_is_all_of_it_only_where_the_rest_is_open() {
+    let one = |name: &str, namespace: &str, selector: &str| {
+        policy(&format!("name: {name}, namespace: {namespace}"), &format!("{selector} rules: [{{}}]"))
+    };
+    let v1 = |name: &str| one(name, "prod", "selector: {matchLabels: {app: x, version: v1}},");
+    let outcome = |other: String| done(format!("{}{other}", v1("a"))).report.policies[0].outcome;
+    assert_eq!(outcome(String::new()), Outcome::Part);
+    assert_eq!(outcome(v1("b")), Outcome::Part);
+    assert_eq!(outcome(one("b", "prod", "selector: {matchLabels: {app: y}},")), Outcome::Part);
+    assert_eq!(outcome(one("b", "dev", "")), Outcome::Part);
+    assert_eq!(outcome(one("b", "prod", "action: DENY,")), Outcome::Part);
+    for labels in ["", "app: x", "app: x, version: v2", "tier: z"] {
+        let closing = format!("selector: {{matchLabels: {{{labels}}}}},");
+        assert_eq!(outcome(one("b", "prod", &closing)), Outcome::Not, "{closing}");
+        assert_eq!(outcome(one("b", "istio-system", &closing)), Outcome::Not, "{closing}");
+    }
+    assert_eq!(outcome(one("b", "istio-system", "targetRefs: [{kind: GatewayClass, name: w}],")), Outcome::Not);
 }
 
 #[test]

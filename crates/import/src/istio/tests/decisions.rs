@@ -441,6 +441,54 @@ fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, 
     (allowed, imported.report.is_whole(), texts)
 }
 
+/// Every path of up to four short segments, with and without a slash at its end.
+fn short_paths() -> Vec<&'static str> {
+    let mut paths = vec![String::new()];
+    let mut all = vec!["/".to_owned()];
+    for _ in 0..4 {
+        paths = paths.iter().flat_map(|path| ["a", "b", "x"].map(|word| format!("{path}/{word}"))).collect();
+        all.extend(paths.iter().flat_map(|path| [path.clone(), format!("{path}/")]));
+    }
+    // A test may leak what it needs to its end.
+    all.into_iter().map(|path| &*path.leak()).collect()
+}
+
+/// Each kind of pattern alone, so that no other rule hides what it does.
+#[test]
+fn a_path_matches_here_where_it_does_in_istio() {
+    let calls = short_paths().into_iter().map(|path| Call {
+        caller: "prod/web",
+        callee: "prod/board",
+        method: "GET",
+        path,
+        host: "x",
+        ip: "10.1.2.3",
+        token: false,
+        version: "v1",
+        port: "80",
+        client: "1.1.1.1",
+    });
+    let calls: Vec<Call> = calls.collect();
+    let (plain, negated, values) = OPERATION[1];
+    for (name, not) in [(plain, false), (negated, true)] {
+        for value in values.iter().filter(|value| !is_broken(&Field { name, not, values: Vec::new() }, value)) {
+            let to = vec![vec![Field { name, not, values: vec![value] }]];
+            let rules = vec![Rule { from: Vec::new(), to, when: Vec::new() }];
+            let document = Document { namespace: "prod", action: "ALLOW", dry_run: false, labels: &[], rules };
+            let documents = [document];
+            let (allowed, whole, text) = weft(&documents, &calls, true);
+            for (call, allowed) in calls.iter().zip(allowed) {
+                let original = istio(&documents, call);
+                assert!(
+                    if whole { allowed == original } else { original || !allowed },
+                    "{name} {value} {}\n{text}",
+                    call.path
+                );
+            }
+        }
+    }
+}
+
 /// A run of a few seconds, or as long as PROPTEST_CASES says.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)

@@ -16,6 +16,9 @@ pub enum Manners {
     Kind,
     /// Resets so many streams with `REFUSED_STREAM`, whole requests, before it answers any.
     Refuses(u64),
+    /// Holds so many whole requests until all are there, resets them all with `REFUSED_STREAM`, and answers what comes after: no call
+    /// is refused twice, however slowly they come.
+    RefusesTogether(u64),
     /// Sends a GOAWAY that leaves out the first request of each of so many connections, and answers nothing on them.
     Leaves(u64),
     /// Takes so many streams at once, refuses what comes beyond, and answers when it has that many or no more come.
@@ -36,6 +39,8 @@ struct State {
     answered: AtomicU64,
     refused: AtomicU64,
     connections: AtomicU64,
+    /// Whole requests that came, on all connections.
+    came: AtomicU64,
 }
 
 impl H2App {
@@ -44,8 +49,8 @@ impl H2App {
         let address = ports::free();
         let listener = TcpListener::bind(address).expect("the port is free");
         let counts = std::array::from_fn(|_| AtomicU64::new(0));
-        let [answered, refused, connections] = counts;
-        let state = Arc::new(State { manners, answered, refused, connections });
+        let [answered, refused, connections, came] = counts;
+        let state = Arc::new(State { manners, answered, refused, connections, came });
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -141,9 +146,15 @@ fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
     send(&mut stream, SETTINGS, 0, 0, &settings)?;
     send(&mut stream, WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes())?;
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
-    let (mut open, mut whole) = (BTreeSet::new(), BTreeSet::new());
+    let (mut open, mut whole, mut held) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     loop {
-        let Some(frame) = receive(&mut stream)? else {
+        let frame = receive(&mut stream)?;
+        if matches!(state.manners, Manners::RefusesTogether(most) if state.came.load(Ordering::Relaxed) >= most) {
+            for id in std::mem::take(&mut held) {
+                refuse(&mut stream, state, id, &mut open)?;
+            }
+        }
+        let Some(frame) = frame else {
             answer_all(&mut stream, state, &mut open, &mut whole)?;
             continue;
         };
@@ -172,7 +183,11 @@ fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
         if !ends || !open.contains(&frame.id) {
             continue;
         }
+        let before = state.came.fetch_add(1, Ordering::Relaxed);
         match state.manners {
+            Manners::RefusesTogether(most) if before < most => {
+                held.insert(frame.id);
+            }
             Manners::Refuses(most) if state.refused.load(Ordering::Relaxed) < most => {
                 refuse(&mut stream, state, frame.id, &mut open)?;
             }

@@ -223,7 +223,7 @@ fn refused_streams_are_sent_again(data_plane: DataPlane) {
 
 /// All at once: no bound on retries is in the way.
 fn many_refused_streams_are_sent_again(data_plane: DataPlane) {
-    let (app, answers) = calls(data_plane, Manners::Refuses(40), 40);
+    let (app, answers) = calls(data_plane, Manners::RefusesTogether(40), 40);
     assert_eq!((answers, app.refused(), app.answered()), (vec!["0".to_owned(); 40], 40, 40));
 }
 

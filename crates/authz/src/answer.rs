@@ -22,7 +22,7 @@ const DECISION_ID: &str = "x-weft-decision-id";
 pub(crate) struct Verdict {
     /// `None` lets the call pass.
     pub(crate) failure: Option<Failure>,
-    /// Determining policies, `file:line, file:line`.
+    /// Determining policies, `file:line, file:line`, or where a rule is missing.
     pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
     pub(crate) errors: Arc<[String]>,
@@ -31,7 +31,8 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
-        Self { failure: Some(failure), policy: "".into(), reason: reason.into(), errors: Arc::new([]) }
+        let reason: Arc<str> = reason.into();
+        Self { failure: Some(failure), policy: reason.clone(), reason, errors: Arc::new([]) }
     }
 }
 
@@ -39,7 +40,7 @@ impl From<Decision> for Verdict {
     fn from(decision: Decision) -> Self {
         Self {
             failure: (!decision.allowed).then_some(Failure::Denied),
-            policy: decision.places,
+            policy: decision.policy().clone(),
             reason: decision.reason,
             errors: decision.errors,
         }
@@ -78,7 +79,7 @@ fn allowed(call: &Call<'_>) -> OkHttpResponse {
 /// A problem document. A gRPC caller cannot read one: Envoy answers it with trailers only and the body as `grpc-message`, so
 /// the body is the sentence itself.
 fn denied(call: &Call<'_>, failure: Failure, reason: &str, id: &str) -> DeniedHttpResponse {
-    let problem = Problem { failure, detail: reason, request_id: call.request_id, decision_id: Some(id) };
+    let problem = Problem { failure, detail: reason, request_id: &call.request_id, decision_id: Some(id) };
     let proxy_status = problem.proxy_status("weft");
     let mut headers = vec![header(DECISION_ID, id), header("proxy-status", &proxy_status)];
     let status = failure.facts().status.as_u16();

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
@@ -9,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use weft_model::SpiffeId;
 use weft_model::intent::Paths;
 use weft_policy::path::{self, PathError};
-use weft_policy::{CallRequest, host};
+use weft_policy::{CallRequest, Headers, TlsFacts, host, is_grpc};
 
 /// What a check says of the call.
 pub(crate) struct Call<'a> {
@@ -17,12 +18,36 @@ pub(crate) struct Call<'a> {
     pub(crate) caller: Option<SpiffeId>,
     pub(crate) method: &'a str,
     pub(crate) host: Cow<'a, str>,
-    pub(crate) request_id: &'a str,
+    pub(crate) request_id: String,
     pub(crate) is_grpc: bool,
     /// The normalised path with its query, or why it is refused.
     target: Result<Cow<'a, str>, PathError>,
     protocol: &'a str,
     source_ip: Option<IpAddr>,
+    headers: Sent<'a>,
+    tls: Option<TlsFacts<'a>>,
+}
+
+/// The fields of a head, as policies read them. Envoy gives each name once, with the values of its lines joined by `,`, or line by line when it
+/// encodes them raw.
+#[derive(Debug)]
+struct Sent<'a>(Option<&'a HttpRequest>);
+
+impl Headers for Sent<'_> {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        let http = self.0?;
+        if let Some(joined) = http.headers.get(name) {
+            return Some(Cow::Borrowed(joined));
+        }
+        let lines = http.header_map.as_ref()?.headers.iter().filter(|entry| entry.key == name).map(|entry| {
+            if entry.raw_value.is_empty() {
+                Cow::Borrowed(&*entry.value)
+            } else {
+                String::from_utf8_lossy(&entry.raw_value)
+            }
+        });
+        lines.reduce(|joined, line| Cow::Owned(joined.into_owned() + "," + &line))
+    }
 }
 
 impl<'a> Call<'a> {
@@ -31,17 +56,22 @@ impl<'a> Call<'a> {
         let attributes = check.attributes.as_ref();
         let source = attributes.and_then(|attributes| attributes.source.as_ref());
         let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
+        let tls = attributes.and_then(|attributes| attributes.tls_session.as_ref());
+        let headers = Sent(http);
+        let is_grpc = headers.header("content-type").is_some_and(|kind| is_grpc(kind.as_bytes()));
         Self {
             caller: source.and_then(principal),
             source_ip: source.and_then(ip),
             method: http.map_or("", |http| &http.method),
             host: http.map_or(Cow::Borrowed(""), |http| host::normalize(&http.host)),
-            request_id: http.and_then(|http| header(http, "x-request-id")).unwrap_or("-"),
-            is_grpc: http.and_then(|http| header(http, "content-type")).is_some_and(is_grpc),
+            request_id: headers.header("x-request-id").unwrap_or(Cow::Borrowed("-")).into_owned(),
+            is_grpc,
             // Envoy has normalised it already; another client of this service may not have. And where Envoy keeps encoded slashes,
             // it refuses nothing that could be meant by them (`..%2F`), nor a backslash (`%5C`).
             target: http.map_or(Ok(Cow::Borrowed("")), |http| path::normalize(&http.path, paths)),
             protocol: http.map_or("TCP", |http| &http.protocol),
+            headers,
+            tls: tls.map(|tls| TlsFacts { server_name: (!tls.sni.is_empty()).then_some(&*tls.sni) }),
         }
     }
 
@@ -61,13 +91,20 @@ impl<'a> Call<'a> {
     /// For the engine.
     pub(crate) fn request(&self) -> Result<CallRequest<'_>, PathError> {
         let target = self.target.as_deref().map_err(|error| *error)?;
+        let (path, query) = path::split(target);
         Ok(CallRequest {
             principal: self.caller.as_ref(),
             method: self.method,
-            path: path::split(target).0,
+            path,
+            query,
             host: &self.host,
             protocol: self.protocol,
             source_ip: self.source_ip,
+            headers: &self.headers,
+            grpc: self.is_grpc,
+            tls: self.tls,
+            user: None,
+            now: SystemTime::now(),
         })
     }
 }
@@ -87,19 +124,4 @@ fn ip(peer: &Peer) -> Option<IpAddr> {
         Address::SocketAddress(socket) => socket.address.parse().ok(),
         _ => None,
     }
-}
-
-/// By a lower-case name. Envoy fills `header_map` instead of `headers` when `encode_raw_headers` is set.
-fn header<'a>(http: &'a HttpRequest, name: &str) -> Option<&'a str> {
-    let raw = || {
-        let entry = http.header_map.as_ref()?.headers.iter().find(|entry| entry.key == name)?;
-        if entry.raw_value.is_empty() { Some(&*entry.value) } else { std::str::from_utf8(&entry.raw_value).ok() }
-    };
-    http.headers.get(name).map(String::as_str).or_else(raw)
-}
-
-/// `application/grpc`, `application/grpc+proto`, .. but not `application/grpc-web`, as Envoy has it.
-fn is_grpc(content_type: &str) -> bool {
-    let rest = content_type.strip_prefix("application/grpc");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('+') || rest.starts_with(';'))
 }

@@ -102,7 +102,7 @@ fn log(call: &Call<'_>, verdict: &Verdict, id: &str, engine: Option<&Engine>) {
                 method = call.method,
                 path = call.path_without_query(),
                 host = &*call.host,
-                request_id = call.request_id,
+                request_id = &*call.request_id,
                 policy = &*verdict.policy,
                 policy_version = engine.map_or("-", Engine::version),
                 reason = &*verdict.reason,

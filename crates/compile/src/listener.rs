@@ -114,6 +114,7 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
         services: Some(Services::GrpcService(agent_service(Some(AUTHZ_TIMEOUT)))),
         transport_api_version: ApiVersion::V3.into(),
         status_on_error: Some(HttpStatus { code: NO_DECISION.into() }),
+        include_tls_session: true,
         ..Default::default()
     };
     let mut filters = vec![http_filter(HTTP_AUTHZ, &authz), router()];
@@ -148,6 +149,7 @@ fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
         stat_prefix: INGRESS.to_owned(),
         grpc_service: Some(agent_service(Some(AUTHZ_TIMEOUT))),
         transport_api_version: ApiVersion::V3.into(),
+        include_tls_session: true,
         ..Default::default()
     };
     let forward = TcpProxy {

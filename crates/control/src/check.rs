@@ -24,10 +24,26 @@ pub fn check(files: &[SourceFile]) -> Checked {
     if let Some(draft) = &intent {
         findings.extend(weft_policy::check(draft));
     }
+    if let Some(intent) = &intent
+        && findings.iter().all(|finding| finding.severity != Severity::Error)
+    {
+        findings.extend(failed_tests(intent));
+    }
     findings.sort_by_cached_key(|finding| (finding.span.is_none(), finding.span.clone(), finding.code));
     findings.dedup();
     let sound = findings.iter().all(|finding| finding.severity != Severity::Error);
     Checked { intent: intent.filter(|_| sound), findings }
+}
+
+/// The mesh's own tests decide with the policies of the same commit, so they are run when nothing else is wrong.
+fn failed_tests(intent: &Intent) -> Vec<Finding> {
+    if intent.tests.is_empty() {
+        return Vec::new();
+    }
+    match weft_policy::compile(intent, "") {
+        Ok(model) => weft_policy::run_tests(intent, &model).into_iter().filter_map(|outcome| outcome.failure).collect(),
+        Err(findings) => findings,
+    }
 }
 
 #[cfg(test)]
@@ -92,14 +108,7 @@ mod tests {
         let may = |caller: &str, callee: &str, method: &str, path: &str| {
             let caller = weft_model::SpiffeId::for_service(&intent.mesh.trust_domain, &caller.parse().expect("a name"));
             let engine = Engine::new(&model.bundle_for(&callee.parse().expect("a name"))).expect("a bundle");
-            let request = CallRequest {
-                principal: Some(&caller),
-                method,
-                path,
-                host: "x",
-                protocol: "HTTP/1.1",
-                source_ip: None,
-            };
+            let request = CallRequest { method, path, ..weft_policy::testing::request(&caller) };
             engine.decide(&request).allowed
         };
         assert!(may("prod/web", "prod/board", "GET", "/"));

@@ -60,3 +60,9 @@ pub const SHADOWED: &str = "WEFT0144";
 pub const NOT_HTTP: &str = "WEFT0145";
 /// A subset that no written-down endpoint belongs to.
 pub const EMPTY_SUBSET: &str = "WEFT0146";
+/// A role that is a member of itself.
+pub const ROLE_CIRCLE: &str = "WEFT0147";
+/// A header field that no policy should read.
+pub const BAD_INPUT: &str = "WEFT0148";
+/// A call of a test that is not written as one.
+pub const BAD_TEST: &str = "WEFT0149";

@@ -3,13 +3,14 @@
 //! These are the types that the rest of Weft reads; `parse` (in this crate) makes them from files.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Span;
-use crate::id::{ServiceName, TrustDomain};
+use crate::id::{ServiceName, SpiffeId, TrustDomain};
 
 /// All documents of one commit.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Intent {
     pub roles: BTreeMap<Arc<str>, Role>,
     /// Every `.cedar` file, sorted by path.
     pub policies: Vec<PolicyFile>,
+    /// Every `Test`, in the order written.
+    pub tests: Vec<Test>,
     /// What `weft up` runs on this machine (`kind: Local`), in the order written.
     pub local: Vec<LocalApp>,
 }
@@ -35,10 +38,30 @@ pub struct Mesh {
     pub trust_domain: TrustDomain,
     /// The ABAC vocabulary: attribute -> its legal values.
     pub attributes: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+    /// What policies may read of a request beside what every request has.
+    pub policy: PolicyInputs,
     /// What holds where a service says nothing.
     pub defaults: Defaults,
     /// Where the document starts.
     pub span: Span,
+}
+
+/// `Mesh.policy`: which parts of a request policies may read, where there is no end to what a request could carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct PolicyInputs {
+    /// Names of header fields, lower-case, sorted: `context.headers`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Arc<str>>,
+    /// Names of parameters of the query, sorted: `context.query`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<Arc<str>>,
+    /// Names of a user's claims, sorted: `context.user.claims`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<Arc<str>>,
+    /// Name -> time zone of the IANA database, like `Europe/Berlin`: `context.time`. `utc` is always there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub time_zones: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// `Mesh.defaults`.
@@ -188,15 +211,96 @@ pub struct Allow {
     pub path: Arc<str>,
 }
 
+/// Who has a role.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// A caller as `access` names it; a role means all who have it.
+    Caller(Caller),
+    /// `prod/web-*`, `*/batch`: services whose namespace and name match.
+    Pattern(ServicePattern),
+}
+
+/// Namespace and name with `*` for any letters, also none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePattern {
+    /// Of the namespace.
+    pub namespace: Arc<str>,
+    /// Of the name.
+    pub name: Arc<str>,
+}
+
+impl ServicePattern {
+    /// True if both parts of the name fit.
+    pub fn matches(&self, service: &ServiceName) -> bool {
+        glob(&self.namespace, service.namespace()) && glob(&self.name, service.name())
+    }
+}
+
+/// Whether `text` is `pattern` with something in the place of each `*`. Names are short: at most 63 letters.
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        // The first place is the best: it leaves the most for what follows.
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.len() >= last.len() && rest.ends_with(last)
+}
+
 /// `kind: Role`: a named group of services.
 #[derive(Clone, Debug)]
 pub struct Role {
     /// Name, as in `role:reporting`.
     pub name: Arc<str>,
-    /// Members; never a role itself.
-    pub members: Vec<Caller>,
+    /// Members. A role among them brings its own members; no role is a member of itself, by whatever way.
+    pub members: Vec<Member>,
     /// Where the document starts.
     pub span: Span,
+}
+
+/// `kind: Test`: calls, and what is to be decided about them. A commit whose decisions are others is refused.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// For people.
+    pub name: Arc<str>,
+    /// In the order written.
+    pub decisions: Vec<ExpectedDecision>,
+}
+
+/// One entry of `Test.decisions`.
+#[derive(Clone, Debug)]
+pub struct ExpectedDecision {
+    /// Who calls.
+    pub from: TestCaller,
+    /// Whom.
+    pub to: ServiceName,
+    /// Empty for TCP.
+    pub method: Arc<str>,
+    /// Path and query; empty for TCP.
+    pub target: Arc<str>,
+    /// Header fields by lower-case name.
+    pub headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where the call comes from.
+    pub source: Option<IpAddr>,
+    /// When; demanded where a policy reads the time.
+    pub at: Option<SystemTime>,
+    /// True for `expect: allow`.
+    pub allowed: bool,
+    /// `file` or `file:line` of a policy that must be among those that determine it.
+    pub by: Option<Arc<str>>,
+    /// Where the entry starts.
+    pub span: Span,
+}
+
+/// Who calls in a test.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TestCaller {
+    /// A service of the mesh.
+    Service(ServiceName),
+    /// Whoever has this identity.
+    Id(SpiffeId),
 }
 
 /// One `.cedar` file.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use weft_model::intent::Paths;
+use weft_model::intent::{Paths, PolicyInputs};
 use weft_model::{ServiceName, TrustDomain};
 
 pub use crate::entities::ServiceFacts;
 
 /// The version of the document's shape that this code writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why policies cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +47,9 @@ pub enum PolicyError {
     /// A service's attributes cannot be used.
     #[error("the attributes of the services cannot be used: {0}")]
     Entities(String),
+    /// The control plane's database of time zones knows one that this program's does not.
+    #[error("there is no time zone {0} here: use the control plane's version of weft")]
+    TimeZone(Arc<str>),
 }
 
 /// One policy as text.
@@ -67,7 +70,7 @@ pub struct PolicyText {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bundle {
-    format: u32,
+    pub(crate) format: u32,
     /// First 16 hexadecimal digits of the SHA-256 of the rest.
     pub revision: String,
     /// Trust domain of the mesh.
@@ -76,6 +79,11 @@ pub struct Bundle {
     pub service: ServiceFacts,
     /// Where its `access` is written, like `services/board.yaml:12`; said in denials.
     pub access: Arc<str>,
+    /// The callee's port, that of the app.
+    pub port: u16,
+    /// What the policies read of requests beside what all of them have. Left out of the document where it is nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inputs: PolicyInputs,
     /// How the callee reads paths. Left out of the document where it is the default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub paths: Paths,
@@ -85,23 +93,31 @@ pub struct Bundle {
     pub callers: Vec<ServiceFacts>,
 }
 
-fn is_default(paths: &Paths) -> bool {
-    *paths == Paths::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Bundle {
-    pub(crate) fn new(
-        trust_domain: TrustDomain,
-        service: ServiceFacts,
-        access: Arc<str>,
-        paths: Paths,
-        policies: Vec<PolicyText>,
-        callers: Vec<ServiceFacts>,
-    ) -> Self {
-        let (format, revision) = (FORMAT, String::new());
-        let mut bundle = Self { format, revision, trust_domain, service, access, paths, policies, callers };
-        bundle.revision = bundle.content_hash();
-        bundle
+    /// With the revision that its content has.
+    pub(crate) fn sealed(mut self) -> Self {
+        self.revision = self.content_hash();
+        self
+    }
+
+    /// A bundle that denies everything, to be filled and [sealed](Self::sealed).
+    pub(crate) fn denying(trust_domain: TrustDomain, service: ServiceFacts, access: Arc<str>) -> Self {
+        Self {
+            format: FORMAT,
+            revision: String::new(),
+            trust_domain,
+            service,
+            access,
+            port: 0,
+            inputs: PolicyInputs::default(),
+            paths: Paths::default(),
+            policies: Vec::new(),
+            callers: Vec::new(),
+        }
     }
 
     /// The document, JSON in UTF-8. Equal bundles have equal bytes.
@@ -152,8 +168,8 @@ mod tests {
         assert_eq!(Bundle::from_bytes(text.as_bytes()), Ok(bundle));
         let damaged = text.replace("prod/board", "prod/beard");
         assert!(matches!(Bundle::from_bytes(damaged.as_bytes()), Err(PolicyError::Damaged { .. })));
-        let newer = text.replace("\"format\":1", "\"format\":2,\"more\":{}");
-        assert_eq!(Bundle::from_bytes(newer.as_bytes()), Err(PolicyError::Version(2)));
+        let newer = text.replace("\"format\":2", "\"format\":3,\"more\":{}");
+        assert_eq!(Bundle::from_bytes(newer.as_bytes()), Err(PolicyError::Version(3)));
         assert!(matches!(Bundle::from_bytes(b"{}"), Err(PolicyError::Format(_))));
 
         assert!(!text.contains("paths"), "{text}");

@@ -141,7 +141,7 @@ fn kept_slashes(intent: &Intent, sources: &[Source], findings: &mut Vec<Finding>
     let universe = Universe::new(named);
     let reads_path = |source: &&Source| {
         let form = source.policy.to_json();
-        form.is_ok_and(|form| context::reads(&form["conditions"]).attributes().path)
+        form.is_ok_and(|form| context::reads(&form["conditions"], &intent.mesh.policy).has_path())
     };
     let rules: Vec<_> =
         sources.iter().filter(reads_path).map(|rule| (rule, universe.resources(&rule.policy))).collect();

@@ -1,79 +1,188 @@
 //! What a policy can read of a request: the attributes of Cedar's `context`, and which of them a policy mentions.
 //!
-//! A decision builds only what some policy reads, and a caller may keep a decision for requests that agree in what is read.
+//! A decision builds only what some policy reads (`build`), and a caller may keep a decision for requests that agree in what is read
+//! (`key`).
+
+mod build;
+mod clock;
+mod key;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::Value;
+use weft_model::intent::PolicyInputs;
 
-/// How many leading segments of a path `first1` .. `first8` give.
-pub(crate) const MAX_FIRST: usize = 8;
+pub(crate) use build::{Surroundings, build};
+pub(crate) use clock::{Clock, minute};
+pub(crate) use key::write as write_key;
 
-/// Names of the attributes; the position is the bit in an [`Reads`].
-pub(crate) const NAMES: [&str; 6 + MAX_FIRST] = [
-    "method", "path", "depth", "host", "protocol", "sourceIp", "first1", "first2", "first3", "first4", "first5",
-    "first6", "first7", "first8",
-];
+/// How many leading segments of a path `first1` .. `first8` and `segment1` .. `segment8` give.
+pub(crate) const MAX_SEGMENTS: u8 = 8;
+/// The time zone that is always there.
+pub(crate) const UTC: &str = "utc";
 
-/// What decisions can depend on beside the principal. `path` stands for all that follows from it (`depth`, `first1` ..) too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AttributeSet {
-    /// `context.method`.
-    pub method: bool,
-    /// `context.path`, `depth`, `first1` .. `first8`.
-    pub path: bool,
-    /// `context.host`.
-    pub host: bool,
-    /// `context.protocol`.
-    pub protocol: bool,
-    /// `context.sourceIp`.
-    pub source_ip: bool,
+/// One thing that policies can read of a request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Attribute {
+    Method,
+    Path,
+    /// How many `/` the path has.
+    Depth,
+    /// The first `n` segments of the path.
+    First(u8),
+    /// The `n`th segment alone.
+    Segment(u8),
+    Host,
+    Port,
+    Protocol,
+    SourceIp,
+    /// Of `context.headers`.
+    Header(Arc<str>),
+    /// Of `context.query`.
+    Query(Arc<str>),
+    Grpc,
+    Tls,
+    User,
+    /// Of `context.time`.
+    Zone(Arc<str>),
+    Now,
+    BreakGlass,
 }
 
-/// A set of context attributes, one by one.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Reads(u16);
+impl Attribute {
+    /// It follows from the path.
+    pub(crate) fn is_of_path(&self) -> bool {
+        matches!(self, Self::Path | Self::Depth | Self::First(_) | Self::Segment(_) | Self::Grpc)
+    }
+
+    /// It changes while nothing else does.
+    pub(crate) fn is_of_time(&self) -> bool {
+        matches!(self, Self::Zone(_) | Self::Now)
+    }
+}
+
+/// A set of attributes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reads(BTreeSet<Attribute>);
 
 impl Reads {
-    pub(crate) const ALL: Self = Self((1 << NAMES.len()) - 1);
-    pub(crate) const NOTHING: Self = Self(0);
-
-    pub(crate) fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    /// All that there is to read.
+    pub(crate) fn all(inputs: &PolicyInputs) -> Self {
+        use Attribute as A;
+        let plain = [
+            A::Method,
+            A::Path,
+            A::Depth,
+            A::Host,
+            A::Port,
+            A::Protocol,
+            A::SourceIp,
+            A::Grpc,
+            A::Tls,
+            A::User,
+            A::Now,
+            A::BreakGlass,
+        ];
+        let segments = (1..=MAX_SEGMENTS).flat_map(|n| [A::First(n), A::Segment(n)]);
+        let records = ["headers", "query", "time"].into_iter().flat_map(|record| all_of(record, inputs));
+        Self(plain.into_iter().chain(segments).chain(records).collect())
     }
 
-    /// True if the attribute of this name is read.
-    pub(crate) fn has(self, name: &str) -> bool {
-        self.0 & Self::named(name).0 != 0
+    pub(crate) fn union(mut self, other: &Self) -> Self {
+        self.0.extend(other.0.iter().cloned());
+        self
     }
 
-    /// The numbers `n` for which `first<n>` is read.
-    pub(crate) fn firsts(self) -> impl Iterator<Item = usize> {
-        (1..=MAX_FIRST).filter(move |n| self.0 & (1 << (5 + n)) != 0)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Attribute> {
+        self.0.iter()
     }
 
-    /// Grouped by what a request gives.
-    pub(crate) fn attributes(self) -> AttributeSet {
-        AttributeSet {
-            method: self.has("method"),
-            path: self.has("path") || self.has("depth") || self.firsts().next().is_some(),
-            host: self.has("host"),
-            protocol: self.has("protocol"),
-            source_ip: self.has("sourceIp"),
+    pub(crate) fn has(&self, attribute: &Attribute) -> bool {
+        self.0.contains(attribute)
+    }
+
+    /// The path, or something that follows from it.
+    pub(crate) fn has_path(&self) -> bool {
+        self.iter().any(Attribute::is_of_path)
+    }
+
+    /// What of `inputs` is read.
+    pub(crate) fn inputs(&self, inputs: &PolicyInputs) -> PolicyInputs {
+        let is_read = |attribute: Attribute| self.has(&attribute);
+        let of = |names: &[Arc<str>], attribute: fn(Arc<str>) -> Attribute| {
+            names.iter().filter(|name| is_read(attribute((*name).clone()))).cloned().collect()
+        };
+        PolicyInputs {
+            headers: of(&inputs.headers, Attribute::Header),
+            query: of(&inputs.query, Attribute::Query),
+            claims: if is_read(Attribute::User) { inputs.claims.clone() } else { Vec::new() },
+            time_zones: inputs
+                .time_zones
+                .iter()
+                .filter(|(name, _)| is_read(Attribute::Zone((*name).clone())))
+                .map(|(name, zone)| (name.clone(), zone.clone()))
+                .collect(),
         }
     }
 
-    /// A name that the schema does not have reads everything: it cannot be told what it will mean.
-    fn named(name: &str) -> Self {
-        NAMES.iter().position(|known| *known == name).map_or(Self::ALL, |bit| Self(1 << bit))
+    /// An attribute of `context` by its name, or all of a record's.
+    fn named(name: &str, inputs: &PolicyInputs) -> Self {
+        use Attribute as A;
+        let plain = match name {
+            "method" => A::Method,
+            "path" => A::Path,
+            "depth" => A::Depth,
+            "host" => A::Host,
+            "port" => A::Port,
+            "protocol" => A::Protocol,
+            "sourceIp" => A::SourceIp,
+            "grpc" => A::Grpc,
+            "tls" => A::Tls,
+            "user" => A::User,
+            "now" => A::Now,
+            "breakGlass" => A::BreakGlass,
+            "headers" | "query" | "time" => return Self(all_of(name, inputs).collect()),
+            // A name that the schema does not have: it cannot be told what it will mean.
+            _ => match numbered(name) {
+                Some(attribute) => attribute,
+                None => return Self::all(inputs),
+            },
+        };
+        Self(BTreeSet::from([plain]))
     }
 
-    fn names(self) -> impl Iterator<Item = &'static str> {
-        NAMES.iter().enumerate().filter(move |(bit, _)| self.0 & (1 << bit) != 0).map(|(_, name)| *name)
+    /// `context.<record>.<name>`.
+    fn within(record: &str, name: &str, inputs: &PolicyInputs) -> Self {
+        let known = |names: &[Arc<str>]| names.iter().any(|known| **known == *name);
+        let attribute = match record {
+            "headers" if known(&inputs.headers) => Attribute::Header(name.into()),
+            "query" if known(&inputs.query) => Attribute::Query(name.into()),
+            "time" if name == UTC || inputs.time_zones.contains_key(name) => Attribute::Zone(name.into()),
+            _ => return Self::named(record, inputs),
+        };
+        Self(BTreeSet::from([attribute]))
     }
 }
 
-impl std::fmt::Debug for Reads {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.names()).finish()
+fn all_of<'a>(record: &'a str, inputs: &'a PolicyInputs) -> impl Iterator<Item = Attribute> + 'a {
+    let only = move |name: &str| record == name;
+    let headers = inputs.headers.iter().filter(move |_| only("headers")).cloned().map(Attribute::Header);
+    let query = inputs.query.iter().filter(move |_| only("query")).cloned().map(Attribute::Query);
+    let zones = inputs.time_zones.keys().cloned().chain([UTC.into()]);
+    headers.chain(query).chain(zones.filter(move |_| only("time")).map(Attribute::Zone))
+}
+
+/// `first3` or `segment3`.
+fn numbered(name: &str) -> Option<Attribute> {
+    let (make, digits): (fn(u8) -> Attribute, &str) = match (name.strip_prefix("first"), name.strip_prefix("segment")) {
+        (Some(digits), _) => (Attribute::First, digits),
+        (_, Some(digits)) => (Attribute::Segment, digits),
+        _ => return None,
+    };
+    match digits.as_bytes() {
+        [digit @ b'1'..=b'8'] => Some(make(digit - b'0')),
+        _ => None,
     }
 }
 
@@ -83,92 +192,52 @@ pub(crate) fn depth(path: &str) -> usize {
 }
 
 /// The first `n` segments of a path with the slash before each (`/a/b` of `/a/b/c` for 2), if it has as many.
-pub(crate) fn first(path: &str, n: usize) -> Option<&str> {
+pub(crate) fn first(path: &str, n: u8) -> Option<&str> {
     let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
-    slashes.nth(n - 1)?;
+    slashes.nth(usize::from(n) - 1)?;
     Some(&path[..slashes.next().unwrap_or(path.len())])
 }
 
+/// The `n`th segment of a path (`b` of `/a/b/c` for 2), if it has as many.
+pub(crate) fn segment(path: &str, n: u8) -> Option<&str> {
+    path.strip_prefix('/')?.split('/').nth(usize::from(n) - 1)
+}
+
 /// The context attributes that a policy (in Cedar's JSON form) mentions; all of them if `context` is used as a whole.
-pub(crate) fn reads(policy: &Value) -> Reads {
+pub(crate) fn reads(policy: &Value, inputs: &PolicyInputs) -> Reads {
     match policy {
-        Value::Array(items) => items.iter().map(reads).fold(Reads::NOTHING, Reads::union),
+        Value::Array(items) => {
+            items.iter().map(|item| reads(item, inputs)).fold(Reads::default(), |all, more| all.union(&more))
+        }
         Value::Object(members) => {
-            if members.get("Var").is_some_and(|variable| variable == "context") {
-                return Reads::ALL;
-            }
-            let access = members.get(".").or_else(|| members.get("has")).filter(|access| is_context(&access["left"]));
-            if let Some(access) = access {
-                return match &access["attr"] {
-                    Value::String(name) => Reads::named(name),
-                    // `context has a.b`
-                    Value::Array(names) => names.first().and_then(Value::as_str).map_or(Reads::ALL, Reads::named),
-                    _ => Reads::ALL,
+            if let Some(way) = way(policy) {
+                return match &way[..] {
+                    [] => Reads::all(inputs),
+                    [name] => Reads::named(name, inputs),
+                    [record, name, ..] => Reads::within(record, name, inputs),
                 };
             }
-            members.values().map(reads).fold(Reads::NOTHING, Reads::union)
+            members.values().map(|part| reads(part, inputs)).fold(Reads::default(), |all, more| all.union(&more))
         }
-        _ => Reads::NOTHING,
+        _ => Reads::default(),
     }
 }
 
-fn is_context(expression: &Value) -> bool {
-    expression["Var"] == "context"
+/// `["headers", "x-tenant"]` for `context.headers["x-tenant"]`, and for a `has` of the same; `[]` for `context` itself.
+fn way(expression: &Value) -> Option<Vec<&str>> {
+    if expression["Var"] == "context" {
+        return Some(Vec::new());
+    }
+    let access = expression.get(".").or_else(|| expression.get("has"))?;
+    let mut way = way(&access["left"])?;
+    match &access["attr"] {
+        Value::String(name) => way.push(name),
+        // `context has a.b`
+        Value::Array(names) => way.extend(names.iter().filter_map(Value::as_str)),
+        _ => return Some(Vec::new()),
+    }
+    Some(way)
 }
 
 #[cfg(test)]
-mod tests {
-    use cedar_policy::Policy;
-
-    use super::*;
-
-    fn reads_of(conditions: &str) -> Vec<&'static str> {
-        let text = format!("permit(principal, action, resource) {conditions};");
-        let policy = Policy::parse(None, text).expect("parses");
-        reads(&policy.to_json().expect("has a JSON form")).names().collect()
-    }
-
-    #[test]
-    fn a_policy_reads_what_it_mentions() {
-        assert!(reads_of("").is_empty());
-        assert!(reads_of("when { principal.name == \"context\" && resource has path }").is_empty());
-        assert_eq!(
-            reads_of("when { context.path like \"/a*\" } unless { context.method == \"GET\" }"),
-            ["method", "path"]
-        );
-        assert_eq!(reads_of("when { context has sourceIp }"), ["sourceIp"]);
-        assert_eq!(reads_of("when { context[\"host\"] == \"x\" || [context.depth].contains(3) }"), ["depth", "host"]);
-        assert_eq!(reads_of("when { if context has first2 then context.first2 == \"/a/b\" else false }"), ["first2"]);
-        assert_eq!(reads_of("when { {\"Var\": context.host} == {\"Var\": \"x\"} }"), ["host"]);
-        assert_eq!(reads_of("when { context has host.name }"), ["host"]);
-        assert_eq!(reads_of("when { ip(\"1.2.3.4\") == context.sourceIp }"), ["sourceIp"]);
-    }
-
-    #[test]
-    fn context_as_a_whole_reads_everything() {
-        for whole in [
-            "when { context == {\"path\": \"/\"} }",
-            "when { {a: context}.a.path == \"/\" }",
-            "when { context.what == 1 }",
-        ] {
-            assert_eq!(reads_of(whole), NAMES, "{whole}");
-        }
-        assert_eq!(Reads::ALL.firsts().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
-        let path = AttributeSet { path: true, ..AttributeSet::default() };
-        for name in ["path", "depth", "first1", "first8"] {
-            assert_eq!(Reads::named(name).attributes(), path, "{name}");
-        }
-        assert_eq!(Reads::named("sourceIp").attributes(), AttributeSet { source_ip: true, ..AttributeSet::default() });
-    }
-
-    #[test]
-    fn segments_are_counted_by_their_slashes() {
-        assert_eq!(first("/a/b/c", 1), Some("/a"));
-        assert_eq!(first("/a/b/c", 3), Some("/a/b/c"));
-        assert_eq!(first("/a/b/c", 4), None);
-        assert_eq!(first("/", 1), Some("/"));
-        assert_eq!(first("//x", 1), Some("/"));
-        assert_eq!(first("*", 1), None);
-        assert_eq!((depth("/"), depth("/a/b"), depth("/a/"), depth("*")), (1, 2, 2, 0));
-    }
-}
+mod tests;

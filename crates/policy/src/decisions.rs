@@ -4,9 +4,10 @@
 //! decided under one bundle is therefore never found under another, and calls that differ in nothing that matters share an entry.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
-use crate::engine::{CallRequest, Decision, Engine};
+use crate::context;
+use crate::engine::{Decision, Engine};
+use crate::request::CallRequest;
 
 /// Decisions that are remembered, at most; one more forgets them all.
 const REMEMBERED_MAX: usize = 4096;
@@ -39,33 +40,13 @@ impl Decisions {
     }
 }
 
-/// Each text ends with a byte that no UTF-8 holds; the number and the address have their lengths.
+/// The principal's text ends with a byte that no UTF-8 holds; the number has its length.
 fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
-    let reads = engine.reads();
     key.clear();
     key.extend_from_slice(&engine.number().to_ne_bytes());
-    let mut part = |text: &str| {
-        key.extend_from_slice(text.as_bytes());
-        key.push(0xff);
-    };
-    part(request.principal.map_or("", |id| id.as_str()));
-    if reads.method {
-        part(request.method);
-    }
-    if reads.path {
-        part(request.path);
-    }
-    if reads.host {
-        part(request.host);
-    }
-    if reads.protocol {
-        part(request.protocol);
-    }
-    match request.source_ip.filter(|_| reads.source_ip) {
-        Some(IpAddr::V4(ip)) => key.extend_from_slice(&ip.octets()),
-        Some(IpAddr::V6(ip)) => key.extend_from_slice(&ip.octets()),
-        None => {}
-    }
+    key.extend_from_slice(request.principal.map_or("", |id| id.as_str()).as_bytes());
+    key.push(0xff);
+    context::write_key(key, engine, engine.reads(), request);
 }
 
 #[cfg(test)]

@@ -5,40 +5,24 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use cedar_policy::{
     Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
-    Response, RestrictedExpression,
+    Response,
 };
-use weft_model::intent::Paths;
+use weft_model::intent::{Paths, PolicyInputs};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::bound;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
-use crate::context::{self, AttributeSet, Reads};
+use crate::context::{self, Attribute, Clock, Reads, Surroundings};
 use crate::entities;
 use crate::path;
+use crate::request::CallRequest;
 use crate::scope::{Bits, Universe};
-
-/// One call, as the callee's sidecar sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct CallRequest<'a> {
-    /// The caller's identity from its certificate.
-    pub principal: Option<&'a SpiffeId>,
-    /// The method as sent (methods are case-sensitive); empty for TCP.
-    pub method: &'a str,
-    /// Normalised by [`crate::path::normalize`], without the query; empty for TCP.
-    pub path: &'a str,
-    /// `Host` or `:authority`, normalised by [`crate::host::normalize`]; empty for TCP.
-    pub host: &'a str,
-    /// Like `HTTP/1.1`, `HTTP/2` or `TCP`.
-    pub protocol: &'a str,
-    /// Where the connection comes from.
-    pub source_ip: Option<IpAddr>,
-}
 
 /// A policy that a decision names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +56,13 @@ pub struct Decision {
     pub errors: Arc<[String]>,
 }
 
+impl Decision {
+    /// What a log calls the policy: the places of those that determined it, or where a rule is missing.
+    pub fn policy(&self) -> &Arc<str> {
+        if self.policies.is_empty() { &self.reason } else { &self.places }
+    }
+}
+
 fn places(policies: &[PolicyRef]) -> String {
     let mut out = String::new();
     let mut last = None;
@@ -92,6 +83,8 @@ pub struct Engine {
     service: ServiceName,
     access: Arc<str>,
     paths: Paths,
+    port: u16,
+    clock: Clock,
     version: String,
     authorizer: Authorizer,
     entities: Entities,
@@ -100,7 +93,7 @@ pub struct Engine {
     /// By SPIFFE ID.
     callers: HashMap<Box<str>, Caller>,
     policies: HashMap<PolicyId, PolicyInfo>,
-    reads: AttributeSet,
+    reads: Reads,
     no_policies: Arc<[PolicyRef]>,
     no_places: Arc<str>,
     no_errors: Arc<[String]>,
@@ -145,13 +138,16 @@ impl Engine {
         let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
         let entities = Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))?;
         let callers = callers(bundle, &parsed)?;
-        let reads = callers.values().map(|caller| caller.slice.reads).fold(Reads::NOTHING, Reads::union);
+        let reads = callers.values().fold(Reads::default(), |all, caller| all.union(&caller.slice.reads));
+        let clock = Clock::new(&bundle.inputs).map_err(PolicyError::TimeZone)?;
         Ok(Self {
             number: MADE.fetch_add(1, Ordering::Relaxed),
             trust_domain: bundle.trust_domain.clone(),
             service: bundle.service.name.clone(),
             access: bundle.access.clone(),
             paths: bundle.paths,
+            port: bundle.port,
+            clock,
             version: bundle.revision.clone(),
             authorizer: Authorizer::new(),
             entities,
@@ -164,7 +160,7 @@ impl Engine {
                 .zip(&parsed)
                 .map(|(text, policy)| (policy.id().clone(), info(text, policy)))
                 .collect(),
-            reads: reads.attributes(),
+            reads,
             no_policies: Arc::new([]),
             no_places: "".into(),
             no_errors: Arc::new([]),
@@ -193,8 +189,18 @@ impl Engine {
 
     /// Every context attribute that some policy mentions. Two calls of one principal that agree in these get the same decision
     /// (and the same reason), so a caller may keep it as long as the engine is the same.
-    pub fn reads(&self) -> AttributeSet {
-        self.reads
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    /// Whether a decision about a call of `caller` can be another one at another time.
+    pub fn reads_time(&self, caller: &SpiffeId) -> bool {
+        self.callers.get(caller.as_str()).is_some_and(|caller| caller.slice.reads.iter().any(Attribute::is_of_time))
+    }
+
+    /// Whether break-glass is on.
+    pub(crate) fn is_glass_broken(&self, _now: SystemTime) -> bool {
+        false
     }
 
     /// Decides on one call. Pure; a few microseconds for a handful of policies.
@@ -227,7 +233,7 @@ impl Engine {
         let Some(caller) = self.callers.get(principal.as_str()) else {
             return self.refuse(self.why_unknown(principal));
         };
-        let context = match context(request, caller.slice.reads) {
+        let context = match self.context(request, &caller.slice.reads) {
             Ok(context) => context,
             Err(error) => {
                 return self.refuse(format!("the request cannot be described to the policies: {error}").into());
@@ -242,6 +248,11 @@ impl Engine {
             }
             Err(error) => self.refuse(format!("the request cannot be described to the policies: {error}").into()),
         }
+    }
+
+    fn context(&self, request: &CallRequest<'_>, reads: &Reads) -> Result<Context, Box<ContextCreationError>> {
+        let break_glass = self.is_glass_broken(request.now);
+        context::build(request, reads, &Surroundings { port: self.port, clock: &self.clock, break_glass })
     }
 
     /// From Cedar's response to our rules: a `forbid` that errors denies.
@@ -308,13 +319,13 @@ impl Engine {
 
     /// Says of the request only what the policies read, so that the sentence is as long-lived as the decision.
     fn why_default(&self, request: &CallRequest<'_>, caller: &Caller, errors: &[String]) -> Arc<str> {
-        let reads = caller.slice.reads.attributes();
+        let reads = &caller.slice.reads;
         let mut reason =
             format!("no access rule of {} ({}) and no policy allows {}", self.service, self.access, caller.name);
-        if reads.method {
+        if reads.has(&Attribute::Method) {
             let _ = write!(reason, " {}", shorten(request.method));
         }
-        if reads.path {
+        if reads.has_path() {
             let _ = write!(reason, " {}", shorten(request.path));
         }
         errors.iter().for_each(|error| {
@@ -366,7 +377,7 @@ fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Calle
             Some(slice) => slice.clone(),
             None => {
                 let deep = fitting.iter().any(|at| bound::is_deep(&bundle.policies[*at].text));
-                let slice = Arc::new(slice(fitting.iter().map(|at| &parsed[*at]), deep)?);
+                let slice = Arc::new(slice(fitting.iter().map(|at| &parsed[*at]), &bundle.inputs, deep)?);
                 slices.insert(fitting, slice.clone());
                 slice
             }
@@ -380,37 +391,23 @@ fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Calle
     Ok(callers)
 }
 
-fn slice<'a>(policies: impl Iterator<Item = &'a Policy> + Clone, deep: bool) -> Result<Slice, PolicyError> {
-    let reads =
-        policies.clone().map(|policy| policy.to_json().map_or(Reads::ALL, |form| context::reads(&form["conditions"])));
-    let reads = reads.fold(Reads::NOTHING, Reads::union);
+fn slice<'a>(
+    policies: impl Iterator<Item = &'a Policy> + Clone,
+    inputs: &PolicyInputs,
+    deep: bool,
+) -> Result<Slice, PolicyError> {
+    let reads = policies.clone().fold(Reads::default(), |all, policy| all.union(&reads_of(policy, inputs)));
     let policies =
         PolicySet::from_policies(policies.cloned()).map_err(|error| PolicyError::Format(error.to_string()))?;
     Ok(Slice { policies, reads, deep })
 }
 
-/// The request's context, with the attributes that are read and no others.
-fn context(request: &CallRequest<'_>, reads: Reads) -> Result<Context, Box<ContextCreationError>> {
-    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-    let mut pairs: Vec<(String, RestrictedExpression)> = Vec::with_capacity(4);
-    for (name, value) in
-        [("method", request.method), ("path", request.path), ("host", request.host), ("protocol", request.protocol)]
-    {
-        if reads.has(name) {
-            pairs.push((name.to_owned(), text(value)));
-        }
-    }
-    for n in reads.firsts() {
-        pairs.extend(context::first(request.path, n).map(|first| (format!("first{n}"), text(first))));
-    }
-    if reads.has("depth") {
-        pairs.push(("depth".to_owned(), RestrictedExpression::new_long(context::depth(request.path) as i64)));
-    }
-    if let Some(ip) = request.source_ip.filter(|_| reads.has("sourceIp")) {
-        pairs.push(("sourceIp".to_owned(), RestrictedExpression::new_ip(ip.to_string())));
-    }
-    Context::from_pairs(pairs).map_err(Box::new)
+/// What a policy reads of a request.
+pub(crate) fn reads_of(policy: &Policy, inputs: &PolicyInputs) -> Reads {
+    policy.to_json().map_or_else(|_| Reads::all(inputs), |form| context::reads(&form["conditions"], inputs))
 }
 
+#[cfg(test)]
+mod inputs_tests;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ impl ServiceFacts {
         let built_in = [
             ("name", text(self.name.name())),
             ("namespace", text(self.name.namespace())),
+            ("serviceAccount", text(self.name.name())),
             ("trustDomain", text(trust_domain.as_str())),
             ("spiffeId", text(id.as_str())),
         ];

@@ -15,17 +15,22 @@ pub mod host;
 mod model;
 pub mod path;
 mod pattern;
+mod probe;
 mod read;
+mod request;
 pub mod schema;
 mod scope;
 mod source;
 mod split;
 #[doc(hidden)]
 pub mod testing;
+mod tests_of_intent;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
-pub use context::AttributeSet;
 pub use decisions::Decisions;
-pub use engine::{CallRequest, Decision, Engine, PolicyRef};
+pub use engine::{Decision, Engine, PolicyRef};
 pub use model::{PolicyModel, compile};
+pub use probe::Probe;
+pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User, is_grpc};
+pub use tests_of_intent::{Outcome, run_tests};

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weft_model::intent::{Intent, Paths};
+use weft_model::intent::{Intent, Paths, PolicyInputs};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 
-use crate::bundle::{Bundle, PolicyText, ServiceFacts};
+use crate::bundle::{Bundle, ServiceFacts};
 use crate::check;
+use crate::context::Reads;
+use crate::engine;
 use crate::scope::{self, Bits, Universe};
 use crate::source::Source;
 
@@ -15,6 +17,7 @@ use crate::source::Source;
 pub struct PolicyModel {
     revision: Arc<str>,
     trust_domain: TrustDomain,
+    inputs: PolicyInputs,
     policies: Vec<Policy>,
     services: Vec<Service>,
     index: HashMap<ServiceName, usize>,
@@ -23,12 +26,14 @@ pub struct PolicyModel {
 struct Policy {
     source: Source,
     principals: Arc<Bits>,
+    reads: Reads,
 }
 
 struct Service {
     facts: ServiceFacts,
     access: Arc<str>,
     paths: Paths,
+    port: u16,
     /// Policies whose resource it can be, in order.
     policies: Vec<usize>,
     /// Services that some `permit` could allow to call it.
@@ -58,6 +63,7 @@ impl PolicyModel {
                 },
                 access: format!("{}:{}", service.access_span.file, service.access_span.line).into(),
                 paths: service.paths,
+                port: service.port,
                 policies: Vec::new(),
                 callers: Bits::none(intent.services.len()),
             });
@@ -72,10 +78,12 @@ impl PolicyModel {
                     services[callee].callers.union(&principals);
                 }
             }
-            policies.push(Policy { source, principals });
+            let reads = engine::reads_of(&source.policy, &intent.mesh.policy);
+            policies.push(Policy { source, principals, reads });
         }
         let index = services.iter().enumerate().map(|(at, service)| (service.facts.name.clone(), at)).collect();
-        Self { revision: revision.into(), trust_domain: intent.mesh.trust_domain.clone(), policies, services, index }
+        let (revision, trust_domain) = (revision.into(), intent.mesh.trust_domain.clone());
+        Self { revision, trust_domain, inputs: intent.mesh.policy.clone(), policies, services, index }
     }
 
     /// The commit that this was compiled from.
@@ -97,26 +105,20 @@ impl PolicyModel {
         let trust_domain = self.trust_domain.clone();
         let Some(service) = self.index.get(callee).map(|at| &self.services[*at]) else {
             let facts = ServiceFacts { name: callee.clone(), attributes: BTreeMap::new(), roles: Vec::new() };
-            let nowhere = "not in the mesh".into();
-            return Bundle::new(trust_domain, facts, nowhere, Paths::default(), Vec::new(), Vec::new());
+            return Bundle::denying(trust_domain, facts, "not in the mesh".into()).sealed();
         };
         let policies = service.policies.iter().map(|at| &self.policies[*at]);
-        let policies = policies.filter(|policy| policy.principals.intersects(&service.callers)).map(
-            |Policy { source, .. }| PolicyText {
-                id: source.id.clone(),
-                file: source.file.clone(),
-                line: source.line,
-                text: source.text.clone(),
-            },
-        );
+        let policies: Vec<&Policy> = policies.filter(|policy| policy.principals.intersects(&service.callers)).collect();
+        let reads = policies.iter().fold(Reads::default(), |all, policy| all.union(&policy.reads));
         let callers = service.callers.iter().map(|caller| self.services[caller].facts.clone());
-        Bundle::new(
-            trust_domain,
-            service.facts.clone(),
-            service.access.clone(),
-            service.paths,
-            policies.collect(),
-            callers.collect(),
-        )
+        Bundle {
+            port: service.port,
+            inputs: reads.inputs(&self.inputs),
+            paths: service.paths,
+            policies: policies.iter().map(|policy| policy.source.to_text()).collect(),
+            callers: callers.collect(),
+            ..Bundle::denying(trust_domain, service.facts.clone(), service.access.clone())
+        }
+        .sealed()
     }
 }

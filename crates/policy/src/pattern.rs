@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use weft_model::intent::Paths;
 
-use crate::context::MAX_FIRST;
+use crate::context::MAX_SEGMENTS;
 use crate::path;
 
 /// A checked pattern.
@@ -75,7 +75,7 @@ impl Pattern {
                 "use ** for the rest of the path, or a .cedar policy",
             );
         }
-        if open && segments.len() > MAX_FIRST && segments.contains(&Segment::One) {
+        if open && segments.len() > usize::from(MAX_SEGMENTS) && segments.contains(&Segment::One) {
             return refuse("has a * and more than 8 segments before **", "use a shorter pattern, or a .cedar policy");
         }
         Ok(Self { segments, open })

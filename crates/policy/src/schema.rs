@@ -1,24 +1,24 @@
 //! The Cedar schema that every policy is validated against, made from the vocabulary of the mesh.
 
+use std::sync::Arc;
+
 use cedar_policy::Schema;
 use serde_json::{Map, Value, json};
-use weft_model::intent::Mesh;
+use weft_model::intent::{Mesh, PolicyInputs};
 
-use crate::context::NAMES;
+use crate::context::{MAX_SEGMENTS, UTC};
 
 /// Attributes that every service has; a mesh cannot give them another meaning.
-pub(crate) const BUILT_IN: [&str; 4] = ["name", "namespace", "trustDomain", "spiffeId"];
+pub(crate) const BUILT_IN: [&str; 5] = ["name", "namespace", "serviceAccount", "trustDomain", "spiffeId"];
 
 /// The schema in Cedar's JSON form.
 ///
 /// `Service` is a member of its `Namespace` and its `Role`s; its attributes are those of every service and, as optional
 /// strings, those of `Mesh.attributes`. `Action::"call"` has a service on both ends and the request as context.
 pub(crate) fn form(mesh: &Mesh) -> Value {
-    let string = |required: bool| json!({"type": "String", "required": required});
     let mut service: Map<String, Value> =
         mesh.attributes.keys().map(|name| (name.to_string(), string(false))).collect();
     service.extend(BUILT_IN.map(|name| (name.to_owned(), string(true))));
-    let context: Map<String, Value> = NAMES.iter().map(|name| ((*name).to_owned(), context_type(name))).collect();
     json!({"": {
         "entityTypes": {
             "Service": {
@@ -33,20 +33,78 @@ pub(crate) fn form(mesh: &Mesh) -> Value {
                 "appliesTo": {
                     "principalTypes": ["Service"],
                     "resourceTypes": ["Service"],
-                    "context": {"type": "Record", "attributes": context},
+                    "context": {"type": "Record", "attributes": context(&mesh.policy)},
                 },
             },
         },
     }})
 }
 
-/// The type of a context attribute; what not every request has is optional, and validation demands a `has` before it.
-fn context_type(name: &str) -> Value {
-    match name {
-        "depth" => json!({"type": "Long", "required": true}),
-        "sourceIp" => json!({"type": "Extension", "name": "ipaddr", "required": false}),
-        _ => json!({"type": "String", "required": !name.starts_with("first")}),
+/// The attributes of a context. What not every request has is optional, and validation demands a `has` before it.
+fn context(inputs: &PolicyInputs) -> Map<String, Value> {
+    let zones = inputs.time_zones.keys().map(|name| &**name).chain([UTC]);
+    let wall = [
+        ("date", string(true)),
+        ("weekday", string(true)),
+        ("hour", long()),
+        ("minute", long()),
+        ("minuteOfDay", long()),
+    ];
+    let user = [
+        ("subject", string(true)),
+        ("issuer", string(true)),
+        ("scopes", strings(true)),
+        ("groups", strings(true)),
+        ("claims", record(true, all(&inputs.claims, string(false)))),
+    ];
+    let fixed = [
+        ("method", string(true)),
+        ("path", string(true)),
+        ("depth", long()),
+        ("host", string(true)),
+        ("port", long()),
+        ("protocol", string(true)),
+        ("sourceIp", json!({"type": "Extension", "name": "ipaddr", "required": false})),
+        ("headers", record(true, all(&inputs.headers, string(false)))),
+        ("query", record(true, all(&inputs.query, strings(false)))),
+        ("grpc", record(false, members([("service", string(true)), ("method", string(true))]))),
+        ("tls", record(false, members([("sni", string(false))]))),
+        ("user", record(false, members(user))),
+        ("time", record(true, zones.map(|zone| (zone.to_owned(), record(true, members(wall.clone())))).collect())),
+        ("now", json!({"type": "Extension", "name": "datetime", "required": true})),
+        ("breakGlass", json!({"type": "Boolean", "required": true})),
+    ];
+    let mut context = members(fixed);
+    for n in 1..=MAX_SEGMENTS {
+        context.insert(format!("first{n}"), string(false));
+        context.insert(format!("segment{n}"), string(false));
     }
+    context
+}
+
+fn string(required: bool) -> Value {
+    json!({"type": "String", "required": required})
+}
+
+fn strings(required: bool) -> Value {
+    json!({"type": "Set", "element": {"type": "String"}, "required": required})
+}
+
+fn long() -> Value {
+    json!({"type": "Long", "required": true})
+}
+
+fn record(required: bool, attributes: Map<String, Value>) -> Value {
+    json!({"type": "Record", "attributes": attributes, "required": required})
+}
+
+fn members<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
+    members.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect()
+}
+
+/// Each of these names with the same type.
+fn all(names: &[Arc<str>], kind: Value) -> Map<String, Value> {
+    names.iter().map(|name| (name.to_string(), kind.clone())).collect()
 }
 
 /// The schema, ready for validation.

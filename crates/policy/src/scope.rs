@@ -1,11 +1,11 @@
 //! Whom a policy can concern, read from its scope alone: conditions are taken to hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use weft_model::ServiceName;
-use weft_model::intent::{Caller, Intent};
+use weft_model::intent::{Caller, Intent, Member};
 
 use crate::entities;
 
@@ -94,23 +94,42 @@ impl Universe {
     }
 }
 
-/// The roles of each service, sorted: members are services, namespaces or everyone, never other roles.
+/// The roles of each service, sorted: those that name it, and those that such a role is a member of.
 pub(crate) fn roles_of_services(intent: &Intent) -> HashMap<ServiceName, Vec<Arc<str>>> {
     let mut roles = HashMap::<ServiceName, Vec<Arc<str>>>::new();
     for role in intent.roles.values() {
-        for service in intent.services.keys() {
-            let is_member = |member: &Caller| match member {
-                Caller::Service(name) => name == service,
-                Caller::Namespace(namespace) => **namespace == *service.namespace(),
-                Caller::Anyone => true,
-                Caller::Role(_) => false,
-            };
-            if role.members.iter().any(is_member) {
-                roles.entry(service.clone()).or_default().push(role.name.clone());
-            }
+        let mut members = BTreeSet::new();
+        gather(&role.name, intent, &mut BTreeSet::new(), &mut members);
+        for service in members {
+            roles.entry(service.clone()).or_default().push(role.name.clone());
         }
     }
     roles
+}
+
+/// Adds the members of a role, and those of the roles among them. `seen` bounds it whatever the roles say.
+fn gather<'a>(
+    role: &'a str,
+    intent: &'a Intent,
+    seen: &mut BTreeSet<&'a str>,
+    members: &mut BTreeSet<&'a ServiceName>,
+) {
+    if !seen.insert(role) {
+        return;
+    }
+    for member in intent.roles.get(role).into_iter().flat_map(|role| &role.members) {
+        let fits: &dyn Fn(&ServiceName) -> bool = match member {
+            Member::Caller(Caller::Role(inner)) => {
+                gather(inner, intent, seen, members);
+                continue;
+            }
+            Member::Caller(Caller::Service(name)) => &move |service| name == service,
+            Member::Caller(Caller::Namespace(namespace)) => &move |service| **namespace == *service.namespace(),
+            Member::Caller(Caller::Anyone) => &|_| true,
+            Member::Pattern(pattern) => &move |service| pattern.matches(service),
+        };
+        members.extend(intent.services.keys().filter(|service| fits(service)));
+    }
 }
 
 /// True if the policy can concern calls (later: secrets and tokens have actions of their own).

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cedar_policy::{Effect, Policy};
 use weft_model::Span;
 
+use crate::bundle::PolicyText;
 use crate::split;
 
 /// One policy.
@@ -24,6 +25,12 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn is_permit(&self) -> bool {
         self.policy.effect() == Effect::Permit
+    }
+
+    /// As a bundle carries it.
+    pub(crate) fn to_text(&self) -> PolicyText {
+        let Self { id, file, line, text, .. } = self;
+        PolicyText { id: id.clone(), file: file.clone(), line: *line, text: text.clone() }
     }
 
     /// The place of a byte of the policy's text.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use weft_model::intent::{
-    AccessRule, Allow, App, Caller, Defaults, Endpoints, Intent, Mesh, Paths, PolicyFile, Protocol, Role, Service,
+    AccessRule, Allow, App, Caller, Defaults, Endpoints, Intent, Member, Mesh, Paths, PolicyFile, PolicyInputs,
+    Protocol, Role, Service,
 };
 use weft_model::{ServiceName, Span, SpiffeId};
 
 use crate::bundle::Bundle;
-use crate::engine::{CallRequest, Engine};
+use crate::engine::Engine;
+use crate::request::{CallRequest, NoHeaders};
 
 pub fn span(file: &str, line: u32) -> Span {
     Span { file: file.into(), line, column: 1 }
@@ -30,6 +32,7 @@ pub fn mesh(attributes: &[(&str, &[&str])]) -> Mesh {
         name: "acme".into(),
         trust_domain: "acme.internal".parse().expect("legal"),
         attributes: attributes.iter().map(|(name, values)| (Arc::from(*name), value(values))).collect(),
+        policy: PolicyInputs::default(),
         defaults: Defaults { timeout: Duration::from_secs(15), svid_ttl: Duration::from_secs(3600) },
         span: span("mesh.yaml", 1),
     }
@@ -59,6 +62,7 @@ pub fn intent(services: &[&str]) -> Intent {
         services: services.iter().map(|text| (name(text), service(text))).collect(),
         roles: BTreeMap::new(),
         policies: Vec::new(),
+        tests: Vec::new(),
         local: Vec::new(),
     }
 }
@@ -72,6 +76,7 @@ pub fn allow(intent: &mut Intent, callee: &str, from: Caller, allow: Vec<Allow>)
 
 pub fn role(intent: &mut Intent, name: &str, members: Vec<Caller>) {
     let span = span("roles.yaml", 1);
+    let members = members.into_iter().map(Member::Caller).collect();
     intent.roles.insert(name.into(), Role { name: name.into(), members, span });
 }
 
@@ -96,6 +101,12 @@ pub fn request(principal: &SpiffeId) -> CallRequest<'_> {
         host: "board.prod",
         protocol: "HTTP/2",
         source_ip: None,
+        query: None,
+        headers: &NoHeaders,
+        grpc: false,
+        tls: None,
+        user: None,
+        now: UNIX_EPOCH + Duration::from_secs(1_795_776_000),
     }
 }
 

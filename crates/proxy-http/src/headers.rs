@@ -97,6 +97,12 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a field that is a list has the option.
+pub fn has_option(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
+    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(option)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

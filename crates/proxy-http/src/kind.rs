@@ -3,7 +3,7 @@
 use h2::ext::Protocol;
 use http::{Method, Request, Version, header};
 
-use crate::h1::has_option;
+use crate::headers::has_option;
 
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -15,7 +15,7 @@ use weft_telemetry::Failure;
 use weft_telemetry::trace::{self, TraceContext};
 
 use crate::attempts::Upstream;
-use crate::authorize::authorize;
+use crate::authorize::{Asked, Sent, authorize};
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
@@ -75,7 +75,8 @@ fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
     if http.authorize {
         let protocol = crate::record::protocol(call.exchange.protocol.unwrap_or_default());
-        authorize(&mut call.exchange, path::split(call.path.as_str()).0, authority.as_str(), protocol)?;
+        let (target, authority, headers) = (call.path.as_str(), authority.as_str(), &Sent(&call.headers));
+        authorize(&mut call.exchange, Asked { target, authority, protocol, headers })?;
     }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
@@ -122,7 +123,7 @@ fn begin(
     let headers = parts.headers;
     let uri = parts.uri.into_parts();
     let authority = uri.authority.or_else(|| Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok());
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| weft_policy::is_grpc(kind.as_bytes()));
 
     let http = HttpRef(listener.clone());
     let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256 && id.to_str().is_ok());

@@ -8,7 +8,7 @@ use weft_proxy_http::{Stream, Way};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::TraceContext;
 
-use crate::authorize::authorize;
+use crate::authorize::{TCP, authorize};
 use crate::carry::carry;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
@@ -48,8 +48,7 @@ async fn open(record: &mut Exchange) -> Result<Stream, (Failure, String)> {
     let ListenerKind::Tcp(tcp) = &listener.kind else { return Err((Failure::NoRoute, "no TCP listener".into())) };
     record.cluster = Some(Arc::new(tcp.cluster.clone()));
     if tcp.authorize {
-        let host = worker.shared.own_host.clone();
-        authorize(record, "", &host, "TCP").map_err(|stop| (stop.failure, stop.detail))?;
+        authorize(record, TCP).map_err(|stop| (stop.failure, stop.detail))?;
     }
     let missing = || (Failure::NoCluster, format!("{} is not configured", tcp.cluster.name));
     let upstream = config.upstream(&tcp.cluster).ok_or_else(missing)?;

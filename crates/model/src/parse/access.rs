@@ -27,7 +27,7 @@ pub(super) fn read(
     for item in field.items(report).into_iter().flatten() {
         let Some(fields) = RULE.read(item.node, report) else { continue };
         let from = fields.required("from", "[prod/web]", report);
-        let from_callers = from.map(|from| callers(from, true, declared, report)).unwrap_or_default();
+        let from_callers = from.map(|from| callers(from, declared, report)).unwrap_or_default();
         if let Some(from) = from.filter(|from| matches!(&from.node.value, Value::List(items) if items.is_empty())) {
             let hint = "name who may call, or remove the rule: without one nobody may";
             report.error(code::BAD_VALUE, from.span(), "this rule allows nobody anything", hint);
@@ -39,32 +39,38 @@ pub(super) fn read(
 }
 
 /// A list of callers; those that are not legal or not declared are reported and left out.
-pub(super) fn callers(field: Field<'_>, roles_allowed: bool, declared: &Declared, report: &mut Report) -> Vec<Caller> {
-    let mut callers = Vec::new();
+fn callers(field: Field<'_>, declared: &Declared, report: &mut Report) -> Vec<Caller> {
+    distinct(field, report, |item, report| caller(item, declared, report))
+}
+
+/// What `read` makes of each item; an item that means the same as one before is reported and left out.
+pub(super) fn distinct<T: PartialEq>(
+    field: Field<'_>,
+    report: &mut Report,
+    mut read: impl FnMut(Field<'_>, &mut Report) -> Option<T>,
+) -> Vec<T> {
+    let mut known = Vec::new();
     for item in field.items(report).into_iter().flatten() {
-        let Some(caller) = caller(item, roles_allowed, declared, report) else { continue };
-        if callers.contains(&caller) {
+        let Some(value) = read(item, report) else { continue };
+        if known.contains(&value) {
             let message = format!("`{}` stands here a second time", item.node.as_text().unwrap_or_default());
             report.warning(code::REPEATED, item.span(), message, "keep one");
             continue;
         }
-        callers.push(caller);
+        known.push(value);
     }
-    callers
+    known
 }
 
-fn caller(field: Field<'_>, roles_allowed: bool, declared: &Declared, report: &mut Report) -> Option<Caller> {
+/// One caller; reported if it is not legal or not declared.
+pub(super) fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<Caller> {
+    const FORMS: &str = "prod/web, prod/*, role:reporting or \"*\"";
     let text = field.text(report)?;
     let span = field.span();
     if text == "*" {
         return Some(Caller::Anyone);
     }
     if let Some(role) = text.strip_prefix("role:") {
-        if !roles_allowed {
-            let hint = "list the role's members instead: roles have no roles in them";
-            report.error(code::BAD_CALLER, span, format!("`{}` is a role", short(text)), hint);
-            return None;
-        }
         return declared.check_role(role, span, report).then(|| Caller::Role(role.into()));
     }
     if let Some(namespace) = text.strip_suffix("/*")
@@ -75,17 +81,18 @@ fn caller(field: Field<'_>, roles_allowed: bool, declared: &Declared, report: &m
     if let Ok(name) = text.parse::<ServiceName>() {
         return declared.check_service(&name, span, report).then_some(Caller::Service(name));
     }
-    let forms = if roles_allowed { "prod/web, prod/*, role:reporting or \"*\"" } else { "prod/web, prod/* or \"*\"" };
     let by_name = declared.services.keys().find(|name| name.name() == text || name.host() == text);
     let hint = if let Some(name) = by_name {
         format!("write `{name}`: a caller has its namespace before its name")
     } else if let Some(id) = text.strip_prefix("spiffe://") {
         let service = id.split_once("/ns/").and_then(|(_, rest)| rest.split_once("/sa/"));
-        service.map_or_else(|| format!("write {forms}"), |(namespace, name)| format!("write `{namespace}/{name}`"))
-    } else if roles_allowed && declared.roles.contains_key(text) {
+        service.map_or_else(|| format!("write {FORMS}"), |(namespace, name)| format!("write `{namespace}/{name}`"))
+    } else if declared.roles.contains_key(text) {
         format!("write `role:{text}`")
+    } else if text.contains('*') {
+        format!("write {FORMS}; patterns like prod/web-* stand in the members of a Role")
     } else {
-        suggest::hint(text, declared.services.keys().map(ServiceName::as_str), || format!("write {forms}"))
+        suggest::hint(text, declared.services.keys().map(ServiceName::as_str), || format!("write {FORMS}"))
     };
     report.error(code::BAD_CALLER, span, format!("`{}` is not a caller", short(text)), hint);
     None

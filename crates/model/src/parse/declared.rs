@@ -19,24 +19,21 @@ pub(super) enum Kind {
     Mesh,
     Service,
     Role,
+    Test,
     Local,
 }
 
-const KINDS: [(&str, Kind); 4] =
-    [("Mesh", Kind::Mesh), ("Service", Kind::Service), ("Role", Kind::Role), ("Local", Kind::Local)];
+const KINDS: [(&str, Kind); 5] = [
+    ("Mesh", Kind::Mesh),
+    ("Service", Kind::Service),
+    ("Role", Kind::Role),
+    ("Test", Kind::Test),
+    ("Local", Kind::Local),
+];
 
 /// Kinds that the design knows and this version refuses.
-const LATER: [&str; 9] = [
-    "ExternalService",
-    "Gateway",
-    "SecretEngine",
-    "TokenClient",
-    "Cluster",
-    "TrustDomain",
-    "Test",
-    "HTTPRoute",
-    "GRPCRoute",
-];
+const LATER: [&str; 8] =
+    ["ExternalService", "Gateway", "SecretEngine", "TokenClient", "Cluster", "TrustDomain", "HTTPRoute", "GRPCRoute"];
 
 /// A document and its kind.
 pub(super) struct Read<'a> {
@@ -144,7 +141,7 @@ impl Declared {
                         declared.roles.insert(name.into(), root.span.clone());
                     }
                 }
-                Kind::Local => {}
+                Kind::Test | Kind::Local => {}
             }
         }
         match mesh {

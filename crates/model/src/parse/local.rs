@@ -36,7 +36,8 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Vec
     apps
 }
 
-fn service(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<ServiceName> {
+/// The name of a declared service.
+pub(super) fn service(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<ServiceName> {
     let text = field.text(report)?;
     if let Ok(name) = text.parse::<ServiceName>() {
         return declared.check_service(&name, field.span(), report).then_some(name);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::{Field, Shape, short};
+use super::inputs;
 use super::report::Report;
 use super::yaml::{Node, Value};
 use crate::code;
@@ -13,7 +14,7 @@ use crate::intent::{Defaults, Mesh};
 
 const MESH: Shape = Shape {
     what: "a Mesh",
-    fields: &["kind", "name", "trustDomain", "attributes", "defaults"],
+    fields: &["kind", "name", "trustDomain", "attributes", "policy", "defaults"],
     later: &["rollout", "federation", "telemetry", "tracing", "tokens", "secrets", "identity", "locality"],
 };
 
@@ -26,8 +27,22 @@ const DEFAULTS: Shape = Shape {
 const SVID_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3_600);
 
 /// What every service has by itself in a policy, and Cedar's own words.
-const TAKEN: [&str; 13] =
-    ["name", "namespace", "trustDomain", "spiffeId", "true", "false", "if", "then", "else", "in", "is", "like", "has"];
+const TAKEN: [&str; 14] = [
+    "name",
+    "namespace",
+    "serviceAccount",
+    "trustDomain",
+    "spiffeId",
+    "true",
+    "false",
+    "if",
+    "then",
+    "else",
+    "in",
+    "is",
+    "like",
+    "has",
+];
 
 /// Reads the document. `None` only if it is no mapping.
 pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
@@ -36,12 +51,14 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
     let trust_domain =
         fields.required("trustDomain", "acme.internal", report).and_then(|field| trust_domain(field, report));
     let attributes = fields.optional("attributes").map(|field| attributes(field, report)).unwrap_or_default();
+    let policy = fields.optional("policy").map(|field| inputs::read(field, report)).unwrap_or_default();
     let defaults = defaults(fields.optional("defaults"), report);
     Some(Mesh {
         name: name.unwrap_or("unnamed").into(),
         // The stand-in is legal, so it parses; the missing name is an error already and the draft is never applied.
         trust_domain: trust_domain.or_else(|| "unnamed.invalid".parse().ok())?,
         attributes,
+        policy,
         defaults,
         span: root.span.clone(),
     })

@@ -1,12 +1,13 @@
 //! Files to intent: every mistake of a commit at once, each with its file, line, column and a hint.
 //!
 //! Three steps, top to bottom: YAML to trees that know their places (`yaml`), the names that the documents declare
-//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `local`) with those names at hand. Nothing
+//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `test`, `local`) with those names at hand. Nothing
 //! is ignored silently: what is not understood is a finding.
 
 mod access;
 mod declared;
 mod fields;
+mod inputs;
 mod local;
 mod mesh;
 mod report;
@@ -15,6 +16,7 @@ mod route;
 mod service;
 mod shadow;
 mod suggest;
+mod test;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -90,7 +92,7 @@ pub fn draft(files: &[SourceFile]) -> Draft {
 /// Every document, field by field.
 fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, report: &mut Report) -> Option<Intent> {
     let (mut mesh, mut services, mut roles) = (None, BTreeMap::new(), BTreeMap::new());
-    let mut local = Vec::new();
+    let (mut tests, mut local) = (Vec::new(), Vec::new());
     for read in reads {
         let root = &read.document.root;
         match read.kind {
@@ -115,10 +117,12 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
                     roles.entry(role.name.clone()).or_insert(role);
                 }
             }
+            Kind::Test => tests.extend(test::read(root, declared, report)),
             Kind::Local => local.extend(local::read(root, declared, report)),
         }
     }
-    Some(Intent { mesh: mesh?, services, roles, policies, local })
+    role::untie(&mut roles, report);
+    Some(Intent { mesh: mesh?, services, roles, policies, tests, local })
 }
 
 /// The text of a file, or the finding that says why there is none.

@@ -335,6 +335,52 @@ routes: [{backendRefs: [{}]}]
 }
 
 #[test]
+fn what_policies_may_read() {
+    let mesh = |policy: &str| format!("kind: Mesh\nname: acme\ntrustDomain: acme.internal\npolicy:\n{policy}");
+    let good = mesh(
+        "  headers: [x-tenant, x-plan]\n  query: [tag, \"a b\"]\n  claims: [team]\n  timeZones: {office: Europe/Berlin, home: America/New_York}\n",
+    );
+    let (intent, findings) = parse(&repository(&[("mesh.yaml", &good)]));
+    assert!(findings.is_empty(), "{findings:#?}");
+    let policy = intent.unwrap().mesh.policy;
+    assert_eq!((&*policy.headers[0], &*policy.headers[1], &*policy.query[0]), ("x-plan", "x-tenant", "a b"));
+    assert_eq!(&*policy.time_zones["home"], "America/New_York");
+    insta::assert_snapshot!(told(&[(
+        "mesh.yaml",
+        &mesh(
+            "  headers: [X-Tenant, authorization, cookie, x-weft-id, connection, 'a b', x-plan, x-plan, host]\n  query: [\"\"]\n  claims: team\n  \
+             timeZones: {utc: Europe/Berlin, office: Europe/Berln, home: europe/berlin, 'a-b': UTC, here: Local}\n  log: all\n",
+        ),
+    )]));
+}
+
+#[test]
+fn tests_of_decisions() {
+    let test = |decisions: &str| {
+        let text = format!("kind: Test\nname: board\ndecisions:\n{decisions}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
+    };
+    let good = "  - {from: prod/web, to: prod/board, call: 'GET /api?x=1', expect: allow, by: prod.yaml}\n  \
+                - {from: 'spiffe://other.example/ns/a/sa/b', to: prod/board, call: PUT /, expect: deny, headers: {X-Tenant: a}, \
+                source: '::1', at: '2026-03-29T09:00:00+02:00'}\n";
+    assert_eq!(test(good), "");
+    insta::assert_snapshot!(test(
+        "  - {from: web, to: prod/baord, call: get /, expect: maybe}\n  - {from: 'spiffe://X/y', to: prod/board, call: /api, expect: deny, user: ada}\n  \
+         - {from: prod/web, to: prod/board, call: GET api, at: tomorrow, source: here, headers: [a]}\n"
+    ));
+}
+
+#[test]
+fn roles_in_roles() {
+    let roles = |text: &str| told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("roles.yaml", text)]);
+    assert_eq!(roles("kind: Role\nname: all\nmembers: [role:reporting, prod/b*, '*/web', '*']\n"), "");
+    insta::assert_snapshot!(roles(
+        "kind: Role\nname: a\nmembers: [role:b, role:a]\n---\nkind: Role\nname: b\nmembers: [role:c]\n---\nkind: Role\nname: c\n\
+         members: [role:a, role:reporting, dev/w*, prod/*x/y, role:*]\n"
+    ));
+}
+
+#[test]
 fn roles_and_local_apps() {
     insta::assert_snapshot!(told(&[
         ("mesh.yaml", MESH),

@@ -51,7 +51,7 @@ fn bundle_with(text: &str) -> Bundle {
     testing::policies(&mut intent, &when("true"));
     let bundle = testing::bundle(&intent, "prod/board");
     let policies = vec![PolicyText { text: text.into(), ..bundle.policies[0].clone() }];
-    Bundle::new(bundle.trust_domain, bundle.service, bundle.access, bundle.paths, policies, bundle.callers)
+    Bundle { policies, ..bundle }.sealed()
 }
 
 /// Checks a policy as a commit is checked, then parses, asks and drops it as a sidecar does, on a thread with little stack.

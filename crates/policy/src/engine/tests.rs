@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use weft_model::intent::{Allow, Caller, EscapedSlashes, Intent, Slashes};
+use weft_model::intent::{Allow, Caller, EscapedSlashes, Intent, Member, Slashes};
 
 use super::*;
 use crate::check::read_and_check;
@@ -215,10 +215,14 @@ fn attributes_and_the_source_address_decide() {
 #[test]
 fn an_engine_says_what_its_policies_read() {
     let mut intent = board();
-    let reads = |intent: &Intent| testing::engine(intent, "prod/board").reads();
-    assert_eq!(reads(&intent), AttributeSet { method: true, path: true, ..AttributeSet::default() });
+    let reads = |intent: &Intent| testing::engine(intent, "prod/board").reads().clone();
+    let read: Vec<Attribute> = reads(&intent).iter().cloned().collect();
+    assert!(
+        read.contains(&Attribute::Method) && read.iter().all(|one| one.is_of_path() || *one == Attribute::Method),
+        "{read:?}"
+    );
     testing::policies(&mut intent, "forbid(principal, action, resource) when { context == context };");
-    assert_eq!(reads(&intent), Reads::ALL.attributes());
+    assert_eq!(reads(&intent), Reads::all(&intent.mesh.policy));
 }
 
 #[test]
@@ -330,11 +334,11 @@ impl Plain {
         let (sources, _) = read_and_check(intent);
         let set = PolicySet::from_policies(sources.iter().map(|source| source.policy.clone())).expect("unique ids");
         let everyone = SERVICES.iter().map(|name| {
-            let has = |member: &Caller| match member {
-                Caller::Anyone => true,
-                Caller::Namespace(namespace) => name.starts_with(&format!("{namespace}/")),
-                Caller::Service(service) => service.as_str() == *name,
-                Caller::Role(_) => false,
+            let has = |member: &Member| match member {
+                Member::Caller(Caller::Anyone) => true,
+                Member::Caller(Caller::Namespace(namespace)) => name.starts_with(&format!("{namespace}/")),
+                Member::Caller(Caller::Service(service)) => service.as_str() == *name,
+                Member::Caller(Caller::Role(_)) | Member::Pattern(_) => false,
             };
             let roles = intent
                 .roles
@@ -352,7 +356,10 @@ impl Plain {
     /// Everything in the context, no slices, and our rule for errors.
     fn allows(&self, caller: &str, callee: &str, request: &CallRequest<'_>) -> bool {
         let uid = |name| entities::service(&testing::name(name));
-        let context = context(request, Reads::ALL).expect("a context");
+        let inputs = PolicyInputs::default();
+        let clock = Clock::new(&inputs).expect("no zones");
+        let around = Surroundings { port: 8080, clock: &clock, break_glass: false };
+        let context = context::build(request, &Reads::all(&inputs), &around).expect("a context");
         let request = Request::new(uid(caller), entities::call(), uid(callee), context, None).expect("a request");
         let response = Authorizer::new().is_authorized(&request, &self.set, &self.entities);
         let broken = response.diagnostics().errors().any(|error| {
@@ -393,11 +400,11 @@ proptest! {
                 prop_assert!(!decision.allowed || !decision.policies.is_empty());
                 let reads = engine.reads();
                 let other = CallRequest {
-                    method: if reads.method { method } else { "PUT" },
-                    path: if reads.path { path } else { "/other/x/y" },
-                    host: if reads.host { host } else { "j" },
-                    protocol: if reads.protocol { request.protocol } else { "HTTP/1.1" },
-                    source_ip: request.source_ip.filter(|_| reads.source_ip),
+                    method: if reads.has(&Attribute::Method) { method } else { "PUT" },
+                    path: if reads.has_path() { path } else { "/other/x/y" },
+                    host: if reads.has(&Attribute::Host) { host } else { "j" },
+                    protocol: if reads.has(&Attribute::Protocol) { request.protocol } else { "HTTP/1.1" },
+                    source_ip: request.source_ip.filter(|_| reads.has(&Attribute::SourceIp)),
                     ..request
                 };
                 let again = engine.decide(&other);

@@ -156,7 +156,9 @@ fn filters(given: Vec<HttpFilter>, at: &Path<'_>) -> Result<bool, Refused> {
 fn ext_authz(mut given: ExtAuthz, at: &Path<'_>) -> Result<(), Refused> {
     given.stat_prefix.clear(); // the listener's is used
     given.status_on_error = None; // the policy engine of this process always answers
-    given.include_peer_certificate = false; // the policy engine of this process sees it
+    // The policy engine of this process sees both.
+    given.include_peer_certificate = false;
+    given.include_tls_session = false;
     v3(&mut given.transport_api_version, &at.field("transport_api_version"))?;
     match given.services.take() {
         Some(Services::GrpcService(service)) => to_agent(service, &at.field("grpc_service"))?,

@@ -103,7 +103,8 @@ fn serve(config: &Any, at: &Path<'_>, authorize: bool, names: &mut Names) -> Res
 
 fn ext_authz(mut given: ExtAuthz, at: &Path<'_>) -> Result<(), Refused> {
     given.stat_prefix.clear(); // the prefix of what serves the connection is used
-    given.include_peer_certificate = false; // the policy engine of this process sees it
+    given.include_peer_certificate = false;
+    given.include_tls_session = false;
     v3(&mut given.transport_api_version, &at.field("transport_api_version"))?;
     let at_service = at.field("grpc_service");
     to_agent(required(given.grpc_service.take(), &at_service)?, &at_service)?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::headers::has_option;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -120,10 +121,4 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     let mut parameters = values.flat_map(|value| value.split(',')).filter_map(|parameter| parameter.split_once('='));
     let (_, seconds) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
     seconds.trim().parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()))
-}
-
-/// Whether a field that is a list has the option.
-pub(crate) fn has_option(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool {
-    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(option)))
 }

@@ -16,7 +16,7 @@ mod tests;
 use weft_telemetry::Failure;
 
 pub(crate) use body::{Broken, Decoder, Encoder};
-pub(crate) use fields::{has_option, size as fields_size};
+pub(crate) use fields::size as fields_size;
 pub(crate) use request::{RequestHead, put_request, take_request};
 pub(crate) use response::{Asked, ResponseHead, Said, put_interim, put_response, take_response};
 

@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use http::{Method, Request, Uri, Version, header};
 
 use super::fields::{
-    LineEnds, Places, content_length, declared_length, has_option, is_chunked, keeps_alive, line_ends, put_field,
-    put_fields, size,
+    LineEnds, Places, content_length, declared_length, is_chunked, keeps_alive, line_ends, put_field, put_fields, size,
 };
 use super::{Asked, Decoder, Encoder, FIELDS_MAX, HEAD_MAX, Malformed};
+use crate::headers::has_option;
 
 /// A request's head.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Response, StatusCode, Version, header};
 
 use super::wire::Wire;
-use crate::h1::{HEAD_MAX, fields_size, has_option};
+use crate::h1::{HEAD_MAX, fields_size};
+use crate::headers::has_option;
 use crate::headers::strip_hop_by_hop;
 
 /// So many heads before one answer are passed on. More are dropped: whoever sends them without end fills no memory here, and keeps

@@ -1,0 +1,128 @@
+//! A request as Cedar's context, with the attributes that are read and no others.
+
+use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+
+use super::clock::weekday;
+use super::{Attribute, Clock, Reads, depth, first, minute, segment};
+use crate::request::{CallRequest, User, grpc_method};
+
+type Pair = (String, RestrictedExpression);
+
+/// What of a context no request says: the callee's and the mesh's part.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) port: u16,
+    pub(crate) clock: &'a Clock,
+    pub(crate) break_glass: bool,
+}
+
+/// The context. Records that every request has are there as soon as one of their attributes is read.
+pub(crate) fn build(
+    request: &CallRequest<'_>,
+    reads: &Reads,
+    around: &Surroundings<'_>,
+) -> Result<Context, Box<ContextCreationError>> {
+    let mut pairs: Vec<Pair> = Vec::with_capacity(4);
+    let (mut headers, mut query, mut time) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut has_headers, mut has_query) = (false, false);
+    for attribute in reads.iter() {
+        let mut put = |name: &str, value: Option<RestrictedExpression>| {
+            pairs.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        match attribute {
+            Attribute::Method => put("method", Some(text(request.method))),
+            Attribute::Path => put("path", Some(text(request.path))),
+            Attribute::Depth => put("depth", Some(long(depth(request.path) as i64))),
+            Attribute::First(n) => put(&format!("first{n}"), first(request.path, *n).map(text)),
+            Attribute::Segment(n) => put(&format!("segment{n}"), segment(request.path, *n).map(text)),
+            Attribute::Host => put("host", Some(text(request.host))),
+            Attribute::Port => put("port", Some(long(around.port.into()))),
+            Attribute::Protocol => put("protocol", Some(text(request.protocol))),
+            Attribute::SourceIp => {
+                put("sourceIp", request.source_ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));
+            }
+            Attribute::Header(name) => {
+                has_headers = true;
+                headers.extend(request.headers.header(name).map(|value| (name.to_string(), text(&value))));
+            }
+            Attribute::Query(name) => {
+                has_query = true;
+                query.extend(parameter(request.query, name).map(|values| (name.to_string(), set(&values))));
+            }
+            Attribute::Grpc => put("grpc", grpc(request)),
+            Attribute::Tls => put("tls", request.tls.map(|tls| record(pair("sni", tls.server_name.map(text))))),
+            Attribute::User => put("user", request.user.map(user)),
+            Attribute::Zone(zone) => {
+                let local = around.clock.local(zone, minute(request.now));
+                time.extend(local.map(|local| (zone.to_string(), wall(local))));
+            }
+            Attribute::Now => put("now", Some(now(request))),
+            Attribute::BreakGlass => put("breakGlass", Some(RestrictedExpression::new_bool(around.break_glass))),
+        }
+    }
+    let records = [("headers", has_headers, headers), ("query", has_query, query), ("time", !time.is_empty(), time)];
+    let records = records.into_iter().filter(|(_, is_read, _)| *is_read);
+    pairs.extend(records.map(|(name, _, members)| (name.to_owned(), record(members))));
+    Context::from_pairs(pairs).map_err(Box::new)
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+fn long(value: i64) -> RestrictedExpression {
+    RestrictedExpression::new_long(value)
+}
+
+fn set<T: AsRef<str>>(values: &[T]) -> RestrictedExpression {
+    RestrictedExpression::new_set(values.iter().map(|value| text(value.as_ref())))
+}
+
+fn record(members: impl IntoIterator<Item = Pair>) -> RestrictedExpression {
+    RestrictedExpression::new_record(members).expect("its names differ")
+}
+
+fn pair(name: &str, value: Option<RestrictedExpression>) -> Option<Pair> {
+    value.map(|value| (name.to_owned(), value))
+}
+
+/// The values of a parameter of the query, decoded as forms are (`+` is a space); `None` if it is not there.
+fn parameter(query: Option<&str>, name: &str) -> Option<Vec<String>> {
+    let pairs = form_urlencoded::parse(query?.as_bytes());
+    let values: Vec<String> = pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect();
+    (!values.is_empty()).then_some(values)
+}
+
+fn grpc(request: &CallRequest<'_>) -> Option<RestrictedExpression> {
+    let (service, method) = grpc_method(request.path).filter(|_| request.grpc)?;
+    Some(record([("service".to_owned(), text(service)), ("method".to_owned(), text(method))]))
+}
+
+fn user(user: &User) -> RestrictedExpression {
+    let claims = user.claims.iter().map(|(name, value)| (name.to_string(), text(value)));
+    record([
+        ("subject".to_owned(), text(&user.subject)),
+        ("issuer".to_owned(), text(&user.issuer)),
+        ("scopes".to_owned(), set(&user.scopes)),
+        ("groups".to_owned(), set(&user.groups)),
+        ("claims".to_owned(), record(claims)),
+    ])
+}
+
+fn wall(local: DateTime) -> RestrictedExpression {
+    let (hour, minute) = (i64::from(local.hour()), i64::from(local.minute()));
+    record([
+        ("date".to_owned(), text(&local.date().to_string())),
+        ("weekday".to_owned(), text(weekday(local.date().weekday()))),
+        ("hour".to_owned(), long(hour)),
+        ("minute".to_owned(), long(minute)),
+        ("minuteOfDay".to_owned(), long(hour * 60 + minute)),
+    ])
+}
+
+/// Cedar's `datetime`.
+fn now(request: &CallRequest<'_>) -> RestrictedExpression {
+    let at = i64::try_from(minute(request.now) * 60).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    RestrictedExpression::new_datetime(at.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}

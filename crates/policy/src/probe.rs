@@ -1,0 +1,67 @@
+//! A call that somebody only asks about: `weft explain`, a `Test`, a list of who can call.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use weft_model::SpiffeId;
+
+use crate::engine::{Decision, Engine};
+use crate::host;
+use crate::path::{self, PathError};
+use crate::request::{CallRequest, Headers, TlsFacts, User, is_grpc};
+
+/// A call with all that it brings.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Who calls.
+    pub caller: SpiffeId,
+    /// Empty for TCP.
+    pub method: Arc<str>,
+    /// Path and query as sent; empty for TCP.
+    pub target: Arc<str>,
+    /// Host as sent; empty for TCP.
+    pub host: String,
+    /// Header fields, by lower-case name.
+    pub headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// Where it comes from.
+    pub source: Option<IpAddr>,
+    /// For whom.
+    pub user: Option<User>,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl Headers for BTreeMap<Arc<str>, Arc<str>> {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.get(name).map(|value| Cow::Borrowed(&**value))
+    }
+}
+
+impl Probe {
+    /// What `engine`'s service would decide, as its sidecar does: over HTTP/2 and mutual TLS from another sidecar.
+    ///
+    /// # Errors
+    /// The path is refused before any policy is asked.
+    pub fn decide(&self, engine: &Engine) -> Result<Decision, PathError> {
+        let is_tcp = self.method.is_empty();
+        let target = if is_tcp { Cow::Borrowed("") } else { path::normalize(&self.target, engine.paths())? };
+        let (path, query) = path::split(&target);
+        Ok(engine.decide(&CallRequest {
+            principal: Some(&self.caller),
+            method: &self.method,
+            path,
+            query,
+            host: &host::normalize(&self.host),
+            protocol: if is_tcp { "TCP" } else { "HTTP/2" },
+            source_ip: self.source,
+            headers: &self.headers,
+            grpc: self.headers.header("content-type").is_some_and(|kind| is_grpc(kind.as_bytes())),
+            tls: Some(TlsFacts { server_name: Some(&engine.service().host()) }),
+            user: self.user.as_ref(),
+            now: self.at,
+        }))
+    }
+}

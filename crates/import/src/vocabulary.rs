@@ -5,7 +5,7 @@ use weft_model::Intent;
 /// What a policy can read beside the caller, the callee, method, path, host and address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vocabulary {
-    /// `context.port`, a Long that not every request has.
+    /// `context.port`, which every request has.
     pub(crate) port: bool,
     /// `context.tls.sni`, which not every connection has.
     pub(crate) sni: bool,
@@ -15,13 +15,8 @@ pub(crate) struct Vocabulary {
 
 impl Vocabulary {
     /// The words of a mesh, or those that every mesh has.
-    pub(crate) fn of(_mesh: Option<&Intent>) -> Self {
-        Self::default()
-    }
-
-    /// All words, and this header: what is to come is tried before it is switched on.
-    #[cfg(test)]
-    pub(crate) fn full(header: &str) -> Self {
-        Self { port: true, sni: true, headers: vec![header.to_owned()] }
+    pub(crate) fn of(mesh: Option<&Intent>) -> Self {
+        let headers = mesh.into_iter().flat_map(|intent| &intent.mesh.policy.headers).map(ToString::to_string);
+        Self { port: true, sni: true, headers: headers.collect() }
     }
 }

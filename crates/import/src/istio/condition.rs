@@ -81,7 +81,6 @@ fn bounds(attribute: &Attribute, value: &str, namespace: &str, world: &World<'_>
 fn guard(attribute: &Attribute) -> Option<Attr> {
     match attribute {
         Attribute::SourceIp => Some(context("sourceIp")),
-        Attribute::Port => Some(context("port")),
         _ => None,
     }
 }

@@ -91,7 +91,7 @@ fn range(value: &str) -> Option<String> {
     }
 }
 
-/// `ports` and `destination.port`. Guarded by the caller.
+/// `ports` and `destination.port`: a service has one port, on which its app listens.
 pub(super) fn ports(value: &str, world: &World<'_>) -> Bounds {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     match value.parse::<u16>().ok().filter(|_| digits) {
@@ -108,8 +108,10 @@ pub(super) fn ports(value: &str, world: &World<'_>) -> Bounds {
 pub(super) fn headers(name: &str, value: &str, world: &World<'_>) -> Bounds {
     let name = name.to_ascii_lowercase();
     if !world.words.headers.contains(&name) {
-        let problem = format!("policies of this version of Weft do not read the header {}", short(&name));
-        return Bounds::unknown(problem, LATER);
+        let problem =
+            format!("policies read only the headers that the mesh declares, and {} is not one of them", short(&name));
+        let given = if world.mesh.is_some() { "" } else { " of the mesh, give that with --mesh," };
+        return Bounds::unknown(problem, format!("name it in Mesh.policy.headers{given} and import again"));
     }
     let attr = Attr { of: "context", path: vec!["headers".to_owned(), name] };
     noting_star(Bounds::exact(and([Expr::Has(attr.clone()), pattern::read(value).on(attr)])), value)

@@ -2,6 +2,7 @@ use crate::Input;
 
 mod decisions;
 mod fields;
+mod original;
 mod whole;
 
 /// One file of documents.

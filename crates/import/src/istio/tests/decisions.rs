@@ -1,59 +1,20 @@
-//! Weft's engine on what was imported decides as Istio does on the original, read by the letter by a small interpreter.
+//! Weft's engine on what was imported decides as Istio does on the original ([`super::original`]).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weft_model::intent::{PolicyFile, Protocol};
-use weft_policy::{CallRequest, Engine, testing};
+use weft_policy::{CallRequest, Engine, Headers, TlsFacts, testing};
 
 use super::file;
+use super::original::{Call, Document, Field, Rule, TCP, is_broken, istio};
 use crate::istio::{Options, import};
 
-/// Names that hide in each other, and one service without HTTP.
+/// Names that hide in each other.
 const SERVICES: [&str; 9] =
     ["prod/web", "prod/board", "dev/web", "dev/webby", "ns/sa", "prod/db", "dev/board", "dev/db", "istio-system/web"];
-const TCP: &str = "prod/db";
-
-/// A field with its values; of `when` it is the key.
-#[derive(Clone, Debug)]
-struct Field {
-    name: &'static str,
-    not: bool,
-    values: Vec<&'static str>,
-}
-
-#[derive(Clone, Debug)]
-struct Rule {
-    from: Vec<Vec<Field>>,
-    to: Vec<Vec<Field>>,
-    when: Vec<Field>,
-}
-
-#[derive(Clone, Debug)]
-struct Document {
-    namespace: &'static str,
-    action: &'static str,
-    dry_run: bool,
-    labels: &'static [(&'static str, &'static str)],
-    rules: Vec<Rule>,
-}
-
-#[derive(Clone, Debug)]
-struct Call {
-    caller: &'static str,
-    callee: &'static str,
-    method: &'static str,
-    path: &'static str,
-    host: &'static str,
-    ip: &'static str,
-    /// What policies do not read here.
-    token: bool,
-    /// Of the workload that is called.
-    version: &'static str,
-    port: &'static str,
-    client: &'static str,
-}
 
 /// Fields of a source: what each may say, and the key of `when` that is the same.
 const SOURCE: [(&str, &str, &str, &[&str]); 7] = [
@@ -141,6 +102,14 @@ const OPERATION: [(&str, &str, &[&str]); 4] = [
     ("ports", "notPorts", &["80", "8080"]),
 ];
 
+/// Keys of `when` that no field of a source is.
+const OTHERS: [(&str, &[&str]); 4] = [
+    ("request.headers[X-Team]", &["blue", "b*", "*e", "*", "*u*"]),
+    ("request.headers[X-Other]", &["blue", "*"]),
+    ("connection.sni", &["board.prod", "*.prod", "b*", "*"]),
+    ("destination.port", &["80", "8080"]),
+];
+
 fn any_values(values: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
     vec(proptest::sample::select(values), 1..3)
 }
@@ -158,7 +127,9 @@ fn any_operation() -> impl Strategy<Value = Field> {
 }
 
 fn any_when() -> impl Strategy<Value = Field> {
-    (proptest::sample::select(&SOURCE[..]), any::<bool>()).prop_flat_map(|((_, _, key, values), not)| {
+    let of_source = SOURCE.iter().map(|(_, _, key, values)| (*key, *values));
+    let keys: Vec<(&str, &[&str])> = of_source.chain(OTHERS).collect();
+    (proptest::sample::select(keys), any::<bool>()).prop_flat_map(|((key, values), not)| {
         any_values(values).prop_map(move |values| Field { name: key, not, values })
     })
 }
@@ -216,11 +187,12 @@ fn any_call() -> impl Strategy<Value = Call> {
         pick(&["board.prod", "x", "web.dev"]),
         pick(&["10.1.2.3", "10.1.2.9", "192.168.0.1", "::1"]),
         any::<bool>(),
-        pick(&["80", "8080"]),
+        proptest::option::of(pick(&["blue", "red,blue", ""])),
+        proptest::option::of(pick(&["board.prod", "x"])),
         pick(&["1.1.1.1", "2.2.2.2", "3.3.3.3"]),
         pick(&["v1", "v2"]),
     )
-        .prop_map(|((caller, callee), method, path, host, ip, token, port, client, version)| {
+        .prop_map(|((caller, callee), method, path, host, ip, token, team, sni, client, version)| {
             let tcp = callee == TCP;
             let only = |text| if tcp { "" } else { text };
             Call {
@@ -232,7 +204,8 @@ fn any_call() -> impl Strategy<Value = Call> {
                 ip,
                 token: token && !tcp,
                 version,
-                port,
+                team: team.filter(|_| !tcp),
+                sni,
                 client,
             }
         })
@@ -271,142 +244,13 @@ fn yaml(documents: &[Document]) -> String {
     text
 }
 
-/// What Istio decides. Its control plane and Envoy's RBAC filter are where the rules were read.
-fn istio(documents: &[Document], call: &Call) -> bool {
-    let (namespace, name) = call.callee.split_once('/').expect("a name");
-    let applies = |document: &&Document| {
-        let has = |(label, value): &(&str, &str)| match *label {
-            "app" => *value == name,
-            _ => *value == call.version,
-        };
-        let selected = document.labels.iter().all(has);
-        !document.dry_run && selected && [namespace, "istio-system"].contains(&document.namespace)
-    };
-    let of = |action| documents.iter().filter(applies).filter(move |document| document.action == action);
-    let any = |action| {
-        of(action).any(|document| document.rules.iter().any(|rule| holds(rule, action, document.namespace, call)))
-    };
-    if any("DENY") {
-        return false;
-    }
-    of("ALLOW").next().is_none() || any("ALLOW")
-}
+/// A head with one field.
+#[derive(Debug)]
+struct Team(Option<&'static str>);
 
-fn holds(rule: &Rule, action: &str, own: &str, call: &Call) -> bool {
-    let is_http = |field: &Field| {
-        [
-            "methods",
-            "notMethods",
-            "paths",
-            "notPaths",
-            "hosts",
-            "notHosts",
-            "requestPrincipals",
-            "notRequestPrincipals",
-            "request.auth.principal",
-        ]
-        .contains(&field.name)
-    };
-    let tcp = call.callee == TCP;
-    let mut all = rule.from.iter().flatten().chain(rule.to.iter().flatten()).chain(&rule.when);
-    // Istio's own errors: a rule that allows is dropped whole, from one that denies the condition is.
-    let broken = |field: &Field| tcp && is_http(field) || field.values.iter().any(|value| is_broken(field, value));
-    if action == "ALLOW" && all.any(broken) {
-        return false;
-    }
-    let one = |field: &Field| {
-        let values: Vec<&&str> =
-            field.values.iter().filter(|value| !(is_broken(field, value) || tcp && is_http(field))).collect();
-        values.is_empty() || values.iter().any(|value| is(field, value, own, call)) != field.not
-    };
-    let list = |list: &[Vec<Field>]| list.is_empty() || list.iter().any(|all| all.iter().all(one));
-    list(&rule.from) && list(&rule.to) && rule.when.iter().all(one)
-}
-
-/// What Istio refuses; with its admission webhook switched off it does what `holds` says.
-fn is_broken(field: &Field, value: &str) -> bool {
-    match field.name {
-        "paths" | "notPaths" => ["/a/{*}.x", "/a/x{*}", "/a/{**}/{*}"].contains(&value),
-        "serviceAccounts" | "notServiceAccounts" | "source.serviceAccount" => value.contains('*'),
-        _ => value.ends_with("/33"),
-    }
-}
-
-fn is(field: &Field, value: &str, own: &str, call: &Call) -> bool {
-    let (namespace, account) = call.caller.split_once('/').expect("a name");
-    let id = format!("cluster.local/ns/{namespace}/sa/{account}");
-    let ip = |ip: &str| in_range(ip.parse().expect("an address"), value);
-    match field.name {
-        "principals" | "notPrincipals" | "source.principal" => text(value, &id),
-        "namespaces" | "notNamespaces" | "source.namespace" => regex(&format!("*/ns/{value}/*"), &id),
-        "serviceAccounts" | "notServiceAccounts" | "source.serviceAccount" => {
-            let (space, name) = value.split_once('/').unwrap_or((own, value));
-            (space, name) == (namespace, account)
-        }
-        "trustDomains" | "notTrustDomains" | "source.trustDomain" => text(value, "cluster.local"),
-        "ipBlocks" | "notIpBlocks" | "source.ip" => ip(call.ip),
-        "remoteIpBlocks" | "notRemoteIpBlocks" | "remote.ip" => ip(call.client),
-        "requestPrincipals" | "notRequestPrincipals" | "request.auth.principal" => call.token,
-        "methods" | "notMethods" => text(value, call.method),
-        "hosts" | "notHosts" => text(&value.to_lowercase(), call.host),
-        "ports" | "notPorts" => value == call.port,
-        "paths" | "notPaths" if value.contains('{') => template(value.as_bytes(), call.path.as_bytes()),
-        "paths" | "notPaths" => text(value, call.path),
-        other => panic!("{other}"),
-    }
-}
-
-fn text(value: &str, text: &str) -> bool {
-    if value == "*" {
-        !text.is_empty()
-    } else if let Some(end) = value.strip_prefix('*') {
-        text.ends_with(end)
-    } else if let Some(start) = value.strip_suffix('*') {
-        text.starts_with(start)
-    } else {
-        text == value
-    }
-}
-
-/// A regular expression of which only `.*` is one, written `*`.
-fn regex(pattern: &str, text: &str) -> bool {
-    match pattern.chars().next() {
-        None => text.is_empty(),
-        Some('*') => (0..=text.len()).any(|at| regex(&pattern[1..], &text[at..])),
-        Some(c) => text.starts_with(c) && regex(&pattern[1..], &text[1..]),
-    }
-}
-
-/// Envoy's: `{*}` is one or more characters of a segment, `{**}` any number of those and slashes.
-fn template(pattern: &[u8], path: &[u8]) -> bool {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=*".contains(byte);
-    let run = |from: usize, slash: bool| {
-        path.iter().take_while(|byte| legal(byte) || slash && **byte == b'/').count() + 1 - from
-    };
-    if let Some(rest) = pattern.strip_prefix(b"{**}") {
-        return (0..run(0, true)).any(|at| template(rest, &path[at..]));
-    }
-    if let Some(rest) = pattern.strip_prefix(b"{*}") {
-        return (1..=run(1, false)).any(|at| template(rest, &path[at..]));
-    }
-    match (pattern.split_first(), path.split_first()) {
-        (None, None) => true,
-        (Some((want, rest)), Some((have, path))) => want == have && template(rest, path),
-        _ => false,
-    }
-}
-
-fn in_range(ip: std::net::IpAddr, range: &str) -> bool {
-    let (address, length) =
-        range.split_once('/').map_or((range, None), |(address, length)| (address, length.parse::<u32>().ok()));
-    match (ip, address.parse().expect("an address")) {
-        (std::net::IpAddr::V4(ip), std::net::IpAddr::V4(of)) => {
-            (ip.to_bits() ^ of.to_bits()).leading_zeros() >= length.unwrap_or(32)
-        }
-        (std::net::IpAddr::V6(ip), std::net::IpAddr::V6(of)) => {
-            (ip.to_bits() ^ of.to_bits()).leading_zeros() >= length.unwrap_or(128)
-        }
-        _ => false,
+impl Headers for Team {
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.filter(|_| name == "x-team").map(Cow::Borrowed)
     }
 }
 
@@ -414,6 +258,7 @@ fn in_range(ip: std::net::IpAddr, range: &str) -> bool {
 fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, bool, String) {
     let mut intent = testing::intent(&SERVICES);
     intent.services.get_mut(&testing::name(TCP)).expect("there").protocol = Protocol::Tcp;
+    intent.mesh.policy.headers = vec!["x-team".into()];
     let options = Options { default_allow: true, ..Options::default() };
     let imported = import(&file(yaml(documents)), &options, with_mesh.then_some(&intent));
     let imported = imported.unwrap_or_else(|findings| panic!("{findings:#?}\n{}", yaml(documents)));
@@ -433,6 +278,9 @@ fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, 
             host: call.host,
             protocol: if call.callee == TCP { "TCP" } else { "HTTP/1.1" },
             source_ip: call.ip.parse().ok(),
+            headers: &Team(call.team),
+            tls: Some(TlsFacts { server_name: call.sni }),
+            ..testing::request(&id)
         };
         engine.decide(&request).allowed
     };
@@ -465,7 +313,8 @@ fn a_path_matches_here_where_it_does_in_istio() {
         ip: "10.1.2.3",
         token: false,
         version: "v1",
-        port: "80",
+        team: None,
+        sni: None,
         client: "1.1.1.1",
     });
     let calls: Vec<Call> = calls.collect();

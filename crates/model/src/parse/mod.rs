@@ -20,7 +20,7 @@ mod test;
 #[cfg(test)]
 mod tests;
 mod values;
-mod yaml;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Tag};
 
 use super::report::Report;
 use crate::code;
-use crate::finding::Span;
+use crate::finding::{Finding, Span};
 
 /// Deepest nesting of lists and mappings.
 const MAX_DEPTH: usize = 64;
@@ -21,25 +21,27 @@ const MAX_DOCUMENTS: usize = 20_000;
 
 /// One `---` document.
 #[derive(Debug)]
-pub(super) struct Document {
+pub struct Document {
     /// Its content; of a broken document what stands before the error.
-    pub(super) root: Node,
+    pub root: Node,
     /// Whether it could be read to its end.
-    pub(super) whole: bool,
+    pub whole: bool,
 }
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) span: Span,
+pub struct Node {
+    /// What it holds.
+    pub value: Value,
+    /// Where it starts.
+    pub span: Span,
     /// Nodes in it, itself included.
     size: usize,
 }
 
 /// What a node holds.
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub enum Value {
     /// Nothing, `~` or `null`.
     Null,
     /// Text as written, escapes resolved.
@@ -66,7 +68,7 @@ impl Node {
     }
 
     /// What a reader would call it.
-    pub(super) fn noun(&self) -> &'static str {
+    pub fn noun(&self) -> &'static str {
         match &self.value {
             Value::Null => "nothing",
             Value::Scalar { .. } => "text",
@@ -76,18 +78,25 @@ impl Node {
     }
 
     /// The value of a key of a mapping; the first, should it repeat.
-    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&Node> {
         let Value::Map(entries) = &self.value else { return None };
         entries.iter().find(|(k, _)| matches!(&k.value, Value::Scalar { text, .. } if text == key)).map(|(_, v)| v)
     }
 
     /// The text of a scalar.
-    pub(super) fn as_text(&self) -> Option<&str> {
+    pub fn as_text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),
             _ => None,
         }
     }
+}
+
+/// All documents of a file that is no part of an intent, and what is wrong with them as YAML.
+pub fn read(file: &Arc<str>, text: &str) -> (Vec<Document>, Vec<Finding>) {
+    let mut report = Report::default();
+    let documents = documents(file, text, &mut report);
+    (documents, report.finish())
 }
 
 /// All documents of a file. Empty documents are left out.

@@ -1,6 +1,7 @@
-//! `weft policy`: questions about the policies of a folder.
+//! `weft policy`: questions about the policies of a folder, and policies brought in from elsewhere.
 
 mod can;
+mod import;
 mod test;
 
 use std::process::ExitCode;
@@ -15,6 +16,15 @@ pub(crate) enum Policy {
     Test(test::Args),
     WhoCan(Box<can::WhoCan>),
     WhatCan(can::WhatCan),
+    /// Bring in the policies of another mesh
+    #[command(subcommand)]
+    Import(Import),
+}
+
+/// Where policies are brought in from.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Import {
+    Istio(import::Args),
 }
 
 pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
@@ -22,5 +32,6 @@ pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
         Policy::Test(args) => Ok(exit(test::run(args))),
         Policy::WhoCan(args) => Ok(exit(can::who_can(args))),
         Policy::WhatCan(args) => Ok(exit(can::what_can(args))),
+        Policy::Import(Import::Istio(args)) => import::run(args),
     }
 }

@@ -104,7 +104,7 @@ mod tests {
     use weft_model::intent::Slashes;
 
     use super::*;
-    use crate::engine::CallRequest;
+    use crate::request::CallRequest;
     use crate::testing;
     use crate::testing::matches_by_the_letter;
 

@@ -2,7 +2,7 @@
 //!
 //! A decision builds only what some policy reads, and a caller may keep a decision for requests that agree in what is read.
 
-use serde_json::Value;
+use cedar_policy::Policy;
 
 /// How many leading segments of a path `first1` .. `first8` give.
 pub(crate) const MAX_FIRST: usize = 8;
@@ -89,43 +89,23 @@ pub(crate) fn first(path: &str, n: usize) -> Option<&str> {
     Some(&path[..slashes.next().unwrap_or(path.len())])
 }
 
-/// The context attributes that a policy (in Cedar's JSON form) mentions; all of them if `context` is used as a whole.
-pub(crate) fn reads(policy: &Value) -> Reads {
-    match policy {
-        Value::Array(items) => items.iter().map(reads).fold(Reads::NOTHING, Reads::union),
-        Value::Object(members) => {
-            if members.get("Var").is_some_and(|variable| variable == "context") {
-                return Reads::ALL;
-            }
-            let access = members.get(".").or_else(|| members.get("has")).filter(|access| is_context(&access["left"]));
-            if let Some(access) = access {
-                return match &access["attr"] {
-                    Value::String(name) => Reads::named(name),
-                    // `context has a.b`
-                    Value::Array(names) => names.first().and_then(Value::as_str).map_or(Reads::ALL, Reads::named),
-                    _ => Reads::ALL,
-                };
-            }
-            members.values().map(reads).fold(Reads::NOTHING, Reads::union)
-        }
-        _ => Reads::NOTHING,
-    }
-}
-
-fn is_context(expression: &Value) -> bool {
-    expression["Var"] == "context"
+/// The context attributes that a policy mentions; all of them if `context` is used as a whole.
+pub(crate) fn reads(policy: &Policy) -> Reads {
+    let mut reads = Reads::NOTHING;
+    weft_policy_eval::reads(policy.as_ref(), |path| {
+        reads = reads.union(path.first().map_or(Reads::ALL, |name| Reads::named(name)));
+    });
+    reads
 }
 
 #[cfg(test)]
 mod tests {
-    use cedar_policy::Policy;
-
     use super::*;
 
     fn reads_of(conditions: &str) -> Vec<&'static str> {
         let text = format!("permit(principal, action, resource) {conditions};");
         let policy = Policy::parse(None, text).expect("parses");
-        reads(&policy.to_json().expect("has a JSON form")).names().collect()
+        reads(&policy).names().collect()
     }
 
     #[test]

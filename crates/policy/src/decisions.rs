@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::engine::{CallRequest, Decision, Engine};
+use crate::decision::Decision;
+use crate::engine::Engine;
+use crate::request::CallRequest;
 
 /// Decisions that are remembered, at most; one more forgets them all.
 const REMEMBERED_MAX: usize = 4096;

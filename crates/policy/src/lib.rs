@@ -4,28 +4,37 @@
 //! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O or reads a clock.
 
 mod access;
+mod ask;
 mod bound;
 mod bundle;
+mod call;
 mod check;
 mod context;
+mod decision;
 mod decisions;
 mod engine;
 mod entities;
 pub mod host;
+mod index;
+mod load;
 mod model;
 pub mod path;
 mod pattern;
 mod read;
+mod request;
 pub mod schema;
 mod scope;
 mod source;
 mod split;
+mod table;
 #[doc(hidden)]
 pub mod testing;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
 pub use context::AttributeSet;
+pub use decision::{Decision, PolicyRef};
 pub use decisions::Decisions;
-pub use engine::{CallRequest, Decision, Engine, PolicyRef};
+pub use engine::Engine;
 pub use model::{PolicyModel, compile};
+pub use request::CallRequest;

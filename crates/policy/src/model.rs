@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use weft_model::intent::{Intent, Paths};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
+use weft_policy_eval::Bits;
 
 use crate::bundle::{Bundle, PolicyText, ServiceFacts};
 use crate::check;
-use crate::scope::{self, Bits, Universe};
+use crate::scope::{self, Universe};
 use crate::source::Source;
 
 /// All policies of one commit.

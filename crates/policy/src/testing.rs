@@ -10,7 +10,8 @@ use weft_model::intent::{
 use weft_model::{ServiceName, Span, SpiffeId};
 
 use crate::bundle::Bundle;
-use crate::engine::{CallRequest, Engine};
+use crate::engine::Engine;
+use crate::request::CallRequest;
 
 pub fn span(file: &str, line: u32) -> Span {
     Span { file: file.into(), line, column: 1 }

@@ -267,4 +267,6 @@ fn shorten(text: &str) -> &str {
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;

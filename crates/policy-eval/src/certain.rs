@@ -74,7 +74,7 @@ impl<'a> Certain<'a> {
         let mut known = known.clone();
         for operand in self.program().list_of_nodes(list) {
             self.is_test(operand, &known).then_some(())?;
-            known = self.when(operand, each, &known);
+            self.learn(operand, each, &mut known);
         }
         Some(Kind::Bool)
     }
@@ -138,12 +138,13 @@ impl<'a> Certain<'a> {
     }
 
     /// What holds as well, if a boolean is this.
-    pub(crate) fn when(&self, id: NodeId, value: bool, known: &Known) -> Known {
+    fn when(&self, id: NodeId, value: bool, known: &Known) -> Known {
         let mut known = known.clone();
         self.learn(id, value, &mut known);
         known
     }
 
+    /// The same, in place.
     pub(crate) fn learn(&self, id: NodeId, value: bool, known: &mut Known) {
         match self.program().node(id) {
             Node::Not(of) => self.learn(of, !value, known),

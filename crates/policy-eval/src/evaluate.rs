@@ -194,3 +194,6 @@ fn ask(test: IpTest, ip: Ip) -> bool {
         IpTest::Multicast => ip.is_multicast(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //!
 //! Nothing here knows of meshes, does I/O or reads a clock. Decisions (what several policies mean together) are made elsewhere.
 //! Files import only from those before them: `ip`, `shape`, `value` with `constant`, `bits`, `like`, `node`, `program` with `evaluate`,
-//! `principals`, `builder`, `compile`, `certain`, `keys`, `load`.
+//! `principals`, `builder`, `compile`, `certain`, `keys`, `load`; `reads` stands alone.
 
 mod bits;
 mod builder;
@@ -25,6 +25,8 @@ mod reads;
 mod shape;
 #[doc(hidden)]
 pub mod testing;
+#[cfg(test)]
+mod trial;
 mod value;
 
 pub use bits::Bits;

@@ -135,3 +135,6 @@ struct Conditions {
     /// None of them can be an error.
     certain: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! Which principals a condition can hold for, told before any of them calls.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use crate::bits::Bits;
 use crate::constant::Constant;
@@ -24,8 +23,8 @@ pub(crate) struct Principals {
     values: HashMap<(u32, u32), Vec<u32>>,
     /// How many have an attribute.
     having: HashMap<u32, usize>,
-    /// What was told already.
-    told: HashMap<NodeId, Option<Rc<Bits>>>,
+    /// What was evaluated already: many policies ask the same.
+    evaluated: HashMap<NodeId, Bits>,
     evaluations: usize,
 }
 
@@ -66,28 +65,19 @@ impl Principals {
     }
 
     /// For whom a condition holds that is certain and asks only about the principal; `None` if that cannot be told.
-    pub(crate) fn of(&mut self, program: &Program, id: NodeId) -> Option<Rc<Bits>> {
-        if let Some(told) = self.told.get(&id) {
-            return told.clone();
-        }
-        let told = self.tell(program, id).map(Rc::new);
-        self.told.insert(id, told.clone());
-        told
-    }
-
-    fn tell(&mut self, program: &Program, id: NodeId) -> Option<Bits> {
+    pub(crate) fn of(&mut self, program: &Program, id: NodeId) -> Option<Bits> {
         match program.node(id) {
             Node::Context | Node::AskCedar => None,
             Node::Not(of) => {
                 let mut bits = Bits::all(self.len());
-                bits.remove(&*self.of(program, of)?);
+                bits.remove(&self.of(program, of)?);
                 Some(bits)
             }
             Node::All(list) => self.tell_all(program, list),
             Node::Any(list) => {
                 let mut bits = Bits::none(self.len());
                 for each in program.list_of_nodes(list) {
-                    bits.union(&*self.of(program, each)?);
+                    bits.union(&self.of(program, each)?);
                 }
                 Some(bits)
             }
@@ -102,7 +92,7 @@ impl Principals {
     fn tell_all(&mut self, program: &Program, list: List) -> Option<Bits> {
         let mut bits = Bits::all(self.len());
         for each in program.list_of_nodes(list) {
-            bits.intersect(&*self.of(program, each)?);
+            bits.intersect(&self.of(program, each)?);
         }
         Some(bits)
     }
@@ -137,6 +127,9 @@ impl Principals {
     }
 
     fn evaluate(&mut self, program: &Program, id: NodeId) -> Option<Bits> {
+        if let Some(bits) = self.evaluated.get(&id) {
+            return Some(bits.clone());
+        }
         if !is_about_principals(program, id) || self.evaluations + self.len() > EVALUATIONS_MAX {
             return None;
         }
@@ -149,6 +142,7 @@ impl Principals {
                 bits.insert(index);
             }
         }
+        self.evaluated.insert(id, bits.clone());
         Some(bits)
     }
 }

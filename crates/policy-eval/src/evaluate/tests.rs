@@ -89,11 +89,9 @@ fn entities_are_in_themselves_and_in_their_groups() {
             "principal in G::\"g\"",
             "principal in [G::\"x\", G::\"g\"]",
             "G::\"unknown\" in G::\"unknown\"",
-            "principal in [principal, context.gone] || true || principal in []",
             "principal is S && principal is S in G::\"all\" && action in Action::\"call\"",
-        ][..4],
+        ],
     );
-    all(Some(true), &["principal is S && principal is S in G::\"all\" && action in Action::\"call\""]);
     all(
         Some(false),
         &[

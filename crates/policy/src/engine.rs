@@ -63,7 +63,7 @@ impl Engine {
     fn new_here(bundle: &Bundle) -> Result<Self, PolicyError> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let parts = load::load(bundle)?;
-        let reads = parts.callers.values().map(|caller| caller.reads).fold(Reads::NOTHING, Reads::union);
+        let reads = parts.callers.values().map(|caller| caller.groups.reads).fold(Reads::NOTHING, Reads::union);
         Ok(Self {
             number: MADE.fetch_add(1, Ordering::Relaxed),
             trust_domain: bundle.trust_domain.clone(),
@@ -234,7 +234,7 @@ impl Engine {
 
     /// Says of the request only what the policies read, so that the sentence is as long-lived as the decision.
     fn why_default(&self, request: &CallRequest<'_>, caller: &Caller, errors: &[String]) -> Arc<str> {
-        let reads = caller.reads.attributes();
+        let reads = caller.groups.reads.attributes();
         let mut reason =
             format!("no access rule of {} ({}) and no policy allows {}", self.service, self.access, caller.name);
         if reads.method {

@@ -20,20 +20,24 @@ pub(crate) struct Candidate {
     pub(crate) code: Code,
 }
 
-/// The groups.
+/// All policies. One table for all groups: a look-up is one search, however many groups a caller has.
 #[derive(Debug)]
 pub(crate) struct Index {
     words: HashMap<Box<str>, u32>,
-    groups: Box<[Group]>,
+    /// Those without a key, by group.
+    always: Box<[Box<[Candidate]>]>,
+    keyed: Table<Candidate>,
 }
 
-#[derive(Debug)]
-struct Group {
-    /// Those without a key.
-    always: Box<[Candidate]>,
-    keyed: Table<Candidate>,
-    /// What of a call its policies mention.
-    reads: Reads,
+/// The groups that concern one caller.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// In order.
+    all: Vec<u32>,
+    /// Those that have policies without a key.
+    always: Vec<u32>,
+    /// What of a call their policies mention.
+    pub(crate) reads: Reads,
 }
 
 /// Where policies are gathered before there is an index.
@@ -77,52 +81,45 @@ impl Gathering {
     }
 
     /// The index, and the groups of each caller.
-    pub(crate) fn finish(self) -> (Index, Vec<Vec<u32>>) {
-        let (mut words, mut groups) = (HashMap::new(), Vec::with_capacity(self.groups.len()));
-        let mut of_callers = vec![Vec::new(); self.callers];
+    pub(crate) fn finish(self) -> (Index, Vec<Groups>) {
+        let mut of_callers: Vec<Groups> = (0..self.callers).map(|_| Groups::default()).collect();
         let mut gathered: Vec<_> = self.groups.into_iter().collect();
         // As they stand in the bundle, so that equal bundles make equal engines.
         gathered.sort_by_key(|(_, group)| group.ways[0].0);
-        for (callers, group) in gathered {
-            callers.iter().for_each(|caller| of_callers[caller].push(groups.len() as u32));
-            groups.push(Group::new(group, &mut words));
-        }
-        (Index { words, groups: groups.into() }, of_callers)
-    }
-}
-
-impl Group {
-    fn new(Gathered { ways, reads }: Gathered, words: &mut HashMap<Box<str>, u32>) -> Self {
-        let (mut always, mut keyed) = (Vec::new(), Vec::new());
-        for (policy, Way { keys, code }) in ways {
-            let candidate = Candidate { policy, code };
-            match keys {
-                None => always.push(candidate),
-                Some(keys) => keyed.extend(keys.into_iter().map(|key| (key, candidate))),
+        let (mut always, mut keyed) = (Vec::with_capacity(gathered.len()), Vec::new());
+        for (number, (callers, group)) in (0..).zip(gathered) {
+            let mut without = Vec::new();
+            for (policy, Way { keys, code }) in group.ways {
+                let candidate = Candidate { policy, code };
+                match keys {
+                    None => without.push(candidate),
+                    Some(keys) => keyed.extend(keys.into_iter().map(|key| (number, key, candidate))),
+                }
             }
+            for caller in callers.iter() {
+                let groups = &mut of_callers[caller];
+                groups.all.push(number);
+                groups.always.extend((!without.is_empty()).then_some(number));
+                groups.reads = groups.reads.union(group.reads);
+            }
+            always.push(without.into());
         }
-        let number = |word: &str| {
+        let mut words = HashMap::new();
+        let keyed = Table::new(keyed, |word| {
             let next = words.len() as u32;
             *words.entry(word.into()).or_insert(next)
-        };
-        Self { always: always.into(), keyed: Table::new(keyed, number), reads }
+        });
+        (Index { words, always: always.into(), keyed }, of_callers)
     }
 }
 
 impl Index {
-    /// What of a call decisions on someone of these groups can depend on.
-    pub(crate) fn reads(&self, groups: &[u32]) -> Reads {
-        groups.iter().map(|group| self.groups[*group as usize].reads).fold(Reads::NOTHING, Reads::union)
-    }
-
     /// Calls `each` with all that may apply to a call by someone of these groups; what is left out does not apply, and cannot be
     /// an error. The same part may come several times.
-    pub(crate) fn candidates(&self, groups: &[u32], method: &str, path: &str, mut each: impl FnMut(Candidate)) {
-        let word = self.words.get(method).copied();
-        for group in groups {
-            let group = &self.groups[*group as usize];
-            group.always.iter().copied().for_each(&mut each);
-            group.keyed.find(word, path, &mut each);
+    pub(crate) fn candidates(&self, groups: &Groups, method: &str, path: &str, mut each: impl FnMut(Candidate)) {
+        for group in &groups.always {
+            self.always[*group as usize].iter().copied().for_each(&mut each);
         }
+        self.keyed.find(&groups.all, self.words.get(method).copied(), path, each);
     }
 }

@@ -11,10 +11,10 @@ use crate::ask::Asked;
 use crate::bound;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
 use crate::call;
-use crate::context::{self, NAMES, Reads};
+use crate::context::{self, NAMES};
 use crate::decision::PolicyRef;
 use crate::entities;
-use crate::index::{Gathering, Index};
+use crate::index::{Gathering, Groups, Index};
 
 /// What decisions are made of.
 pub(crate) struct Parts {
@@ -34,9 +34,7 @@ pub(crate) struct Caller {
     pub(crate) entity: EntityId,
     pub(crate) uid: EntityUid,
     /// Where the policies are that concern it.
-    pub(crate) groups: Box<[u32]>,
-    /// What of a call they mention.
-    pub(crate) reads: Reads,
+    pub(crate) groups: Groups,
 }
 
 /// What is kept of a policy, beside its code.
@@ -75,8 +73,8 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     let (index, groups) = gathering.finish();
     let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), groups)| {
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
-        let (uid, reads) = (entities::service(&facts.name), index.reads(&groups));
-        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups: groups.into(), reads })
+        let uid = entities::service(&facts.name);
+        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups })
     });
     let callers = callers.collect();
     Ok(Parts { program: loader.finish(), index, policies: policies.into(), callers, entities })

@@ -1,4 +1,4 @@
-//! A look-up by word and by the beginning of a text: all keys that a request fits, without looking at the others.
+//! A look-up by group, by word and by the beginning of a text: all keys that a request fits, without looking at the others.
 
 use std::ops::Range;
 
@@ -28,6 +28,8 @@ struct Start {
 
 #[derive(Debug)]
 struct Item<T> {
+    /// Whom it concerns. Items of one beginning are in the order of their groups.
+    group: u32,
     word: u32,
     /// True if nothing may follow the beginning.
     whole: bool,
@@ -36,12 +38,12 @@ struct Item<T> {
 
 impl<T: Copy> Table<T> {
     /// `word` gives words their numbers.
-    pub(crate) fn new(mut keyed: Vec<(Key, T)>, mut word: impl FnMut(&str) -> u32) -> Self {
-        keyed.sort_by(|(one, _), (two, _)| one.start.cmp(&two.start));
+    pub(crate) fn new(mut keyed: Vec<(u32, Key, T)>, mut word: impl FnMut(&str) -> u32) -> Self {
+        keyed.sort_by(|(group, one, _), (other, two, _)| one.start.cmp(&two.start).then(group.cmp(other)));
         let (mut text, mut starts, mut items) = (String::new(), Vec::<Start>::new(), Vec::with_capacity(keyed.len()));
         // The beginnings of the last one, itself included.
         let mut chain: Vec<u32> = Vec::new();
-        for (key, item) in keyed {
+        for (group, key, item) in keyed {
             let known = |start: u32| &text[to_usize(&starts[start as usize].text)];
             while chain.last().is_some_and(|last| !key.start.starts_with(known(*last))) {
                 chain.pop();
@@ -54,17 +56,18 @@ impl<T: Copy> Table<T> {
                 starts.push(Start { text: begin..text.len() as u32, up, items: at..at });
             }
             let word = key.word.as_deref().map_or(ANY, &mut word);
-            items.push(Item { word, whole: key.whole, item });
+            items.push(Item { group, word, whole: key.whole, item });
             starts.last_mut().expect("it was just made").items.end += 1;
         }
         text.shrink_to_fit();
         Self { text, starts: starts.into(), items: items.into() }
     }
 
-    /// Calls `each` with what has a key that fits: once a key, in no order. `None` is a word that no key has.
+    /// Calls `each` with what is of one of these groups, in their order, and has a key that fits: once a key, in no order. `None` is
+    /// a word that no key has.
     ///
     /// The greatest beginning that is not above the text has all beginnings of the text among its own.
-    pub(crate) fn find(&self, word: Option<u32>, text: &str, mut each: impl FnMut(T)) {
+    pub(crate) fn find(&self, groups: &[u32], word: Option<u32>, text: &str, mut each: impl FnMut(T)) {
         let above = self.starts.partition_point(|start| self.text(start) <= text);
         let mut at = above.checked_sub(1);
         while let Some(index) = at {
@@ -74,16 +77,29 @@ impl<T: Copy> Table<T> {
                 continue;
             }
             let is_all = start.text.len() == text.len();
-            for item in &self.items[to_usize(&start.items)] {
-                if (item.word == ANY || Some(item.word) == word) && (is_all || !item.whole) {
-                    each(item.item);
-                }
-            }
+            let fits = |item: &&Item<T>| (item.word == ANY || Some(item.word) == word) && (is_all || !item.whole);
+            of_groups(&self.items[to_usize(&start.items)], groups, |items| {
+                items.iter().filter(fits).for_each(|item| each(item.item));
+            });
         }
     }
 
     fn text(&self, start: &Start) -> &str {
         &self.text[to_usize(&start.text)]
+    }
+}
+
+/// Calls `each` with the items of some groups. What there are fewer of is gone through, and the other searched.
+fn of_groups<T>(items: &[Item<T>], groups: &[u32], mut each: impl FnMut(&[Item<T>])) {
+    if items.len() <= groups.len() {
+        let known = items.iter().enumerate().filter(|(_, item)| groups.binary_search(&item.group).is_ok());
+        known.for_each(|(at, _)| each(&items[at..=at]));
+        return;
+    }
+    for group in groups {
+        let first = items.partition_point(|item| item.group < *group);
+        let count = items[first..].iter().take_while(|item| item.group == *group).count();
+        each(&items[first..first + count]);
     }
 }
 
@@ -105,9 +121,9 @@ mod tests {
         Key { word: word.map(Into::into), start: start.into(), whole }
     }
 
-    fn found(table: &Table<usize>, word: &str, text: &str) -> Vec<usize> {
+    fn found(table: &Table<usize>, groups: &[u32], word: &str, text: &str) -> Vec<usize> {
         let mut found = Vec::new();
-        table.find(Some(words(word)), text, |item| found.push(item));
+        table.find(groups, Some(words(word)), text, |item| found.push(item));
         found.sort_unstable();
         found
     }
@@ -124,36 +140,42 @@ mod tests {
             key(None, "/b", false),
             key(Some("G"), "", false),
         ];
-        let table = Table::new(keys.into_iter().zip(0..).collect(), words);
-        assert_eq!(found(&table, "G", "/a"), [0, 1, 5, 7]);
-        assert_eq!(found(&table, "P", "/a/b"), [0, 2, 3]);
-        assert_eq!(found(&table, "P", "/a/b/cd"), [0, 2, 4]);
-        assert_eq!(found(&table, "x", "/a/c"), [0]);
-        assert_eq!(found(&table, "x", "/c"), [0]);
-        assert_eq!(found(&table, "x", "/b\u{ff}"), [0, 6]);
-        assert_eq!(found(&table, "x", ""), [0]);
+        let table = Table::new(keys.into_iter().zip(0..).map(|(key, item)| (7, key, item)).collect(), words);
+        let found = |word, text| found(&table, &[2, 7], word, text);
+        assert_eq!(found("G", "/a"), [0, 1, 5, 7]);
+        assert_eq!(found("P", "/a/b"), [0, 2, 3]);
+        assert_eq!(found("P", "/a/b/cd"), [0, 2, 4]);
+        assert_eq!(found("x", "/a/c"), [0]);
+        assert_eq!(found("x", "/c"), [0]);
+        assert_eq!(found("x", "/b\u{ff}"), [0, 6]);
+        assert_eq!(found("x", ""), [0]);
         let mut none = 0;
-        table.find(None, "/a", |_| none += 1);
+        table.find(&[7], None, "/a", |_| none += 1);
         assert_eq!(none, 1, "a method that no policy knows fits those that take any");
-        assert!(found(&Table::new(Vec::new(), words), "G", "/a").is_empty());
+        table.find(&[6, 8], None, "/a", |_| panic!("another group's"));
+        Table::<usize>::new(Vec::new(), words).find(&[7], None, "/a", |_| panic!("there is nothing"));
     }
 
     proptest! {
         #[test]
         fn a_table_finds_what_looking_at_each_key_finds(
-            keys in proptest::collection::vec((proptest::option::of("[GP]"), "[/ab]{0,5}", any::<bool>()), 0..24),
-            texts in proptest::collection::vec("[/ab]{0,7}", 1..8),
+            keys in proptest::collection::vec((0u32..9, proptest::option::of("[GP]"), "[/ab]{0,4}", any::<bool>()), 0..60),
+            texts in proptest::collection::vec("[/ab]{0,6}", 1..8),
+            groups in proptest::collection::btree_set(0u32..9, 0..6),
             word in "[GPX]",
         ) {
-            let keys: Vec<Key> = keys.iter().map(|(word, start, whole)| key(word.as_deref(), start, *whole)).collect();
-            let table = Table::new(keys.iter().cloned().zip(0..).collect(), words);
+            let keys: Vec<(u32, Key)> =
+                keys.iter().map(|(group, word, start, whole)| (*group, key(word.as_deref(), start, *whole))).collect();
+            let table = Table::new(keys.iter().cloned().zip(0..).map(|((group, key), at)| (group, key, at)).collect(), words);
+            let mine: Vec<u32> = groups.iter().copied().collect();
             for text in texts {
-                let fits = |key: &Key| {
-                    key.word.as_deref().is_none_or(|want| want == word)
+                let fits = |(group, key): &(u32, Key)| {
+                    groups.contains(group)
+                        && key.word.as_deref().is_none_or(|want| want == word)
                         && if key.whole { text == *key.start } else { text.starts_with(&*key.start) }
                 };
                 let expected: Vec<usize> = (0..keys.len()).filter(|at| fits(&keys[*at])).collect();
-                prop_assert_eq!(found(&table, &word, &text), expected);
+                prop_assert_eq!(found(&table, &mine, &word, &text), expected);
             }
         }
     }

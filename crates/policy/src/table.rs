@@ -7,6 +7,9 @@ use weft_policy_eval::Key;
 /// The word of keys that fit any.
 const ANY: u32 = u32::MAX;
 
+/// To go through so many items costs no more than to search them for one group.
+const FEW: usize = 8;
+
 /// Things by their keys.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
@@ -78,9 +81,14 @@ impl<T: Copy> Table<T> {
             }
             let is_all = start.text.len() == text.len();
             let fits = |item: &&Item<T>| (item.word == ANY || Some(item.word) == word) && (is_all || !item.whole);
-            of_groups(&self.items[to_usize(&start.items)], groups, |items| {
-                items.iter().filter(fits).for_each(|item| each(item.item));
-            });
+            let items = &self.items[to_usize(&start.items)];
+            if items.len() < FEW * groups.len() {
+                let mine = items.iter().filter(fits).filter(|item| groups.binary_search(&item.group).is_ok());
+                mine.for_each(|item| each(item.item));
+            } else {
+                let mine = groups.iter().flat_map(|group| of_group(items, *group)).filter(fits);
+                mine.for_each(|item| each(item.item));
+            }
         }
     }
 
@@ -89,18 +97,10 @@ impl<T: Copy> Table<T> {
     }
 }
 
-/// Calls `each` with the items of some groups. What there are fewer of is gone through, and the other searched.
-fn of_groups<T>(items: &[Item<T>], groups: &[u32], mut each: impl FnMut(&[Item<T>])) {
-    if items.len() <= groups.len() {
-        let known = items.iter().enumerate().filter(|(_, item)| groups.binary_search(&item.group).is_ok());
-        known.for_each(|(at, _)| each(&items[at..=at]));
-        return;
-    }
-    for group in groups {
-        let first = items.partition_point(|item| item.group < *group);
-        let count = items[first..].iter().take_while(|item| item.group == *group).count();
-        each(&items[first..first + count]);
-    }
+fn of_group<T>(items: &[Item<T>], group: u32) -> &[Item<T>] {
+    let first = items.partition_point(|item| item.group < group);
+    let count = items[first..].iter().take_while(|item| item.group == group).count();
+    &items[first..first + count]
 }
 
 fn to_usize(range: &Range<u32>) -> Range<usize> {

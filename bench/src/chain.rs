@@ -170,21 +170,14 @@ fn binary(path: &Path) -> Result<PathBuf> {
 
 /// One line that says what the numbers were taken on.
 fn machine(options: &Options, results: &Results) -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("unknown CPU", |l| l.trim_start_matches([' ', '\t', ':']));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let tools =
         counts::tools(results.values().flat_map(|subjects| subjects.values()).filter_map(|c| c.counts.as_ref()));
     format!(
-        "Medians of {} interleaved rounds of {} s each, on {cores} cores ({model}), Linux {}; client and app share the cores. \
+        "Medians of {} interleaved rounds of {} s each, on {}; client and app share the cores. \
          Counts are medians of {} by {} requests{}.",
         options.rounds,
         options.seconds,
-        kernel.trim(),
+        report::machine(),
         options.counts,
         options.count_requests,
         if tools.is_empty() { String::new() } else { format!(" ({tools})") },

@@ -4,8 +4,11 @@
 //! proxy), `envoy` (stock Envoy as both sidecars) and `weft`; with `--baseline`, also for an older `weft`. It writes
 //! `target/bench/chain.json` and the table in `docs/benchmarks.md`. Absolute numbers do not travel between machines; ratios
 //! within one run do, and counts of instructions and system calls on machines that are busy too.
+//!
+//! `weft-bench authz` measures decisions of the policy engine beside plain Cedar, in one process.
 
 mod app;
+mod authz;
 mod callgrind;
 mod chain;
 mod counts;
@@ -37,6 +40,14 @@ struct Arguments {
 enum Case {
     /// One call through a pair of sidecars: CPU, instructions, system calls, latency, memory.
     Chain(chain::Options),
+    /// One policy decision: latency beside plain Cedar, and what a bundle takes to load and to keep.
+    Authz(authz::Options),
+    /// Loads a bundle and says what it took (the benchmark starts it by itself).
+    Load {
+        /// The file.
+        #[arg(long)]
+        bundle: PathBuf,
+    },
     /// The app at the end of the chain (the benchmark starts it by itself).
     App {
         /// Where to listen.
@@ -48,6 +59,8 @@ enum Case {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().case {
         Case::Chain(options) => chain::run(&options),
+        Case::Authz(options) => authz::run(&options),
+        Case::Load { bundle } => authz::load(&bundle),
         Case::App { listen } => app::serve(listen),
     }
 }

@@ -128,6 +128,18 @@ pub(crate) fn put(file: &Path, name: &str, text: &str) -> Result<()> {
     Ok(std::fs::write(file, format!("{}\n{}\n{}", &page[..start], text.trim_end(), &page[end..]))?)
 }
 
+/// What the numbers were taken on: `2 cores (AMD EPYC), Linux 6.18`.
+pub(crate) fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("unknown CPU", |l| l.trim_start_matches([' ', '\t', ':']));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cores} cores ({model}), Linux {}", kernel.trim())
+}
+
 fn spread(values: &[f64]) -> Value {
     let (min, max) = ends(values);
     json!({"median": round(median(values), 2), "min": round(min, 2), "max": round(max, 2)})

@@ -27,10 +27,25 @@ pub fn weft() -> PathBuf {
 /// When it is not there.
 #[track_caller]
 pub fn venv(program: &str) -> PathBuf {
-    let folder = std::env::var_os("WEFT_VENV").map_or_else(|| root().join(".venv"), PathBuf::from);
-    let path = folder.join("bin").join(program);
+    let path = environment().join("bin").join(program);
     assert!(path.exists(), "{} is missing: run `make setup` first", path.display());
     path
+}
+
+/// The Node packages that `make setup` installs beside the Python environment.
+///
+/// # Panics
+/// When they are not there.
+#[track_caller]
+pub fn node_modules() -> PathBuf {
+    let path = environment().join("node/node_modules");
+    assert!(path.exists(), "{} is missing: run `make setup` first", path.display());
+    path
+}
+
+/// Where `make setup` puts what tests need and the system has not.
+fn environment() -> PathBuf {
+    std::env::var_os("WEFT_VENV").map_or_else(|| root().join(".venv"), PathBuf::from)
 }
 
 /// A script of this crate's `peers/` folder.

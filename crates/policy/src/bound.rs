@@ -160,5 +160,10 @@ pub(crate) fn with_stack<T>(cedar: impl FnOnce() -> T) -> T {
     stacker::grow(STACK, cedar)
 }
 
+/// The same, for what goes so many levels deep; on the thread's own stack where that is enough.
+pub(crate) fn with_stack_for<T>(levels: usize, evaluate: impl FnOnce() -> T) -> T {
+    if levels > USUAL_LEVELS { with_stack(evaluate) } else { evaluate() }
+}
+
 #[cfg(test)]
 mod tests;

@@ -139,10 +139,7 @@ fn kept_slashes(intent: &Intent, sources: &[Source], findings: &mut Vec<Finding>
     let roles = scope::roles_of_services(intent);
     let named = intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..])));
     let universe = Universe::new(named);
-    let reads_path = |source: &&Source| {
-        let form = source.policy.to_json();
-        form.is_ok_and(|form| context::reads(&form["conditions"], &intent.mesh.policy).has_path())
-    };
+    let reads_path = |source: &&Source| context::reads(&source.policy, &intent.mesh.policy).has_path();
     let rules: Vec<_> =
         sources.iter().filter(reads_path).map(|rule| (rule, universe.resources(&rule.policy))).collect();
     for (index, service) in intent.services.values().enumerate() {

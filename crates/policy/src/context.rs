@@ -1,22 +1,24 @@
 //! What a policy can read of a request: the attributes of Cedar's `context`, and which of them a policy mentions.
 //!
-//! A decision builds only what some policy reads (`build`), and a caller may keep a decision for requests that agree in what is read
-//! (`key`).
+//! A decision builds only what some policy reads (`live` for our evaluator, `build` for Cedar), and a caller may keep a
+//! decision for requests that agree in what is read (`key`).
 
 mod build;
 mod clock;
 mod key;
+mod live;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
+use cedar_policy::Policy;
 use weft_model::intent::PolicyInputs;
 
-pub(crate) use build::{Surroundings, build};
+pub(crate) use build::{Surroundings, build, parameter};
 pub(crate) use clock::{Clock, minute};
 pub(crate) use key::write as write_key;
+pub(crate) use live::{Live, NAMES, field};
 
 /// How many leading segments of a path `first1` .. `first8` and `segment1` .. `segment8` give.
 pub(crate) const MAX_SEGMENTS: u8 = 8;
@@ -116,8 +118,12 @@ impl Reads {
     }
 
     pub(crate) fn union(mut self, other: &Self) -> Self {
-        self.0.extend(other.0.iter().cloned());
+        self.add(other);
         self
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.0.extend(other.0.iter().cloned());
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Attribute> {
@@ -229,40 +235,18 @@ pub(crate) fn segment(path: &str, n: u8) -> Option<&str> {
     path.strip_prefix('/')?.split('/').nth(usize::from(n) - 1)
 }
 
-/// The context attributes that a policy (in Cedar's JSON form) mentions; all of them if `context` is used as a whole.
-pub(crate) fn reads(policy: &Value, inputs: &PolicyInputs) -> Reads {
-    match policy {
-        Value::Array(items) => {
-            items.iter().map(|item| reads(item, inputs)).fold(Reads::default(), |all, more| all.union(&more))
-        }
-        Value::Object(members) => {
-            if let Some(way) = way(policy) {
-                return match &way[..] {
-                    [] => Reads::all(inputs),
-                    [name] => Reads::named(name, inputs),
-                    [record, name, ..] => Reads::within(record, name, inputs),
-                };
-            }
-            members.values().map(|part| reads(part, inputs)).fold(Reads::default(), |all, more| all.union(&more))
-        }
-        _ => Reads::default(),
-    }
-}
-
-/// `["headers", "x-tenant"]` for `context.headers["x-tenant"]`, and for a `has` of the same; `[]` for `context` itself.
-fn way(expression: &Value) -> Option<Vec<&str>> {
-    if expression["Var"] == "context" {
-        return Some(Vec::new());
-    }
-    let access = expression.get(".").or_else(|| expression.get("has"))?;
-    let mut way = way(&access["left"])?;
-    match &access["attr"] {
-        Value::String(name) => way.push(name),
-        // `context has a.b`
-        Value::Array(names) => way.extend(names.iter().filter_map(Value::as_str)),
-        _ => return Some(Vec::new()),
-    }
-    Some(way)
+/// The context attributes that a policy mentions; all of them if `context` is used as a whole.
+pub(crate) fn reads(policy: &Policy, inputs: &PolicyInputs) -> Reads {
+    let mut reads = Reads::default();
+    weft_policy_eval::reads(policy.as_ref(), |way| {
+        let more = match way {
+            [] => Reads::all(inputs),
+            [name] => Reads::named(name, inputs),
+            [record, name, ..] => Reads::within(record, name, inputs),
+        };
+        reads.add(&more);
+    });
+    reads
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use crate::context;
-use crate::engine::{Decision, Engine};
+use crate::decision::Decision;
+use crate::engine::Engine;
 use crate::request::CallRequest;
 
 /// Decisions that are remembered, at most; one more forgets them all.

@@ -3,78 +3,26 @@
 //! Default is deny, `forbid` wins. Cedar skips a policy whose evaluation errors; here a `forbid` that errors denies, because a
 //! rule that was written to stop something must not fail open. A `permit` that errors permits nothing and is reported.
 
-use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use cedar_policy::{
-    Authorizer, Context, ContextCreationError, Effect, Entities, EntityUid, Policy, PolicyId, PolicySet, Request,
-    Response,
-};
+use cedar_policy::{Effect, EntityUid};
 use weft_model::intent::{Paths, PolicyInputs};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
+use weft_policy_eval::AskCedar;
 
+use crate::ask::Parties;
 use crate::bound;
-use crate::bundle::{Bundle, PolicyError, PolicyText};
-use crate::context::{self, Attribute, Clock, Reads, Surroundings};
+use crate::bundle::{Bundle, PolicyError};
+use crate::context::{Attribute, Clock, Live, Reads, Surroundings};
+use crate::decision::{Decision, PolicyRef, places};
 use crate::entities;
+use crate::index::Candidate;
+use crate::load::{self, Caller, Known, Parts};
 use crate::path;
 use crate::request::CallRequest;
-use crate::scope::{Bits, Universe};
-
-/// A policy that a decision names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PolicyRef {
-    /// File in the repository of intent.
-    pub file: Arc<str>,
-    /// Line in it.
-    pub line: u32,
-    /// Unique in the mesh.
-    pub id: Arc<str>,
-}
-
-impl fmt::Display for PolicyRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
-    }
-}
-
-/// Allow or deny, and why. A clone shares all of it.
-#[derive(Clone, Debug)]
-pub struct Decision {
-    /// False is a denial.
-    pub allowed: bool,
-    /// The policies that determined it, sorted by place; empty when nothing permitted the call.
-    pub policies: Arc<[PolicyRef]>,
-    /// The same as `file:line, file:line`.
-    pub places: Arc<str>,
-    /// One sentence, like `permit policies/x.cedar:3`.
-    pub reason: Arc<str>,
-    /// Policies that could not be evaluated, one sentence each.
-    pub errors: Arc<[String]>,
-}
-
-impl Decision {
-    /// What a log calls the policy: the places of those that determined it, or where a rule is missing.
-    pub fn policy(&self) -> &Arc<str> {
-        if self.policies.is_empty() { &self.reason } else { &self.places }
-    }
-}
-
-fn places(policies: &[PolicyRef]) -> String {
-    let mut out = String::new();
-    let mut last = None;
-    for policy in policies {
-        // One `access` entry is several policies.
-        if last.replace((&policy.file, policy.line)) != Some((&policy.file, policy.line)) {
-            let comma = if out.is_empty() { "" } else { ", " };
-            let _ = write!(out, "{comma}{policy}");
-        }
-    }
-    out
-}
 
 /// The policies of one service, ready to decide.
 pub struct Engine {
@@ -84,40 +32,25 @@ pub struct Engine {
     access: Arc<str>,
     paths: Paths,
     port: u16,
+    inputs: PolicyInputs,
     clock: Clock,
     version: String,
-    authorizer: Authorizer,
-    entities: Entities,
+    parts: Parts,
     action: EntityUid,
     resource: EntityUid,
-    /// By SPIFFE ID.
-    callers: HashMap<Box<str>, Caller>,
-    policies: HashMap<PolicyId, PolicyInfo>,
     reads: Reads,
     no_policies: Arc<[PolicyRef]>,
     no_places: Arc<str>,
     no_errors: Arc<[String]>,
 }
 
-struct Caller {
-    uid: EntityUid,
-    name: ServiceName,
-    slice: Arc<Slice>,
-}
-
-/// The policies whose scope fits a caller. Only these are evaluated; callers whom the same policies fit share them.
-struct Slice {
-    policies: PolicySet,
-    reads: Reads,
-    /// Some policy needs more stack than a worker thread may have.
-    deep: bool,
-}
-
-struct PolicyInfo {
-    effect: Effect,
-    place: PolicyRef,
-    /// Policies, places and reason of a decision that this policy alone determines, made once.
-    alone: (Arc<[PolicyRef]>, Arc<str>, Arc<str>),
+/// What policies say of a call, by their positions. One may be there several times.
+#[derive(Default)]
+struct Found {
+    permits: Vec<u32>,
+    forbids: Vec<u32>,
+    /// With why it cannot be evaluated.
+    errors: Vec<(u32, String)>,
 }
 
 impl Engine {
@@ -132,13 +65,8 @@ impl Engine {
 
     fn new_here(bundle: &Bundle) -> Result<Self, PolicyError> {
         static MADE: AtomicU64 = AtomicU64::new(0);
-        let parsed = bundle.policies.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
-        let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
-        let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
-        let entities = Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))?;
-        let callers = callers(bundle, &parsed)?;
-        let reads = callers.values().fold(Reads::default(), |all, caller| all.union(&caller.slice.reads));
+        let parts = load::load(bundle)?;
+        let reads = parts.callers.values().fold(Reads::default(), |all, caller| all.union(&caller.groups.reads));
         let clock = Clock::new(&bundle.inputs).map_err(PolicyError::TimeZone)?;
         Ok(Self {
             number: MADE.fetch_add(1, Ordering::Relaxed),
@@ -147,19 +75,12 @@ impl Engine {
             access: bundle.access.clone(),
             paths: bundle.paths,
             port: bundle.port,
+            inputs: bundle.inputs.clone(),
             clock,
             version: bundle.revision.clone(),
-            authorizer: Authorizer::new(),
-            entities,
+            parts,
             action: entities::call(),
             resource: entities::service(&bundle.service.name),
-            callers,
-            policies: bundle
-                .policies
-                .iter()
-                .zip(&parsed)
-                .map(|(text, policy)| (policy.id().clone(), info(text, policy)))
-                .collect(),
             reads,
             no_policies: Arc::new([]),
             no_places: "".into(),
@@ -195,7 +116,8 @@ impl Engine {
 
     /// Whether a decision about a call of `caller` can be another one at another time.
     pub fn reads_time(&self, caller: &SpiffeId) -> bool {
-        self.callers.get(caller.as_str()).is_some_and(|caller| caller.slice.reads.iter().any(Attribute::is_of_time))
+        let caller = self.parts.callers.get(caller.as_str());
+        caller.is_some_and(|caller| caller.groups.reads.iter().any(Attribute::is_of_time))
     }
 
     /// Whether break-glass is on.
@@ -230,47 +152,52 @@ impl Engine {
         let Some(principal) = request.principal else {
             return self.refuse("the caller has shown no identity: no client certificate with a SPIFFE ID".into());
         };
-        let Some(caller) = self.callers.get(principal.as_str()) else {
+        let Some(caller) = self.parts.callers.get(principal.as_str()) else {
             return self.refuse(self.why_unknown(principal));
         };
-        let context = match self.context(request, &caller.slice.reads) {
-            Ok(context) => context,
-            Err(error) => {
-                return self.refuse(format!("the request cannot be described to the policies: {error}").into());
-            }
-        };
-        let cedar = Request::new(caller.uid.clone(), self.action.clone(), self.resource.clone(), context, None);
-        match cedar {
-            Ok(cedar) => {
-                let authorize = || self.authorizer.is_authorized(&cedar, &caller.slice.policies, &self.entities);
-                let response = if caller.slice.deep { bound::with_stack(authorize) } else { authorize() };
-                self.explain(request, caller, &response)
-            }
-            Err(error) => self.refuse(format!("the request cannot be described to the policies: {error}").into()),
-        }
+        self.explain(request, caller, self.evaluate(request, caller))
     }
 
-    fn context(&self, request: &CallRequest<'_>, reads: &Reads) -> Result<Context, Box<ContextCreationError>> {
-        let break_glass = self.is_glass_broken(request.now);
-        context::build(request, reads, &Surroundings { port: self.port, clock: &self.clock, break_glass })
+    /// Evaluates all that may apply, also what cannot change the decision any more: each error is reported.
+    fn evaluate(&self, request: &CallRequest<'_>, caller: &Caller) -> Found {
+        let around =
+            Surroundings { port: self.port, clock: &self.clock, break_glass: self.is_glass_broken(request.now) };
+        let (mut found, call) = (Found::default(), Live::new(request, &self.inputs, around));
+        self.parts.index.candidates(&caller.groups, request.method, request.path, |Candidate { policy, code }| {
+            let known = &self.parts.policies[policy as usize];
+            let evaluate = || self.parts.program.evaluate(code, caller.entity, &call);
+            let applies = bound::with_stack_for(code.depth(), evaluate)
+                .map_or_else(|AskCedar| known.asked.applies(self.parties(caller, around), request), Ok);
+            match applies {
+                Ok(false) => {}
+                Ok(true) if known.effect == Effect::Permit => found.permits.push(policy),
+                Ok(true) => found.forbids.push(policy),
+                Err(error) => found.errors.push((policy, error)),
+            }
+        });
+        found
     }
 
-    /// From Cedar's response to our rules: a `forbid` that errors denies.
-    fn explain(&self, request: &CallRequest<'_>, caller: &Caller, response: &Response) -> Decision {
-        let mut determining: Vec<&PolicyInfo> =
-            response.diagnostics().reason().filter_map(|id| self.policies.get(id)).collect();
-        let mut errors = Vec::new();
-        let mut broken: Vec<(&PolicyInfo, usize)> = Vec::new();
-        for error in response.diagnostics().errors() {
-            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-            let Some(policy) = self.policies.get(error.policy_id()) else { continue };
+    fn parties<'a>(&'a self, caller: &'a Caller, around: Surroundings<'a>) -> Parties<'a> {
+        let (action, resource, entities) = (&self.action, &self.resource, &self.parts.entities);
+        Parties { principal: &caller.uid, action, resource, entities, inputs: &self.inputs, around }
+    }
+
+    /// `forbid` wins, and one that errors denies.
+    fn explain(&self, request: &CallRequest<'_>, caller: &Caller, mut found: Found) -> Decision {
+        found.errors.sort_by_key(|(policy, _)| *policy);
+        found.errors.dedup_by_key(|(policy, _)| *policy);
+        let allowed = found.forbids.is_empty() && !found.permits.is_empty();
+        let determining = self.known(if found.forbids.is_empty() { found.permits } else { found.forbids });
+        let (mut errors, mut broken) = (Vec::with_capacity(found.errors.len()), Vec::new());
+        for (policy, error) in found.errors {
+            let policy = &self.parts.policies[policy as usize];
             if policy.effect == Effect::Forbid {
                 broken.push((policy, errors.len()));
             }
-            errors.push(format!("{} could not be evaluated: {}", policy.alone.2, error.inner()));
+            errors.push(format!("{} could not be evaluated: {error}", policy.alone.2));
         }
         let errors: Arc<[String]> = if errors.is_empty() { self.no_errors.clone() } else { errors.into() };
-        let allowed = response.decision() == cedar_policy::Decision::Allow;
         if !broken.is_empty() && (allowed || determining.is_empty()) {
             broken.sort_by(|a, b| a.0.place.cmp(&b.0.place));
             let reason = format!("{}, and a forbid that cannot be evaluated denies", errors[broken[0].1]).into();
@@ -289,14 +216,22 @@ impl Engine {
                 let (policies, places, reason) = one.alone.clone();
                 Decision { allowed, policies, places, reason, errors }
             }
-            _ => {
-                determining.sort_by(|a, b| a.place.cmp(&b.place));
-                let policies: Arc<[PolicyRef]> = determining.iter().map(|policy| policy.place.clone()).collect();
+            several => {
+                let policies: Arc<[PolicyRef]> = several.iter().map(|policy| policy.place.clone()).collect();
                 let places: Arc<str> = places(&policies).into();
-                let reason = format!("{} {places}", determining[0].effect).into();
+                let reason = format!("{} {places}", several[0].effect).into();
                 Decision { allowed, policies, places, reason, errors }
             }
         }
+    }
+
+    /// Each once, in the order of their places.
+    fn known(&self, mut policies: Vec<u32>) -> Vec<&Known> {
+        policies.sort_unstable();
+        policies.dedup();
+        let mut known: Vec<&Known> = policies.iter().map(|policy| &self.parts.policies[*policy as usize]).collect();
+        known.sort_by(|a, b| a.place.cmp(&b.place));
+        known
     }
 
     fn refuse(&self, reason: Arc<str>) -> Decision {
@@ -319,7 +254,7 @@ impl Engine {
 
     /// Says of the request only what the policies read, so that the sentence is as long-lived as the decision.
     fn why_default(&self, request: &CallRequest<'_>, caller: &Caller, errors: &[String]) -> Arc<str> {
-        let reads = &caller.slice.reads;
+        let reads = &caller.groups.reads;
         let mut reason =
             format!("no access rule of {} ({}) and no policy allows {}", self.service, self.access, caller.name);
         if reads.has(&Attribute::Method) {
@@ -351,62 +286,8 @@ fn shorten(text: &str) -> &str {
     text.char_indices().nth(200).map_or(text, |(end, _)| &text[..end])
 }
 
-fn parse(text: &PolicyText) -> Result<Policy, PolicyError> {
-    let refuse = |why| PolicyError::Policy { id: text.id.clone(), why };
-    bound::check(&text.text).map_err(|too_deep| refuse(too_deep.message()))?;
-    Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(error.to_string()))
-}
-
-fn info(text: &PolicyText, policy: &Policy) -> PolicyInfo {
-    let place = PolicyRef { file: text.file.clone(), line: text.line, id: text.id.clone() };
-    let effect = policy.effect();
-    let places: Arc<str> = place.to_string().into();
-    let reason = format!("{effect} {places}").into();
-    PolicyInfo { effect, alone: (Arc::new([place.clone()]), places, reason), place }
-}
-
-/// Each caller with the policies whose scope fits it.
-fn callers(bundle: &Bundle, parsed: &[Policy]) -> Result<HashMap<Box<str>, Caller>, PolicyError> {
-    let universe = Universe::new(bundle.callers.iter().map(|facts| (&facts.name, &facts.roles[..])));
-    let principals: Vec<Arc<Bits>> = parsed.iter().map(|policy| universe.principals(policy)).collect();
-    let mut slices = HashMap::<Vec<usize>, Arc<Slice>>::new();
-    let mut callers = HashMap::new();
-    for (index, facts) in bundle.callers.iter().enumerate() {
-        let fitting: Vec<usize> = (0..parsed.len()).filter(|at| principals[*at].contains(index)).collect();
-        let slice = match slices.get(&fitting) {
-            Some(slice) => slice.clone(),
-            None => {
-                let deep = fitting.iter().any(|at| bound::is_deep(&bundle.policies[*at].text));
-                let slice = Arc::new(slice(fitting.iter().map(|at| &parsed[*at]), &bundle.inputs, deep)?);
-                slices.insert(fitting, slice.clone());
-                slice
-            }
-        };
-        let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
-        callers.insert(
-            id.as_str().into(),
-            Caller { uid: entities::service(&facts.name), name: facts.name.clone(), slice },
-        );
-    }
-    Ok(callers)
-}
-
-fn slice<'a>(
-    policies: impl Iterator<Item = &'a Policy> + Clone,
-    inputs: &PolicyInputs,
-    deep: bool,
-) -> Result<Slice, PolicyError> {
-    let reads = policies.clone().fold(Reads::default(), |all, policy| all.union(&reads_of(policy, inputs)));
-    let policies =
-        PolicySet::from_policies(policies.cloned()).map_err(|error| PolicyError::Format(error.to_string()))?;
-    Ok(Slice { policies, reads, deep })
-}
-
-/// What a policy reads of a request.
-pub(crate) fn reads_of(policy: &Policy, inputs: &PolicyInputs) -> Reads {
-    policy.to_json().map_or_else(|_| Reads::all(inputs), |form| context::reads(&form["conditions"], inputs))
-}
-
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod inputs_tests;
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! Services, roles and namespaces as Cedar entities: `Service::"prod/web"` in `Namespace::"prod"` and in its `Role`s.
 
-use std::collections::BTreeMap;
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy::{Entity, EntityTypeName, EntityUid, RestrictedExpression};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
+use weft_policy_eval::{Builder, EntityId};
+
+const SERVICE: &str = "Service";
+const ACTION: &str = "Action";
+const CALL: &str = "call";
 
 /// What policies can read of a service.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,44 +27,69 @@ pub struct ServiceFacts {
 }
 
 impl ServiceFacts {
-    /// The entity, with its attributes and its groups.
+    /// The entity, with its attributes and its groups, as Cedar wants it.
     pub(crate) fn entity(&self, trust_domain: &TrustDomain) -> Result<Entity, String> {
-        let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
-        let id = SpiffeId::for_service(trust_domain, &self.name);
-        let own = self.attributes.iter().map(|(name, value)| (name.to_string(), text(value)));
-        let built_in = [
-            ("name", text(self.name.name())),
-            ("namespace", text(self.name.namespace())),
-            ("serviceAccount", text(self.name.name())),
-            ("trustDomain", text(trust_domain.as_str())),
-            ("spiffeId", text(id.as_str())),
-        ];
-        let attributes = own.chain(built_in.map(|(name, value)| (name.to_owned(), value))).collect();
+        let text = |value: Cow<'_, str>| RestrictedExpression::new_string(value.into_owned());
+        let attributes = self.readable(trust_domain).into_iter().map(|(name, value)| (name.to_owned(), text(value)));
         let parents: HashSet<EntityUid> = parents(&self.name, &self.roles).collect();
-        Entity::new(service(&self.name), attributes, parents).map_err(|error| error.to_string())
+        Entity::new(service(&self.name), attributes.collect(), parents).map_err(|error| error.to_string())
+    }
+
+    /// The entity, as our evaluator wants it.
+    pub(crate) fn describe(&self, builder: &mut Builder, trust_domain: &TrustDomain) -> EntityId {
+        let id = builder.entity(SERVICE, self.name.as_str());
+        let groups: Vec<EntityId> =
+            groups(&self.name, &self.roles).map(|(kind, group)| builder.entity(kind, group)).collect();
+        let readable = self.readable(trust_domain);
+        builder.describe(id, readable.iter().map(|(name, value)| (*name, &**value)), groups.into_iter());
+        id
+    }
+
+    /// All attributes; those that every service has cannot be given another meaning.
+    fn readable(&self, trust_domain: &TrustDomain) -> BTreeMap<&str, Cow<'_, str>> {
+        let own = self.attributes.iter().map(|(name, value)| (&**name, Cow::Borrowed(&**value)));
+        let id = SpiffeId::for_service(trust_domain, &self.name);
+        let built_in = [
+            ("name", self.name.name().into()),
+            ("namespace", self.name.namespace().into()),
+            ("serviceAccount", self.name.name().into()),
+            ("trustDomain", trust_domain.as_str().to_owned().into()),
+            ("spiffeId", id.as_str().to_owned().into()),
+        ];
+        own.chain(built_in).collect()
     }
 }
 
 fn uid(kind: &str, id: &str) -> EntityUid {
     let kind: EntityTypeName = kind.parse().expect("an identifier");
-    EntityUid::from_type_name_and_id(kind, EntityId::new(id))
+    EntityUid::from_type_name_and_id(kind, cedar_policy::EntityId::new(id))
 }
 
 /// `Service::"prod/web"`.
 pub(crate) fn service(name: &ServiceName) -> EntityUid {
-    uid("Service", name.as_str())
+    uid(SERVICE, name.as_str())
 }
 
 /// The namespace and the roles of a service.
-pub(crate) fn parents(name: &ServiceName, roles: &[Arc<str>]) -> impl Iterator<Item = EntityUid> {
-    [uid("Namespace", name.namespace())].into_iter().chain(roles.iter().map(|role| uid("Role", role)))
+pub(crate) fn parents<'a>(name: &'a ServiceName, roles: &'a [Arc<str>]) -> impl Iterator<Item = EntityUid> + 'a {
+    groups(name, roles).map(|(kind, id)| uid(kind, id))
+}
+
+/// The same, as types and ids.
+fn groups<'a>(name: &'a ServiceName, roles: &'a [Arc<str>]) -> impl Iterator<Item = (&'static str, &'a str)> {
+    [("Namespace", name.namespace())].into_iter().chain(roles.iter().map(|role| ("Role", &**role)))
 }
 
 /// `Action::"call"`.
 pub(crate) fn call() -> EntityUid {
-    uid("Action", "call")
+    uid(ACTION, CALL)
+}
+
+/// The same, as our evaluator wants it.
+pub(crate) fn describe_call(builder: &mut Builder) -> EntityId {
+    builder.entity(ACTION, CALL)
 }
 
 pub(crate) fn is_service(kind: &EntityTypeName) -> bool {
-    kind.namespace().is_empty() && kind.basename() == "Service"
+    kind.namespace().is_empty() && kind.basename() == SERVICE
 }

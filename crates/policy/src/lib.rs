@@ -4,14 +4,18 @@
 //! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O or reads a clock.
 
 mod access;
+mod ask;
 mod bound;
 mod bundle;
 mod check;
 mod context;
+mod decision;
 mod decisions;
 mod engine;
 mod entities;
 pub mod host;
+mod index;
+mod load;
 mod model;
 pub mod path;
 mod pattern;
@@ -22,14 +26,16 @@ pub mod schema;
 mod scope;
 mod source;
 mod split;
+mod table;
 #[doc(hidden)]
 pub mod testing;
 mod tests_of_intent;
 
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
+pub use decision::{Decision, PolicyRef};
 pub use decisions::Decisions;
-pub use engine::{Decision, Engine, PolicyRef};
+pub use engine::Engine;
 pub use model::{Concern, PolicyModel, compile};
 pub use probe::Probe;
 pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User, is_grpc};

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use weft_model::intent::{Intent, Paths, PolicyInputs};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
+use weft_policy_eval::Bits;
 
 use crate::bundle::{Bundle, ServiceFacts};
 use crate::check;
-use crate::context::Reads;
-use crate::engine::{self, PolicyRef};
-use crate::scope::{self, Bits, Universe};
+use crate::context::{self, Reads};
+use crate::decision::PolicyRef;
+use crate::scope::{self, Universe};
 use crate::source::Source;
 
 /// All policies of one commit.
@@ -103,7 +104,7 @@ impl PolicyModel {
                     services[callee].callers.union(&principals);
                 }
             }
-            let reads = engine::reads_of(&source.policy, &intent.mesh.policy);
+            let reads = context::reads(&source.policy, &intent.mesh.policy);
             policies.push(Policy { source, principals, reads });
         }
         let index = services.iter().enumerate().map(|(at, service)| (service.facts.name.clone(), at)).collect();

@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use weft_model::SpiffeId;
 
-use crate::engine::{Decision, Engine};
+use crate::decision::Decision;
+use crate::engine::Engine;
 use crate::host;
 use crate::path::{self, PathError};
 use crate::request::{CallRequest, Headers, TlsFacts, User, is_grpc};

@@ -6,41 +6,9 @@ use std::sync::Arc;
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use weft_model::ServiceName;
 use weft_model::intent::{Caller, Intent, Member};
+use weft_policy_eval::Bits;
 
 use crate::entities;
-
-/// A set of services, by their index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Bits(Vec<u64>);
-
-impl Bits {
-    pub(crate) fn none(len: usize) -> Self {
-        Self(vec![0; len.div_ceil(64)])
-    }
-
-    pub(crate) fn insert(&mut self, index: usize) {
-        self.0[index / 64] |= 1 << (index % 64);
-    }
-
-    pub(crate) fn contains(&self, index: usize) -> bool {
-        self.0[index / 64] & (1 << (index % 64)) != 0
-    }
-
-    pub(crate) fn union(&mut self, other: &Self) {
-        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine |= theirs);
-    }
-
-    pub(crate) fn intersects(&self, other: &Self) -> bool {
-        self.0.iter().zip(&other.0).any(|(mine, theirs)| mine & theirs != 0)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
-        self.0
-            .iter()
-            .enumerate()
-            .flat_map(|(at, word)| (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| at * 64 + bit))
-    }
-}
 
 /// The services that a scope can name: each by itself, by its namespace, by its roles, and all of them.
 pub(crate) struct Universe {
@@ -139,28 +107,5 @@ pub(crate) fn concerns_calls(policy: &Policy) -> bool {
         ActionConstraint::Any => true,
         ActionConstraint::Eq(uid) => uid == call,
         ActionConstraint::In(uids) => uids.contains(&call),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn bits_are_a_set(a in proptest::collection::btree_set(0usize..200, 0..20), b in proptest::collection::btree_set(0usize..200, 0..20)) {
-            let bits = |set: &std::collections::BTreeSet<usize>| {
-                let mut bits = Bits::none(200);
-                set.iter().for_each(|index| bits.insert(*index));
-                bits
-            };
-            let mut both = bits(&a);
-            both.union(&bits(&b));
-            prop_assert_eq!(both.iter().collect::<Vec<_>>(), a.union(&b).copied().collect::<Vec<_>>());
-            prop_assert_eq!(bits(&a).intersects(&bits(&b)), !a.is_disjoint(&b));
-            prop_assert!((0..200).all(|index| bits(&a).contains(index) == a.contains(&index)));
-        }
     }
 }

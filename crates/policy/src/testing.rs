@@ -1,6 +1,7 @@
-//! Small intents, for tests and fuzz targets of this crate and of those behind it. Not for anything that serves.
+//! Small intents and random bundles, for tests and fuzz targets of this crate and of those behind it. Not for anything that serves.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,8 +10,11 @@ use weft_model::intent::{
     Protocol, Role, Service,
 };
 use weft_model::{ServiceName, Span, SpiffeId};
+use weft_policy_eval::Kind;
+pub use weft_policy_eval::testing::Choices;
+use weft_policy_eval::testing::Vocabulary;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, PolicyText, ServiceFacts};
 use crate::engine::Engine;
 use crate::request::{CallRequest, NoHeaders};
 
@@ -121,4 +125,60 @@ pub fn matches_by_the_letter(pattern: &str, path: &str) -> bool {
     };
     let enough = if open { path.len() >= head.len() } else { path.len() == head.len() };
     enough && head.iter().zip(&path).all(|(want, have)| if *want == "*" { !have.is_empty() } else { want == have })
+}
+
+/// What random policies are about: the callers of [`random_bundle`], and all that a context has.
+const WORDS: Vocabulary = Vocabulary {
+    entities: &["Service::\"prod/web\"", "Service::\"prod/board\"", "Service::\"dev/web\"", "Service::\"gone/x\""],
+    groups: &["Namespace::\"prod\"", "Namespace::\"dev\"", "Role::\"ops\"", "Role::\"all\"", "Service::\"dev/x\""],
+    attributes: &["namespace", "name", "tier", "team", "absent"],
+    context: &[
+        ("method", Kind::Text, false),
+        ("path", Kind::Text, false),
+        ("path", Kind::Text, false),
+        ("depth", Kind::Long, false),
+        ("host", Kind::Text, false),
+        ("protocol", Kind::Text, false),
+        ("first1", Kind::Text, true),
+        ("first2", Kind::Text, true),
+        ("sourceIp", Kind::Ip, true),
+    ],
+    texts: &["/a", "GET", "/a/b", "POST", "/", "web", "one", "two", "", "prod", "ops"],
+    patterns: &["/a*", "/a/*", "*", "/a/b", "*b", "G*", "/*b*", "we?", "", "\\**"],
+};
+
+/// A bundle of `prod/board` that no control plane has checked: policies that make sense, and some that do not.
+pub fn random_bundle(choices: &mut Choices<'_>, policies: usize) -> Bundle {
+    let facts = |service: &str, attributes: &[(&str, &str)], roles: &[&str]| ServiceFacts {
+        name: name(service),
+        attributes: attributes.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect(),
+        roles: roles.iter().map(|role| Arc::from(*role)).collect(),
+    };
+    let callers = vec![
+        facts("dev/web", &[("tier", "one")], &["all", "ops"]),
+        facts("dev/x", &[("name", "not its name")], &["all"]),
+        facts("prod/web", &[("tier", "one"), ("team", "ops")], &["all", "ops"]),
+    ];
+    let text = |at: usize| PolicyText {
+        id: format!("x.cedar:{at}").into(),
+        file: "x.cedar".into(),
+        line: at as u32,
+        text: WORDS.policy(choices).into(),
+    };
+    let policies = (1..=policies).map(text).collect();
+    let board = facts("prod/board", &[("tier", "two")], &["all"]);
+    let trust_domain = "acme.internal".parse().expect("legal");
+    let denying = Bundle::denying(trust_domain, board, "services/board.yaml:1".into());
+    Bundle { port: 8080, policies, callers, ..denying }.sealed()
+}
+
+/// A call to it: who, method, path, host, protocol, address.
+pub fn random_call(choices: &mut Choices<'_>) -> (SpiffeId, [&'static str; 4], Option<IpAddr>) {
+    let caller = id(choices.pick::<&str>(&["prod/web", "dev/web", "dev/x"]));
+    let method = choices.pick::<&str>(&["GET", "POST", "PUT", ""]);
+    let path = choices.pick::<&str>(&["/a/b", "/a", "/", "/a/c", "/ab", "/b/b/b", "*", ""]);
+    let host = choices.pick::<&str>(&["web", "board.prod"]);
+    let protocol = choices.pick::<&str>(&["HTTP/2", "TCP"]);
+    let ip = choices.pick::<&str>(&["10.0.0.1", "127.0.0.1", "::1", "224.0.0.1", ""]);
+    (caller, [method, path, host, protocol], ip.parse().ok())
 }

@@ -6,7 +6,8 @@ use std::time::UNIX_EPOCH;
 use weft_model::intent::{ExpectedDecision, Intent, TestCaller};
 use weft_model::{Finding, ServiceName, Severity, SpiffeId};
 
-use crate::engine::{Decision, Engine};
+use crate::decision::Decision;
+use crate::engine::Engine;
 use crate::model::PolicyModel;
 use crate::probe::Probe;
 

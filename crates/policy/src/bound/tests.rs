@@ -27,6 +27,7 @@ fn deepest() -> Vec<String> {
         when(&format!("{}true", "context.method == \"GET\" || ".repeat(row / 3))),
         when(&format!("{}true", "true && ".repeat(row))),
         when(&format!("{}1 > 0", "1 + ".repeat(row - 1))),
+        when(&format!("{}1 > 0", "context.depth + ".repeat(row / 2))),
         when(&format!("0{} < 1", " - ---1".repeat(row - 1))),
         when(&format!("{}1 == 1", "1 * ".repeat(row - 1))),
         when(&format!("context{}", ".a".repeat(row))),
@@ -77,6 +78,21 @@ fn what_is_within_the_bounds_ends_no_stack() {
     for text in deepest() {
         assert_eq!(check(&text), Ok(()), "{}", &text[..80]);
         survives(text);
+    }
+}
+
+/// Up to [`USUAL_LEVELS`] a worker evaluates on its own stack: half of what it has is enough, even unoptimised.
+#[test]
+fn what_is_not_deep_needs_little_stack() {
+    let levels = USUAL_LEVELS - 10;
+    let sum = format!("{} < 1000", vec!["context.depth"; levels].join(" + "));
+    let inner = (0..30).map(|_| "(if context.depth < 1 then false else ").collect::<String>();
+    let nested = format!("{inner}true{}", ")".repeat(30));
+    for condition in [sum, nested, format!("({}context.depth{}) < 9", "-(".repeat(60), ")".repeat(60))] {
+        let engine = Engine::new(&bundle_with(&when(&condition))).expect("an engine");
+        let work = move || engine.decide(&testing::request(&testing::id("prod/web"))).allowed;
+        let thread = thread::Builder::new().stack_size(1 << 20).spawn(work).expect("a thread");
+        assert!(thread.join().expect("no panic"), "{condition}");
     }
 }
 

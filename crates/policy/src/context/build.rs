@@ -1,5 +1,7 @@
 //! A request as Cedar's context, with the attributes that are read and no others.
 
+use std::borrow::Cow;
+
 use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -11,6 +13,7 @@ use crate::request::{CallRequest, User, grpc_method};
 type Pair = (String, RestrictedExpression);
 
 /// What of a context no request says: the callee's and the mesh's part.
+#[derive(Clone, Copy)]
 pub(crate) struct Surroundings<'a> {
     pub(crate) port: u16,
     pub(crate) clock: &'a Clock,
@@ -88,9 +91,9 @@ fn pair(name: &str, value: Option<RestrictedExpression>) -> Option<Pair> {
 }
 
 /// The values of a parameter of the query, decoded as forms are (`+` is a space); `None` if it is not there.
-fn parameter(query: Option<&str>, name: &str) -> Option<Vec<String>> {
+pub(crate) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Vec<Cow<'a, str>>> {
     let pairs = form_urlencoded::parse(query?.as_bytes());
-    let values: Vec<String> = pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect();
+    let values: Vec<_> = pairs.filter(|(known, _)| known == name).map(|(_, value)| value).collect();
     (!values.is_empty()).then_some(values)
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn minute(now: SystemTime) -> u64 {
 }
 
 /// The named zones. From the database that is a part of this program, so that every sidecar has the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Clock {
     zones: Vec<(Arc<str>, TimeZone)>,
 }
@@ -32,6 +32,11 @@ impl Clock {
             zones.push((name.clone(), database.get(zone).map_err(|_| zone.clone())?));
         }
         Ok(Self { zones })
+    }
+
+    /// The same of each zone.
+    pub(crate) fn all(&self, minute: u64) -> impl Iterator<Item = (&str, DateTime)> {
+        self.zones.iter().filter_map(move |(name, _)| Some((&**name, self.local(name, minute)?)))
     }
 
     /// What a clock on the wall shows in the zone of this name.

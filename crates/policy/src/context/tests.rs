@@ -16,7 +16,7 @@ fn inputs() -> PolicyInputs {
 fn reads_of(conditions: &str) -> Vec<String> {
     let text = format!("permit(principal, action, resource) {conditions};");
     let policy = Policy::parse(None, text).expect("parses");
-    let reads = reads(&policy.to_json().expect("has a JSON form"), &inputs());
+    let reads = reads(&policy, &inputs());
     reads.iter().map(|attribute| format!("{attribute:?}")).collect()
 }
 
@@ -67,7 +67,7 @@ fn context_as_a_whole_reads_everything() {
 fn a_bundle_says_only_what_is_read() {
     let reads = |conditions: &str| {
         let policy = Policy::parse(None, format!("permit(principal, action, resource) when {{ {conditions} }};"));
-        super::reads(&policy.expect("parses").to_json().expect("has a JSON form"), &inputs()).inputs(&inputs())
+        super::reads(&policy.expect("parses"), &inputs()).inputs(&inputs())
     };
     assert_eq!(reads("context.method == \"GET\""), PolicyInputs::default());
     assert_eq!(reads("context == {}"), inputs());

@@ -1,7 +1,9 @@
+use cedar_policy::{Authorizer, Entities, PolicySet, Request};
 use proptest::prelude::*;
 use weft_model::intent::{Allow, Caller, EscapedSlashes, Intent, Member, Slashes};
 
 use super::*;
+use crate::ask::context;
 use crate::check::read_and_check;
 use crate::testing;
 

@@ -1,0 +1,128 @@
+//! Random bundles and calls: the engine decides, and says why, as plain Cedar does over all policies, but for our rule on errors.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::{Authorizer, Effect, Entities, Policy, PolicyId, PolicySet, Request, ValidationMode, Validator};
+use proptest::prelude::*;
+use weft_model::intent::PolicyInputs;
+
+use crate::bundle::Bundle;
+use crate::context::{self, Clock, Reads, Surroundings};
+use crate::engine::Engine;
+use crate::request::CallRequest;
+use crate::testing::{self, Choices};
+use crate::{entities, schema};
+
+/// Cedar as it comes, over every policy of a bundle.
+struct Plain {
+    set: PolicySet,
+    entities: Entities,
+}
+
+/// What a decision comes to: whether it allows, by which policies, and what is said of those that cannot be evaluated.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    allowed: bool,
+    policies: BTreeSet<String>,
+    errors: BTreeSet<String>,
+}
+
+impl Plain {
+    fn new(bundle: &Bundle) -> Self {
+        let policies = bundle.policies.iter().map(|policy| {
+            let id = Some(PolicyId::new(&policy.id));
+            Policy::parse(id, &policy.text).unwrap_or_else(|error| panic!("{}\n{error:?}", policy.text))
+        });
+        let services = bundle.callers.iter().chain([&bundle.service]);
+        let services = services.map(|facts| facts.entity(&bundle.trust_domain).expect("an entity"));
+        let entities = Entities::from_entities(services, None).expect("entities");
+        Self { set: PolicySet::from_policies(policies).expect("unique ids"), entities }
+    }
+
+    fn outcome(&self, request: &CallRequest<'_>) -> Outcome {
+        let caller = request.principal.and_then(|id| id.service()).expect("a service");
+        let (caller, board) = (entities::service(&caller), entities::service(&testing::name("prod/board")));
+        let (inputs, clock) = (PolicyInputs::default(), Clock::new(&PolicyInputs::default()).expect("no zones"));
+        let around = Surroundings { port: 8080, clock: &clock, break_glass: false };
+        let context = context::build(request, &Reads::all(&inputs), &around).expect("a context");
+        let request = Request::new(caller, entities::call(), board, context, None).expect("a request");
+        let response = Authorizer::new().is_authorized(&request, &self.set, &self.entities);
+        let effect = |id: &PolicyId| self.set.policy(id).expect("one of them").effect();
+        let determining: Vec<&PolicyId> = response.diagnostics().reason().collect();
+        let (mut broken, mut errors) = (BTreeSet::new(), BTreeSet::new());
+        for error in response.diagnostics().errors() {
+            let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+            let (id, effect) = (error.policy_id(), effect(error.policy_id()));
+            errors.insert(format!("{effect} {id} could not be evaluated: {}", error.inner()));
+            broken.extend((effect == Effect::Forbid).then(|| id.to_string()));
+        }
+        // A forbid that cannot be evaluated denies what no other forbid does.
+        let is_forbidden = determining.iter().any(|id| effect(id) == Effect::Forbid);
+        let denied_by_error = !broken.is_empty() && !is_forbidden;
+        let allowed = response.decision() == cedar_policy::Decision::Allow && !denied_by_error;
+        let policies = if denied_by_error { broken } else { determining.iter().map(|id| id.to_string()).collect() };
+        Outcome { allowed, policies, errors }
+    }
+}
+
+fn decided(engine: &Engine, request: &CallRequest<'_>) -> Outcome {
+    let decision = engine.decide(request);
+    let policies = decision.policies.iter().map(|policy| policy.id.to_string()).collect();
+    Outcome { allowed: decision.allowed, policies, errors: decision.errors.iter().cloned().collect() }
+}
+
+fn compare(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCaseError> {
+    let (engine, plain) = (Engine::new(bundle).expect("an engine"), Plain::new(bundle));
+    for _ in 0..4 {
+        let (caller, [method, path, host, protocol], source_ip) = testing::random_call(choices);
+        let request = CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) };
+        let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
+        prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+    }
+    Ok(())
+}
+
+/// Those that a control plane would let through.
+fn valid(bundle: &Bundle) -> Bundle {
+    let mesh = testing::mesh(&[("tier", &["one", "two"]), ("team", &["ops"])]);
+    let validator = Validator::new(schema::of(&mesh));
+    let is_valid = |text: &str| {
+        let set = PolicySet::from_policies([Policy::parse(None, text).expect("it parses")]).expect("one policy");
+        validator.validate(&set, ValidationMode::Strict).validation_passed()
+    };
+    let mut bundle = bundle.clone();
+    bundle.policies.retain(|policy| is_valid(&policy.text));
+    bundle
+}
+
+/// `WEFT_CASES` for more, or fewer.
+fn cases() -> u32 {
+    std::env::var("WEFT_CASES").map_or(256, |cases| cases.parse().expect("WEFT_CASES is a number"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    #[test]
+    fn an_engine_decides_as_plain_cedar_does(
+        bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+        policies in 1usize..16,
+    ) {
+        let mut choices = Choices::new(&bytes);
+        compare(&testing::random_bundle(&mut choices, policies), &mut choices)?;
+    }
+}
+
+proptest! {
+    // Most random policies do not fit the schema, so these take longer to find.
+    #![proptest_config(ProptestConfig::with_cases(cases() / 4))]
+
+    #[test]
+    fn an_engine_decides_as_plain_cedar_does_on_policies_that_fit_the_schema(
+        bytes in proptest::collection::vec(any::<u8>(), 200..4000),
+        policies in 16usize..40,
+    ) {
+        let mut choices = Choices::new(&bytes);
+        compare(&valid(&testing::random_bundle(&mut choices, policies)), &mut choices)?;
+    }
+}

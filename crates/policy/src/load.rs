@@ -1,0 +1,107 @@
+//! From a bundle to what an engine runs on. Nothing of a policy is kept in Cedar's form: ten thousand would take too much.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use cedar_policy::{Effect, Entities, EntityUid, Policy, PolicyId};
+use weft_model::{ServiceName, SpiffeId};
+use weft_policy_eval::{Builder, EntityId, Loader, Program, Request};
+
+use crate::ask::Asked;
+use crate::bound;
+use crate::bundle::{Bundle, PolicyError, PolicyText};
+use crate::context::{self, NAMES};
+use crate::decision::PolicyRef;
+use crate::entities;
+use crate::index::{Gathering, Groups, Index};
+
+/// What decisions are made of.
+pub(crate) struct Parts {
+    pub(crate) program: Program,
+    pub(crate) index: Index,
+    /// In the order of the bundle.
+    pub(crate) policies: Box<[Known]>,
+    /// By SPIFFE ID.
+    pub(crate) callers: HashMap<Box<str>, Caller>,
+    /// For Cedar, where it is asked.
+    pub(crate) entities: Entities,
+}
+
+/// One who may be allowed something.
+pub(crate) struct Caller {
+    pub(crate) name: ServiceName,
+    pub(crate) entity: EntityId,
+    pub(crate) uid: EntityUid,
+    /// Where the policies are that concern it.
+    pub(crate) groups: Groups,
+}
+
+/// What is kept of a policy, beside its code.
+pub(crate) struct Known {
+    pub(crate) effect: Effect,
+    pub(crate) place: PolicyRef,
+    /// Policies, places and reason of a decision that this policy alone determines, made once.
+    pub(crate) alone: (Arc<[PolicyRef]>, Arc<str>, Arc<str>),
+    pub(crate) asked: Asked,
+}
+
+/// Compiles policies one after the other. By recursion: the caller sees to it that there is stack for the deepest.
+pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
+    let entities = entities(bundle)?;
+    let mut builder = Builder::new(&NAMES);
+    let callers: Vec<EntityId> =
+        bundle.callers.iter().map(|facts| facts.describe(&mut builder, &bundle.trust_domain)).collect();
+    // What is said of a caller holds, should it be the callee too.
+    let itself = bundle.callers.iter().position(|facts| facts.name == bundle.service.name);
+    let resource = match itself {
+        Some(at) => callers[at],
+        None => bundle.service.describe(&mut builder, &bundle.trust_domain),
+    };
+    let request = Request { action: entities::describe_call(&mut builder), resource, context: context::field };
+    let mut loader = builder.load(request, callers.clone());
+
+    let mut gathering = Gathering::new(callers.len());
+    let mut policies = Vec::with_capacity(bundle.policies.len());
+    let mut ids = HashSet::with_capacity(bundle.policies.len());
+    for text in &bundle.policies {
+        if !ids.insert(&text.id) {
+            return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
+        }
+        policies.push(take(text, bundle, policies.len() as u32, &mut loader, &mut gathering)?);
+    }
+    let (index, groups) = gathering.finish();
+    let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), groups)| {
+        let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
+        let uid = entities::service(&facts.name);
+        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups })
+    });
+    let callers = callers.collect();
+    Ok(Parts { program: loader.finish(), index, policies: policies.into(), callers, entities })
+}
+
+fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {
+    let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
+    let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
+    let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
+    Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))
+}
+
+fn take(
+    text: &PolicyText,
+    bundle: &Bundle,
+    at: u32,
+    loader: &mut Loader,
+    gathering: &mut Gathering,
+) -> Result<Known, PolicyError> {
+    let refuse = |why| PolicyError::Policy { id: text.id.clone(), why };
+    bound::check(&text.text).map_err(|too_deep| refuse(too_deep.message()))?;
+    let policy = Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(error.to_string()))?;
+    gathering.add(at, &context::reads(&policy, &bundle.inputs), loader.add(policy.as_ref()));
+
+    let place = PolicyRef { file: text.file.clone(), line: text.line, id: text.id.clone() };
+    let effect = policy.effect();
+    let places: Arc<str> = place.to_string().into();
+    let reason = format!("{effect} {places}").into();
+    let asked = Asked::new(text.text.clone());
+    Ok(Known { effect, alone: (Arc::new([place.clone()]), places, reason), place, asked })
+}

@@ -71,7 +71,7 @@ fn case(seed: usize) -> (Value, Vec<Decided>) {
     let (mut requests, mut decided) = (Vec::new(), Vec::new());
     for _ in 0..CALLS {
         let (caller, [method, path, host, protocol], source_ip) = testing::random_call(&mut choices);
-        let request = CallRequest { principal: Some(&caller), method, path, host, protocol, source_ip };
+        let request = CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) };
         let name = caller.service().expect("a service");
         requests.push(json!({"principal": name.as_str(), "context": context(&request)}));
         let decision = engine.decide(&request);

@@ -67,6 +67,9 @@ impl<'a> Evaluation<'a> {
             Node::Constant(number) => self.program.constant(number).value(),
             Node::Principal => Value::Entity(self.principal.ok_or(AskCedar)?),
             Node::Context => Value::Record(Record::Attributes(self.context.ok_or(AskCedar)?)),
+            Node::Attribute { of, name } if self.program.node(of) == Node::Context => {
+                self.context.and_then(|context| context.get(self.program.name(name))).ok_or(AskCedar)?
+            }
             Node::Attribute { of, name } => self.attribute(self.value(of)?, self.program.name(name)).ok_or(AskCedar)?,
             Node::Negate(of) => Value::Long(self.long(of)?.checked_neg().ok_or(AskCedar)?),
             Node::If { test, then, otherwise } => self.value(if self.test(test)? { then } else { otherwise })?,

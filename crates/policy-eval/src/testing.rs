@@ -23,7 +23,8 @@ impl<'a> Choices<'a> {
         &of[self.below(of.len())]
     }
 
-    fn one_in(&mut self, count: usize) -> bool {
+    /// Once in so many times.
+    pub fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == count - 1
     }
 }
@@ -64,7 +65,9 @@ impl Vocabulary {
         let mut text = format!("{effect}(principal{principal}, action{action}, resource{resource})");
         for _ in 0..choices.below(3) {
             let kind = choices.pick(&["when", "when", "unless"]);
-            text += &format!(" {kind} {{ {} }}", self.expression(Kind::Bool, 4, choices));
+            let condition =
+                if choices.one_in(3) { self.rule(choices) } else { self.expression(Kind::Bool, 4, choices) };
+            text += &format!(" {kind} {{ {condition} }}");
         }
         text + ";"
     }
@@ -176,13 +179,28 @@ impl Vocabulary {
         }
     }
 
+    /// What people write most: alternatives, each of a few comparisons, and perhaps one that has nothing to do with the others.
+    fn rule(&self, choices: &mut Choices<'_>) -> String {
+        let mut alternatives = Vec::new();
+        for _ in 0..1 + choices.below(3) {
+            let comparisons: Vec<String> = (0..1 + choices.below(2)).map(|_| self.guarded(choices)).collect();
+            alternatives.push(format!("({})", comparisons.join(" && ")));
+        }
+        let rule = format!("({})", alternatives.join(" || "));
+        match choices.below(4) {
+            0 => format!("{rule} && {}", self.expression(Kind::Bool, 1, choices)),
+            1 => format!("{} && {rule}", self.expression(Kind::Bool, 1, choices)),
+            _ => rule,
+        }
+    }
+
     /// A comparison of something that the context may lack.
     fn guarded(&self, choices: &mut Choices<'_>) -> String {
         let (path, kind, optional) = *choices.pick(self.context);
         let guard = if optional { format!("context has {path} && ") } else { String::new() };
         let text = choices.pick(self.texts);
         match kind {
-            Kind::Text if choices.one_in(3) => {
+            Kind::Text if choices.one_in(2) => {
                 format!("({guard}context.{path} like \"{}\")", choices.pick(self.patterns))
             }
             Kind::Text if choices.one_in(4) => {

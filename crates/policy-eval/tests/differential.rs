@@ -21,7 +21,10 @@ const WORDS: Vocabulary = Vocabulary {
     context: &[
         ("method", Kind::Text, false),
         ("path", Kind::Text, false),
+        // The more often, the more policies have keys.
         ("path", Kind::Text, false),
+        ("path", Kind::Text, false),
+        ("method", Kind::Text, false),
         ("depth", Kind::Long, false),
         ("first1", Kind::Text, true),
         ("first2", Kind::Text, true),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use weft_policy_eval::{Bits, Code, Compiled, Way};
 
 use crate::context::Reads;
-use crate::table::Table;
+use crate::table::{Members, Table};
 
 /// Callers in all groups, at most: what comes behind is looked at for every caller, as it would take memory without end.
 const PLACES_MAX: usize = 2_000_000;
@@ -32,8 +32,7 @@ pub(crate) struct Index {
 /// The groups that concern one caller.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    /// In order.
-    all: Vec<u32>,
+    all: Members,
     /// Those that have policies without a key.
     always: Vec<u32>,
     /// What of a call their policies mention.
@@ -82,7 +81,7 @@ impl Gathering {
 
     /// The index, and the groups of each caller.
     pub(crate) fn finish(self) -> (Index, Vec<Groups>) {
-        let mut of_callers: Vec<Groups> = (0..self.callers).map(|_| Groups::default()).collect();
+        let mut of_callers: Vec<(Vec<u32>, Groups)> = (0..self.callers).map(|_| Default::default()).collect();
         let mut gathered: Vec<_> = self.groups.into_iter().collect();
         // As they stand in the bundle, so that equal bundles make equal engines.
         gathered.sort_by_key(|(_, group)| group.ways[0].0);
@@ -97,8 +96,8 @@ impl Gathering {
                 }
             }
             for caller in callers.iter() {
-                let groups = &mut of_callers[caller];
-                groups.all.push(number);
+                let (all, groups) = &mut of_callers[caller];
+                all.push(number);
                 groups.always.extend((!without.is_empty()).then_some(number));
                 groups.reads.add(&group.reads);
             }
@@ -109,6 +108,8 @@ impl Gathering {
             let next = words.len() as u32;
             *words.entry(word.into()).or_insert(next)
         });
+        let with_all = |(all, groups)| Groups { all: Members::new(all, always.len()), ..groups };
+        let of_callers = of_callers.into_iter().map(with_all).collect();
         (Index { words, always: always.into(), keyed }, of_callers)
     }
 }

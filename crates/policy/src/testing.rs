@@ -135,7 +135,10 @@ const WORDS: Vocabulary = Vocabulary {
     context: &[
         ("method", Kind::Text, false),
         ("path", Kind::Text, false),
+        // The more often, the more policies have keys.
         ("path", Kind::Text, false),
+        ("path", Kind::Text, false),
+        ("method", Kind::Text, false),
         ("depth", Kind::Long, false),
         ("host", Kind::Text, false),
         ("protocol", Kind::Text, false),
@@ -149,6 +152,44 @@ const WORDS: Vocabulary = Vocabulary {
 
 /// A bundle of `prod/board` that no control plane has checked: policies that make sense, and some that do not.
 pub fn random_bundle(choices: &mut Choices<'_>, policies: usize) -> Bundle {
+    bundle_of(&WORDS, choices, policies)
+}
+
+/// The same of policies that read whatever a call can bring: [`INPUTS`](inputs) are declared.
+pub fn random_bundle_of_all(choices: &mut Choices<'_>, policies: usize) -> Bundle {
+    let words = Vocabulary { context: ALL, ..WORDS };
+    Bundle { inputs: inputs(), ..bundle_of(&words, choices, policies) }.sealed()
+}
+
+/// What [`random_bundle_of_all`] declares.
+pub fn inputs() -> PolicyInputs {
+    PolicyInputs {
+        headers: vec!["plan".into(), "tenant".into()],
+        query: vec!["tag".into()],
+        claims: vec!["team".into()],
+        time_zones: [("office".into(), "Europe/Berlin".into())].into(),
+    }
+}
+
+const ALL: &[(&str, Kind, bool)] = &[
+    ("method", Kind::Text, false),
+    ("path", Kind::Text, false),
+    ("port", Kind::Long, false),
+    ("segment1", Kind::Text, true),
+    ("segment2", Kind::Text, true),
+    ("headers.tenant", Kind::Text, true),
+    ("headers.plan", Kind::Text, true),
+    ("grpc.service", Kind::Text, true),
+    ("grpc.method", Kind::Text, true),
+    ("tls.sni", Kind::Text, true),
+    ("user.subject", Kind::Text, true),
+    ("user.claims.team", Kind::Text, true),
+    ("time.utc.hour", Kind::Long, false),
+    ("time.office.minuteOfDay", Kind::Long, false),
+    ("time.office.weekday", Kind::Text, false),
+];
+
+fn bundle_of(words: &Vocabulary, choices: &mut Choices<'_>, policies: usize) -> Bundle {
     let facts = |service: &str, attributes: &[(&str, &str)], roles: &[&str]| ServiceFacts {
         name: name(service),
         attributes: attributes.iter().map(|(name, value)| (Arc::from(*name), Arc::from(*value))).collect(),
@@ -163,7 +204,7 @@ pub fn random_bundle(choices: &mut Choices<'_>, policies: usize) -> Bundle {
         id: format!("x.cedar:{at}").into(),
         file: "x.cedar".into(),
         line: at as u32,
-        text: WORDS.policy(choices).into(),
+        text: words.policy(choices).into(),
     };
     let policies = (1..=policies).map(text).collect();
     let board = facts("prod/board", &[("tier", "two")], &["all"]);

@@ -46,6 +46,25 @@ pub(crate) const NAMES: [&str; 31] = [
     "segment7",
     "segment8",
 ];
+// Their positions.
+const METHOD: u32 = 0;
+const PATH: u32 = 1;
+const DEPTH: u32 = 2;
+const HOST: u32 = 3;
+const PORT: u32 = 4;
+const PROTOCOL: u32 = 5;
+const SOURCE_IP: u32 = 6;
+const HEADERS: u32 = 7;
+const QUERY: u32 = 8;
+const GRPC: u32 = 9;
+const TLS: u32 = 10;
+const USER: u32 = 11;
+const TIME: u32 = 12;
+const NOW: u32 = 13;
+const BREAK_GLASS: u32 = 14;
+const FIRST: u32 = 15;
+const SEGMENT: u32 = FIRST + MAX_SEGMENTS as u32;
+const END: u32 = SEGMENT + MAX_SEGMENTS as u32;
 
 /// The context of a call.
 pub(crate) struct Live<'a> {
@@ -96,32 +115,30 @@ impl<'a> Live<'a> {
 impl Attributes for Live<'_> {
     fn get<'a>(&'a self, name: Name<'_>) -> Option<Value<'a>> {
         let request = self.request;
-        Some(match *NAMES.get(name.number as usize)? {
-            "method" => Value::Text(request.method),
-            "path" => Value::Text(request.path),
-            "depth" => Value::Long(depth(request.path) as i64),
-            "host" => Value::Text(request.host),
-            "port" => Value::Long(self.port.into()),
-            "protocol" => Value::Text(request.protocol),
-            "sourceIp" => Value::Ip(request.source_ip?.into()),
-            "headers" => record(&self.headers),
-            "query" => record(&self.query),
-            "grpc" => record(self.grpc()?),
-            "tls" => record(self.tls()?),
-            "user" => record(self.user()?),
-            "time" => record(&self.time),
-            "breakGlass" => Value::Bool(self.break_glass),
-            name => Value::Text(match numbered(name)? {
-                Attribute::First(n) => first(request.path, n)?,
-                Attribute::Segment(n) => segment(request.path, n)?,
-                // `now` among them: the evaluator has no such values, and Cedar is asked.
-                _ => return None,
-            }),
+        Some(match name.number {
+            METHOD => Value::Text(request.method),
+            PATH => Value::Text(request.path),
+            DEPTH => Value::Long(depth(request.path) as i64),
+            HOST => Value::Text(request.host),
+            PORT => Value::Long(self.port.into()),
+            PROTOCOL => Value::Text(request.protocol),
+            SOURCE_IP => Value::Ip(request.source_ip?.into()),
+            HEADERS => record(&self.headers),
+            QUERY => record(&self.query),
+            GRPC => record(self.grpc()?),
+            TLS => record(self.tls()?),
+            USER => record(self.user()?),
+            TIME => record(&self.time),
+            BREAK_GLASS => Value::Bool(self.break_glass),
+            at @ FIRST..SEGMENT => Value::Text(first(request.path, (at - FIRST) as u8 + 1)?),
+            at @ SEGMENT..END => Value::Text(segment(request.path, (at - SEGMENT) as u8 + 1)?),
+            // Of `now` the evaluator has no values: Cedar is asked.
+            _ => return None,
         })
     }
 
     fn has(&self, name: Name<'_>) -> bool {
-        NAMES.get(name.number as usize).is_some_and(|known| *known == "now") || self.get(name).is_some()
+        name.number == NOW || self.get(name).is_some()
     }
 }
 
@@ -281,4 +298,67 @@ pub(crate) fn field(path: &[&str]) -> Option<Field> {
         },
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Clock;
+    use crate::request::TlsFacts;
+    use crate::testing;
+
+    #[test]
+    fn each_attribute_is_what_its_name_says() {
+        let id = testing::id("prod/web");
+        let user = User::default();
+        let request = CallRequest {
+            method: "GET",
+            path: "/1/2/3/4/5/6/7/8/9",
+            host: "h",
+            protocol: "p",
+            source_ip: "::1".parse().ok(),
+            tls: Some(TlsFacts::default()),
+            user: Some(&user),
+            ..testing::request(&id)
+        };
+        let inputs = PolicyInputs::default();
+        let clock = Clock::new(&inputs).expect("no zones");
+        let around = Surroundings { port: 8080, clock: &clock, break_glass: true };
+        let mut seen = Vec::new();
+        for (number, name) in (0..).zip(NAMES) {
+            let (live, name_of) = (Live::new(&request, &inputs, around), Name { number, text: name });
+            assert!(name == "grpc" || live.has(name_of), "{name}");
+            let Some(field) = field(&[name]) else {
+                assert_eq!((name, live.get(name_of).is_none()), ("now", true));
+                continue;
+            };
+            match live.get(name_of) {
+                Some(Value::Text(text)) if field.kind == Kind::Text => seen.push(format!("{name} {text}")),
+                Some(Value::Long(long)) if field.kind == Kind::Long => seen.push(format!("{name} {long}")),
+                Some(Value::Ip(_)) if field.kind == Kind::Ip => {}
+                Some(Value::Bool(true)) if field.kind == Kind::Bool => {}
+                Some(Value::Record(_)) if field.kind == Kind::Record => {}
+                None if name == "grpc" => {}
+                _ => panic!("{name} is of another kind"),
+            }
+            // What is said to be there always is there in a call that has nothing.
+            let bare = CallRequest {
+                method: "",
+                path: "",
+                host: "",
+                protocol: "",
+                source_ip: None,
+                tls: None,
+                user: None,
+                ..request
+            };
+            assert_eq!(Live::new(&bare, &inputs, around).has(name_of), field.always, "{name}");
+        }
+        let mut expected = vec!["method GET".to_owned(), "path /1/2/3/4/5/6/7/8/9".into(), "depth 9".into()];
+        expected.extend(["host h", "port 8080", "protocol p"].map(str::to_owned));
+        expected.extend((1..9).map(|n| format!("first{n} {}", &request.path[..2 * n])));
+        expected.extend((1..9).map(|n| format!("segment{n} {n}")));
+        assert_eq!(seen, expected);
+        assert!(field(&["first9"]).is_none() && field(&["first1", "x"]).is_none() && field(&[]).is_none());
+    }
 }

@@ -1,6 +1,8 @@
 //! Random bundles and calls: the engine decides, and says why, as plain Cedar does over all policies, but for our rule on errors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cedar_policy::{Authorizer, Effect, Entities, Policy, PolicyId, PolicySet, Request, ValidationMode, Validator};
 use proptest::prelude::*;
@@ -9,7 +11,7 @@ use weft_model::intent::PolicyInputs;
 use crate::bundle::Bundle;
 use crate::context::{self, Clock, Reads, Surroundings};
 use crate::engine::Engine;
-use crate::request::CallRequest;
+use crate::request::{CallRequest, TlsFacts, User};
 use crate::testing::{self, Choices};
 use crate::{entities, schema};
 
@@ -17,6 +19,7 @@ use crate::{entities, schema};
 struct Plain {
     set: PolicySet,
     entities: Entities,
+    inputs: PolicyInputs,
 }
 
 /// What a decision comes to: whether it allows, by which policies, and what is said of those that cannot be evaluated.
@@ -36,15 +39,16 @@ impl Plain {
         let services = bundle.callers.iter().chain([&bundle.service]);
         let services = services.map(|facts| facts.entity(&bundle.trust_domain).expect("an entity"));
         let entities = Entities::from_entities(services, None).expect("entities");
-        Self { set: PolicySet::from_policies(policies).expect("unique ids"), entities }
+        let set = PolicySet::from_policies(policies).expect("unique ids");
+        Self { set, entities, inputs: bundle.inputs.clone() }
     }
 
     fn outcome(&self, request: &CallRequest<'_>) -> Outcome {
         let caller = request.principal.and_then(|id| id.service()).expect("a service");
         let (caller, board) = (entities::service(&caller), entities::service(&testing::name("prod/board")));
-        let (inputs, clock) = (PolicyInputs::default(), Clock::new(&PolicyInputs::default()).expect("no zones"));
+        let clock = Clock::new(&self.inputs).expect("zones that are known");
         let around = Surroundings { port: 8080, clock: &clock, break_glass: false };
-        let context = context::build(request, &Reads::all(&inputs), &around).expect("a context");
+        let context = context::build(request, &Reads::all(&self.inputs), &around).expect("a context");
         let request = Request::new(caller, entities::call(), board, context, None).expect("a request");
         let response = Authorizer::new().is_authorized(&request, &self.set, &self.entities);
         let effect = |id: &PolicyId| self.set.policy(id).expect("one of them").effect();
@@ -82,6 +86,42 @@ fn compare(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCaseErr
     Ok(())
 }
 
+/// The same of calls that bring whatever they can.
+fn compare_all(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCaseError> {
+    let (engine, plain) = (Engine::new(bundle).expect("an engine"), Plain::new(bundle));
+    for _ in 0..4 {
+        let (caller, [method, path, host, protocol], source_ip) = testing::random_call(choices);
+        let some = |choices: &mut Choices<'_>| *choices.pick::<&str>(&["GET", "/a", "web", "one", "ops", ""]);
+        let mut headers = BTreeMap::<Arc<str>, Arc<str>>::new();
+        for name in ["tenant", "plan", "other"] {
+            if choices.one_in(2) {
+                headers.insert(name.into(), some(choices).into());
+            }
+        }
+        let mut user = User { subject: some(choices).into(), ..User::default() };
+        if choices.one_in(2) {
+            user.claims.insert("team".into(), some(choices).into());
+        }
+        let server_name = Some(some(choices)).filter(|_| choices.one_in(2));
+        let request = CallRequest {
+            method,
+            path,
+            host,
+            protocol,
+            source_ip,
+            headers: &headers,
+            grpc: choices.one_in(2),
+            tls: Some(TlsFacts { server_name }).filter(|_| choices.one_in(2)),
+            user: choices.one_in(2).then_some(&user),
+            now: UNIX_EPOCH + Duration::from_secs(1_774_740_000 + 1_200 * choices.below(20) as u64),
+            ..testing::request(&caller)
+        };
+        let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
+        prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+    }
+    Ok(())
+}
+
 /// Those that a control plane would let through.
 fn valid(bundle: &Bundle) -> Bundle {
     let mesh = testing::mesh(&[("tier", &["one", "two"]), ("team", &["ops"])]);
@@ -110,6 +150,19 @@ proptest! {
     ) {
         let mut choices = Choices::new(&bytes);
         compare(&testing::random_bundle(&mut choices, policies), &mut choices)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    #[test]
+    fn an_engine_decides_as_plain_cedar_does_whatever_a_call_brings(
+        bytes in proptest::collection::vec(any::<u8>(), 0..3000),
+        policies in 1usize..16,
+    ) {
+        let mut choices = Choices::new(&bytes);
+        compare_all(&testing::random_bundle_of_all(&mut choices, policies), &mut choices)?;
     }
 }
 

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use weft_model::intent::{Allow, Caller, EscapedSlashes, Intent, Member, Slashes};
 
 use super::*;
-use crate::ask::context;
 use crate::check::read_and_check;
+use crate::context;
 use crate::testing;
 
 fn call(method: Option<&str>, path: &str) -> Allow {

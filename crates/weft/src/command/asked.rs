@@ -109,9 +109,9 @@ impl Asked {
     pub(crate) fn probe(&self, caller: SpiffeId, callee: &ServiceName, call: &Call) -> Result<Probe> {
         let is_tcp = self.intent.services.get(callee).is_some_and(|service| service.protocol == Protocol::Tcp);
         let (method, target) = match (is_tcp, &call.method, &call.target) {
-            (true, None, None) => ("".into(), "".into()),
+            (true, None, None) => ("", ""),
             (true, ..) => return Err(hinted(format!("{callee} is a tcp service"), "leave method and path out")),
-            (false, Some(method), Some(target)) if target.starts_with('/') => (&**method, &**target),
+            (false, Some(method), Some(target)) if target.starts_with('/') => (method.as_str(), target.as_str()),
             (false, Some(_), Some(target)) => {
                 return Err(hinted(format!("{} is no path", shown(target)), "a path begins with /, like /api/pins"));
             }
@@ -154,7 +154,7 @@ impl Asked {
         for line in lines.take(most) {
             excerpt.push(shown(line.trim_end()).into_owned());
             // A policy ends with its semicolon; an entry is known by where it begins.
-            if is_cedar && line.trim_end().ends_with(';') || !is_cedar {
+            if !is_cedar || line.trim_end().ends_with(';') {
                 break;
             }
         }

@@ -8,7 +8,7 @@ use crate::builder::{Builder, Request};
 use crate::load::Compiled;
 use crate::program::Program;
 use crate::shape::{Field, Kind, Lookup};
-use crate::value::{AskCedar, Attributes, EntityId, Name, Record, Set, Value};
+use crate::value::{Attributes, EntityId, Name, Record, Set, Value};
 
 /// `A` is of team `x`, in `G::"g"`; `B` is neither.
 pub(crate) struct Trial {

@@ -1,9 +1,9 @@
 //! What a program is made from: the entities first, then policy by policy. Equal things are kept once.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
 use cedar_policy_core::ast::{EntityType, EntityUID};
+use foldhash::HashMap;
 
 use crate::constant::Constant;
 use crate::like::Pattern;

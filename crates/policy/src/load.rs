@@ -3,18 +3,18 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Effect, Entities, EntityUid, Policy, PolicyId};
+use cedar_policy::{Effect, Entities, EntityUid};
 use weft_model::{ServiceName, SpiffeId};
-use weft_policy_eval::{Builder, EntityId, Loader, Program, Request};
+use weft_policy_eval::{Builder, EntityId, Program, Request};
 
 use crate::ask::Asked;
-use crate::bound;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
 use crate::call;
-use crate::context::{self, NAMES};
+use crate::context::{self, NAMES, Reads};
 use crate::decision::PolicyRef;
 use crate::entities;
 use crate::index::{Gathering, Groups, Index};
+use crate::parse;
 
 /// What decisions are made of.
 pub(crate) struct Parts {
@@ -64,12 +64,15 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     let mut gathering = Gathering::new(callers.len());
     let mut policies = Vec::with_capacity(bundle.policies.len());
     let mut ids = HashSet::with_capacity(bundle.policies.len());
-    for text in &bundle.policies {
+    parse::parse(&bundle.policies, |text, policy| {
         if !ids.insert(&text.id) {
             return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
         }
-        policies.push(take(text, policies.len() as u32, &mut loader, &mut gathering)?);
-    }
+        let reads = context::reads(policy);
+        gathering.add(policies.len() as u32, reads, loader.add(policy.as_ref()));
+        policies.push(known(text, policy.effect(), reads));
+        Ok(())
+    })?;
     let (index, groups) = gathering.finish();
     let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), groups)| {
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
@@ -87,17 +90,10 @@ fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {
     Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))
 }
 
-fn take(text: &PolicyText, at: u32, loader: &mut Loader, gathering: &mut Gathering) -> Result<Known, PolicyError> {
-    let refuse = |why| PolicyError::Policy { id: text.id.clone(), why };
-    bound::check(&text.text).map_err(|too_deep| refuse(too_deep.message()))?;
-    let policy = Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(error.to_string()))?;
-    let reads = context::reads(&policy);
-    gathering.add(at, reads, loader.add(policy.as_ref()));
-
+fn known(text: &PolicyText, effect: Effect, reads: Reads) -> Known {
     let place = PolicyRef { file: text.file.clone(), line: text.line, id: text.id.clone() };
-    let effect = policy.effect();
     let places: Arc<str> = place.to_string().into();
     let reason = format!("{effect} {places}").into();
     let asked = Asked::new(text.text.clone(), reads);
-    Ok(Known { effect, alone: (Arc::new([place.clone()]), places, reason), place, asked })
+    Known { effect, alone: (Arc::new([place.clone()]), places, reason), place, asked }
 }

@@ -96,7 +96,7 @@ fn caller(at: usize) -> String {
 /// One to four paths, half of them with a method.
 fn allow(at: usize) -> Vec<Allow> {
     let one = |n: usize| Allow {
-        method: ((at + n) % 2 == 0).then(|| ["GET", "POST", "PUT"][(at + n) % 3].into()),
+        method: (at + n).is_multiple_of(2).then(|| ["GET", "POST", "PUT"][(at + n) % 3].into()),
         path: match n % 3 {
             0 => format!("/api/v1/area{}/**", at % 300).into(),
             1 => format!("/api/v1/area{}/items/*", (at + n) % 300).into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Effect, Entities, EntityUid};
 use weft_model::{ServiceName, SpiffeId};
-use weft_policy_eval::{Builder, EntityId, Program, Request};
+use weft_policy_eval::{Builder, EntityId, Loader, Program, Request};
 
 use crate::ask::Asked;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
@@ -59,7 +59,7 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
         None => bundle.service.describe(&mut builder, &bundle.trust_domain),
     };
     let request = Request { action: entities::describe_call(&mut builder), resource, context: call::field };
-    let mut loader = builder.load(request, callers.clone());
+    let mut loader = Loader::new(builder, request, callers.clone());
 
     let mut gathering = Gathering::new(callers.len());
     let mut policies = Vec::with_capacity(bundle.policies.len());

@@ -29,6 +29,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+/// The allocator of `weft`, so that what is measured in this process is what a sidecar does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(about = "Side-by-side measurements against peers")]
 struct Arguments {

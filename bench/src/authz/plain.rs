@@ -20,10 +20,11 @@ pub(crate) struct Plain {
 
 impl Plain {
     pub(crate) fn new(bundle: &Bundle) -> Result<Self> {
-        let mut policies = PolicySet::new();
+        let mut parsed = Vec::with_capacity(bundle.policies.len());
         for policy in &bundle.policies {
-            policies.add(Policy::parse(Some(PolicyId::new(&policy.id)), &policy.text)?)?;
+            parsed.push(Policy::parse(Some(PolicyId::new(&policy.id)), &policy.text)?);
         }
+        let policies = PolicySet::from_policies(parsed)?;
         let services = bundle.callers.iter().chain([&bundle.service]).map(entity).collect::<Result<Vec<_>>>()?;
         let entities = Entities::from_entities(services, None)?;
         Ok(Self { authorizer: Authorizer::new(), policies, entities })

@@ -6,18 +6,18 @@ use super::Case;
 use crate::report;
 
 const HEAD: &str = "\
-| policies | weft p50, us | weft p99, us | cedar p50, us | cedar p99, us | weft / cedar, p50 | load, ms | resident, MiB |
-|---|---|---|---|---|---|---|---|
+| policies | weft p50, us | weft p99, us | weft calm p99, us | cedar p50, us | cedar p99, us | weft / cedar, p50 | load, ms | resident, MiB |
+|---|---|---|---|---|---|---|---|---|
 ";
 
 /// A Markdown table.
 pub(crate) fn table(results: &BTreeMap<usize, Case>) -> String {
     let mut text = HEAD.to_owned();
     for (policies, case) in results {
-        let Case { weft, cedar, load_ms, rss_kib } = case;
+        let Case { weft, calm_p99, cedar, load_ms, rss_kib } = case;
         let ratio = weft.p50 / cedar.p50;
         text += &format!(
-            "| {policies} | {:.1} | **{:.1}** | {:.0} | {:.0} | **{ratio:.3}x** | {load_ms:.0} | {:.1} |\n",
+            "| {policies} | {:.1} | {:.1} | **{calm_p99:.1}** | {:.0} | {:.0} | **{ratio:.4}x** | {load_ms:.0} | {:.1} |\n",
             weft.p50,
             weft.p99,
             cedar.p50,
@@ -41,8 +41,9 @@ mod tests {
     #[test]
     fn rows_are_numbers_of_policies() {
         let times = |p50, p99| Times { p50, p99 };
-        let case = Case { weft: times(1.0, 2.26), cedar: times(500.0, 900.4), load_ms: 12.6, rss_kib: 2048 };
+        let case =
+            Case { weft: times(1.0, 2.26), calm_p99: 1.5, cedar: times(500.0, 900.4), load_ms: 12.6, rss_kib: 2048 };
         let text = table(&BTreeMap::from([(1_000, case)]));
-        assert_eq!(text.lines().nth(2), Some("| 1000 | 1.0 | **2.3** | 500 | 900 | **0.002x** | 13 | 2.0 |"));
+        assert_eq!(text.lines().nth(2), Some("| 1000 | 1.0 | 2.3 | **1.5** | 500 | 900 | **0.0020x** | 13 | 2.0 |"));
     }
 }

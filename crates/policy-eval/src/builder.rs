@@ -1,29 +1,15 @@
 //! What a program is made from: the entities first, then policy by policy. Equal things are kept once.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
 use cedar_policy_core::ast::{EntityType, EntityUID};
+use foldhash::HashMap;
 
 use crate::constant::Constant;
+use crate::constant::EntityId;
 use crate::like::Pattern;
-use crate::load::Loader;
 use crate::node::{Entity, Facts, List, Node, NodeId};
-use crate::principals::Principals;
 use crate::program::Program;
-use crate::shape::Field;
-use crate::value::EntityId;
-
-/// What is the same for all requests that a program is asked about.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The action.
-    pub action: EntityId,
-    /// The resource.
-    pub resource: EntityId,
-    /// What is certain of the context: told for the names from the context down, `None` if nothing is.
-    pub context: fn(&[&str]) -> Option<Field>,
-}
 
 /// Makes a [`Program`]. Used once, when policies are loaded.
 #[derive(Debug, Default)]
@@ -148,12 +134,6 @@ impl Builder {
             self.program.nodes.pop();
             self.nodes.remove(&node);
         }
-    }
-
-    /// Goes on to the policies, when all entities are described.
-    pub fn load(self, request: Request, principals: Vec<EntityId>) -> Loader {
-        let principals = Principals::new(&self.program, principals);
-        Loader { builder: self, principals, request }
     }
 
     pub(crate) fn finish(self) -> Program {

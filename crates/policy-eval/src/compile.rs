@@ -5,11 +5,12 @@
 
 use cedar_policy_core::ast::{BinaryOp, Expr, ExprKind, Literal, PatternElem, UnaryOp, Var};
 
-use crate::builder::{Builder, Request};
+use crate::builder::Builder;
 use crate::constant::Constant;
 use crate::evaluate::Evaluation;
 use crate::like::{Pattern, Piece};
 use crate::node::{Binary, IpTest, Node, NodeId};
+use crate::shape::Request;
 
 /// Compiles the expressions of one policy.
 pub(crate) struct Compiler<'a> {

@@ -4,10 +4,11 @@
 
 use std::cell::OnceCell;
 
+use crate::constant::EntityId;
 use crate::ip::Ip;
 use crate::node::{Binary, IpTest, List, Node, NodeId};
-use crate::program::Program;
-use crate::value::{AskCedar, Attributes, EntityId, Name, Record, Set, Value, equal};
+use crate::program::{Code, Program};
+use crate::value::{AskCedar, Attributes, Name, Record, Set, Value, equal};
 
 /// A set or a record that was put together.
 pub(crate) enum Made<'a> {
@@ -25,6 +26,17 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) context: Option<&'a dyn Attributes>,
     /// One for each place where the policy puts something together.
     pub(crate) cells: &'a [OnceCell<Made<'a>>],
+}
+
+impl Program {
+    /// What a condition is for this principal in this context.
+    ///
+    /// # Errors
+    /// [`AskCedar`]: evaluating the policy there may end in an error, or in anything else.
+    pub fn evaluate(&self, code: Code, principal: EntityId, context: &dyn Attributes) -> Result<bool, AskCedar> {
+        let cells: Vec<_> = (0..code.cells).map(|_| Default::default()).collect();
+        Evaluation { program: self, principal: Some(principal), context: Some(context), cells: &cells }.test(code.root)
+    }
 }
 
 impl<'a> Evaluation<'a> {

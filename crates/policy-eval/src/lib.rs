@@ -5,8 +5,8 @@
 //! end in an error, or where something is not known here, the answer is [`AskCedar`]: true and false are Cedar's, always.
 //!
 //! Nothing here knows of meshes, does I/O or reads a clock. Decisions (what several policies mean together) are made elsewhere.
-//! Files import only from those before them: `ip`, `shape`, `value` with `constant`, `bits`, `like`, `node`, `program` with `evaluate`,
-//! `principals`, `builder`, `compile`, `certain`, `keys`, `load`; `reads` stands alone.
+//! Files import only from those before them: `ip`, `constant`, `value`, `shape`, `bits`, `like`, `node`, `program`, `evaluate`, `principals`,
+//! `builder`, `compile`, `certain`, `keys`, `load`; `reads` stands alone.
 
 mod bits;
 mod builder;
@@ -30,11 +30,12 @@ mod trial;
 mod value;
 
 pub use bits::Bits;
-pub use builder::{Builder, Request};
+pub use builder::Builder;
+pub use constant::EntityId;
 pub use ip::Ip;
 pub use keys::Key;
 pub use load::{Compiled, Loader, Way};
 pub use program::{Code, Program};
 pub use reads::reads;
-pub use shape::{Field, Kind, Lookup};
-pub use value::{AskCedar, Attributes, EntityId, Name, Record, Set, Value};
+pub use shape::{Field, Kind, Lookup, Request};
+pub use value::{AskCedar, Attributes, Name, Record, Set, Value};

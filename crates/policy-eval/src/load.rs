@@ -3,14 +3,15 @@
 use cedar_policy_core::ast::Policy;
 
 use crate::bits::Bits;
-use crate::builder::{Builder, Request};
+use crate::builder::Builder;
 use crate::certain::{Certain, Known};
 use crate::compile::Compiler;
-use crate::constant::Constant;
+use crate::constant::{Constant, EntityId};
 use crate::keys::{self, Key};
 use crate::node::{Node, NodeId};
 use crate::principals::Principals;
 use crate::program::{Code, Program};
+use crate::shape::Request;
 
 /// Takes the policies of a program.
 #[derive(Debug)]
@@ -41,6 +42,12 @@ pub struct Way {
 }
 
 impl Loader {
+    /// Goes on from the entities to the policies, when all are described.
+    pub fn new(builder: Builder, request: Request, principals: Vec<EntityId>) -> Self {
+        let principals = Principals::new(&builder.program, principals);
+        Self { builder, principals, request }
+    }
+
     /// Compiles a policy. By recursion: the caller sees to it that there is stack for the depth of the policy.
     pub fn add(&mut self, policy: &Policy) -> Compiled {
         let mut compiler = Compiler::new(&mut self.builder, &self.request);

@@ -1,6 +1,6 @@
 //! A compiled expression: nodes that name each other by number. Equal nodes of a program are one node.
 
-use crate::value::EntityId;
+use crate::constant::EntityId;
 
 /// A node's place in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use crate::bits::Bits;
-use crate::constant::Constant;
+use crate::constant::{Constant, EntityId};
 use crate::node::{Binary, List, Node, NodeId};
 use crate::program::{Code, Program};
-use crate::value::{AskCedar, Attributes, EntityId, Name, Value};
+use crate::value::{AskCedar, Attributes, Name, Value};
 
 /// Conditions that no index answers are evaluated for each principal; at most so many evaluations a program.
 const EVALUATIONS_MAX: usize = 4_000_000;

@@ -1,10 +1,9 @@
 //! All policies of a bundle, compiled, and the entities that they are about.
 
-use crate::constant::Constant;
-use crate::evaluate::Evaluation;
+use crate::constant::{Constant, EntityId};
 use crate::like::Pattern;
 use crate::node::{Entity, List, Node, NodeId};
-use crate::value::{AskCedar, Attributes, EntityId, Name};
+use crate::value::Name;
 
 /// What [`crate::Builder`] makes.
 #[derive(Debug, Default)]
@@ -35,15 +34,6 @@ impl Code {
 }
 
 impl Program {
-    /// What a condition is for this principal in this context.
-    ///
-    /// # Errors
-    /// [`AskCedar`]: evaluating the policy there may end in an error, or in anything else.
-    pub fn evaluate(&self, code: Code, principal: EntityId, context: &dyn Attributes) -> Result<bool, AskCedar> {
-        let cells: Vec<_> = (0..code.cells).map(|_| Default::default()).collect();
-        Evaluation { program: self, principal: Some(principal), context: Some(context), cells: &cells }.test(code.root)
-    }
-
     pub(crate) fn node(&self, id: NodeId) -> Node {
         self.nodes[id.0 as usize]
     }

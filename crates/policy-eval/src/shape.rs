@@ -1,6 +1,6 @@
 //! What is certain of a value before it is there.
 
-use crate::constant::Constant;
+use crate::constant::{Constant, EntityId};
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,17 @@ pub struct Field {
     pub always: bool,
     /// How it can be looked up.
     pub lookup: Option<Lookup>,
+}
+
+/// What is the same for all requests that a program is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The action.
+    pub action: EntityId,
+    /// The resource.
+    pub resource: EntityId,
+    /// What is certain of the context: told for the names from the context down, `None` if nothing is.
+    pub context: fn(&[&str]) -> Option<Field>,
 }
 
 impl Kind {

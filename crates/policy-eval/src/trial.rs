@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use cedar_policy::Policy;
 
-use crate::builder::{Builder, Request};
-use crate::load::Compiled;
+use crate::builder::Builder;
+use crate::constant::EntityId;
+use crate::load::{Compiled, Loader};
 use crate::program::Program;
-use crate::shape::{Field, Kind, Lookup};
-use crate::value::{Attributes, EntityId, Name, Record, Set, Value};
+use crate::shape::{Field, Kind, Lookup, Request};
+use crate::value::{Attributes, Name, Record, Set, Value};
 
 /// `A` is of team `x`, in `G::"g"`; `B` is neither.
 pub(crate) struct Trial {
@@ -70,7 +71,7 @@ pub(crate) fn policy(text: &str) -> Trial {
     let resource = builder.entity("S", "R");
     builder.describe(resource, [("name", "r"), ("tier", "one")].into_iter(), std::iter::empty());
     let action = builder.entity("Action", "call");
-    let mut loader = builder.load(Request { action, resource, context: field }, vec![a, b]);
+    let mut loader = Loader::new(builder, Request { action, resource, context: field }, vec![a, b]);
     let compiled = loader.add(policy.as_ref());
     Trial { program: loader.finish(), principals: [a, b], compiled }
 }

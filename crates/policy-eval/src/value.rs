@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use crate::constant::{Constant, ConstantSet};
+use crate::constant::{Constant, ConstantSet, EntityId};
 use crate::ip::Ip;
 
 /// The evaluator does not say what a policy makes of a request: Cedar has to.
@@ -11,10 +11,6 @@ use crate::ip::Ip;
 /// Either evaluation ends in an error there, or the policy uses something that is not known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskCedar;
-
-/// An entity that some policy, principal or group is about, by its number in the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityId(pub(crate) u32);
 
 /// The name of an attribute.
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +226,77 @@ fn rank(value: Value<'_>) -> u8 {
 }
 
 impl Constant {
+    pub(crate) fn value(&self) -> Value<'_> {
+        match self {
+            Self::Bool(value) => Value::Bool(*value),
+            Self::Long(value) => Value::Long(*value),
+            Self::Text(text) => Value::Text(text),
+            Self::Entity(entity) => Value::Entity(*entity),
+            Self::Ip(ip) => Value::Ip(*ip),
+            Self::Set(set) => Value::Set(Set::Constants(set)),
+            Self::Record(fields) => Value::Record(Record::Constants(fields)),
+        }
+    }
+
+    /// Keeps a value, unless a record in it can only be asked.
+    pub(crate) fn of(value: Value<'_>) -> Option<Self> {
+        Some(match value {
+            Value::Bool(value) => Self::Bool(value),
+            Value::Long(value) => Self::Long(value),
+            Value::Text(text) => Self::Text(text.into()),
+            Value::Entity(entity) => Self::Entity(entity),
+            Value::Ip(ip) => Self::Ip(ip),
+            Value::Set(set) => Self::Set(ConstantSet::new(set.iter().map(Self::of).collect::<Option<_>>()?)),
+            Value::Record(Record::Attributes(_)) => return None,
+            Value::Record(Record::Constants(fields)) => Self::Record(fields.into()),
+            Value::Record(Record::Fields(fields)) => {
+                let fields = fields.iter().map(|(name, value)| Some((*name, Self::of(*value)?)));
+                Self::Record(fields.collect::<Option<_>>()?)
+            }
+        })
+    }
+
     fn rank(&self) -> u8 {
         rank(self.value())
+    }
+}
+
+impl ConstantSet {
+    pub(crate) fn contains(&self, value: Value<'_>) -> Result<bool, AskCedar> {
+        if !matches!(value, Value::Set(_) | Value::Record(_)) {
+            let found = self.items().binary_search_by(|item| order(item, value).expect("neither a set nor a record"));
+            return Ok(found.is_ok());
+        }
+        for item in self.items() {
+            if equal(item.value(), value)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_everything_finds_each_of_its_items_and_nothing_else() {
+        let text = |text: &str| Constant::Text(text.into());
+        let inner = Constant::Set(ConstantSet::new(vec![text("x"), Constant::Long(1)]));
+        let record = Constant::Record(Box::new([(3, Constant::Bool(true))]));
+        let ip = Constant::Ip(Ip::parse("10.0.0.0/8").expect("a range"));
+        let items =
+            [Constant::Long(-1), text("b"), text("a"), Constant::Bool(false), ip, inner, record, text("a")].to_vec();
+        let set = ConstantSet::new(items.clone());
+        assert_eq!(set.items().len(), 7);
+        for item in &items {
+            assert_eq!(set.contains(item.value()), Ok(true), "{item:?}");
+        }
+        for other in [Constant::Long(1), text(""), Constant::Bool(true), Constant::Entity(EntityId(0))] {
+            assert_eq!(set.contains(other.value()), Ok(false), "{other:?}");
+        }
+        assert_eq!(set.contains(Value::Record(Record::Fields(&[(3, Value::Bool(true))]))), Ok(true));
+        assert_eq!(set.contains(Value::Record(Record::Fields(&[(4, Value::Bool(true))]))), Ok(false));
     }
 }

@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use weft_policy_eval::testing::{Choices, Vocabulary};
 use weft_policy_eval::{
-    AskCedar, Attributes, Builder, Compiled, EntityId, Field, Key, Kind, Lookup, Name, Program, Record, Set, Value,
+    AskCedar, Attributes, Builder, Compiled, EntityId, Field, Key, Kind, Loader, Lookup, Name, Program, Record, Set,
+    Value,
 };
 
 const SERVICES: [&str; 4] = ["prod/web", "prod/board", "dev/web", "dev/x"];
@@ -172,7 +173,7 @@ fn compile(policies: &[Policy]) -> (Program, Vec<EntityId>, Vec<Compiled>) {
     });
     let action = builder.entity("Action", "call");
     let request = weft_policy_eval::Request { action, resource: principals[1], context: field };
-    let mut loader = builder.load(request, principals.to_vec());
+    let mut loader = Loader::new(builder, request, principals.to_vec());
     let compiled = policies.iter().map(|policy| loader.add(policy.as_ref())).collect();
     (loader.finish(), principals.to_vec(), compiled)
 }

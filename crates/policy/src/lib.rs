@@ -17,6 +17,7 @@ pub mod host;
 mod index;
 mod load;
 mod model;
+mod parse;
 pub mod path;
 mod pattern;
 mod probe;

@@ -3,17 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{Effect, Entities, EntityUid, Policy, PolicyId};
+use cedar_policy::{Effect, Entities, EntityUid};
 use weft_model::{ServiceName, SpiffeId};
 use weft_policy_eval::{Builder, EntityId, Loader, Program, Request};
 
 use crate::ask::Asked;
-use crate::bound;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
 use crate::context::{self, NAMES};
 use crate::decision::PolicyRef;
 use crate::entities;
 use crate::index::{Gathering, Groups, Index};
+use crate::parse;
 
 /// What decisions are made of.
 pub(crate) struct Parts {
@@ -58,17 +58,19 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
         None => bundle.service.describe(&mut builder, &bundle.trust_domain),
     };
     let request = Request { action: entities::describe_call(&mut builder), resource, context: context::field };
-    let mut loader = builder.load(request, callers.clone());
+    let mut loader = Loader::new(builder, request, callers.clone());
 
     let mut gathering = Gathering::new(callers.len());
     let mut policies = Vec::with_capacity(bundle.policies.len());
     let mut ids = HashSet::with_capacity(bundle.policies.len());
-    for text in &bundle.policies {
+    parse::parse(&bundle.policies, |text, policy| {
         if !ids.insert(&text.id) {
             return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
         }
-        policies.push(take(text, bundle, policies.len() as u32, &mut loader, &mut gathering)?);
-    }
+        gathering.add(policies.len() as u32, &context::reads(policy, &bundle.inputs), loader.add(policy.as_ref()));
+        policies.push(known(text, policy.effect()));
+        Ok(())
+    })?;
     let (index, groups) = gathering.finish();
     let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), groups)| {
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
@@ -86,22 +88,10 @@ fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {
     Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))
 }
 
-fn take(
-    text: &PolicyText,
-    bundle: &Bundle,
-    at: u32,
-    loader: &mut Loader,
-    gathering: &mut Gathering,
-) -> Result<Known, PolicyError> {
-    let refuse = |why| PolicyError::Policy { id: text.id.clone(), why };
-    bound::check(&text.text).map_err(|too_deep| refuse(too_deep.message()))?;
-    let policy = Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(error.to_string()))?;
-    gathering.add(at, &context::reads(&policy, &bundle.inputs), loader.add(policy.as_ref()));
-
+fn known(text: &PolicyText, effect: Effect) -> Known {
     let place = PolicyRef { file: text.file.clone(), line: text.line, id: text.id.clone() };
-    let effect = policy.effect();
     let places: Arc<str> = place.to_string().into();
     let reason = format!("{effect} {places}").into();
     let asked = Asked::new(text.text.clone());
-    Ok(Known { effect, alone: (Arc::new([place.clone()]), places, reason), place, asked })
+    Known { effect, alone: (Arc::new([place.clone()]), places, reason), place, asked }
 }

@@ -1,0 +1,125 @@
+//! From the texts of a bundle to policies. Cedar's parser makes its tables anew for each text that it is given, and they take longer
+//! than a policy does; so many policies are given to it at once.
+
+use std::fmt::Write as _;
+
+use cedar_policy::{Policy, PolicyId, PolicySet};
+
+use crate::bound;
+use crate::bundle::{PolicyError, PolicyText};
+
+/// How many at once: the tables are made for few, and the trees of few are kept at a time.
+const TOGETHER: usize = 128;
+
+/// Calls `each` with every policy, in order. Their ids are not those of the texts.
+///
+/// # Errors
+/// One does not parse or goes too deep, or an error of `each`.
+pub(crate) fn parse<'t>(
+    texts: &'t [PolicyText],
+    mut each: impl FnMut(&'t PolicyText, &Policy) -> Result<(), PolicyError>,
+) -> Result<(), PolicyError> {
+    for text in texts {
+        bound::check(&text.text).map_err(|too_deep| refuse(text, too_deep.message()))?;
+    }
+    for some in texts.chunks(TOGETHER) {
+        let policies = match together(some) {
+            Some(policies) => policies,
+            // Whichever is wrong says so itself.
+            None => some.iter().map(alone).collect::<Result<_, _>>()?,
+        };
+        for (text, policy) in some.iter().zip(&policies) {
+            each(text, policy)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse(text: &PolicyText, why: String) -> PolicyError {
+    PolicyError::Policy { id: text.id.clone(), why }
+}
+
+fn alone(text: &PolicyText) -> Result<Policy, PolicyError> {
+    Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(text, error.to_string()))
+}
+
+/// All of them, unless some text is not exactly one policy: then none, as it could be read together with its neighbours.
+fn together(texts: &[PolicyText]) -> Option<Vec<Policy>> {
+    let (mut all, mut places) = (String::new(), Vec::with_capacity(texts.len()));
+    for text in texts {
+        let start = all.len();
+        // The end of a line ends a comment.
+        let _ = writeln!(all, "{}", text.text);
+        places.push(start..all.len());
+    }
+    let set: PolicySet = all.parse().ok()?;
+    if set.policies().count() != texts.len() || set.templates().next().is_some() {
+        return None;
+    }
+    let within = |(at, place): (usize, std::ops::Range<usize>)| {
+        // Cedar numbers them as they come.
+        let policy = set.policy(&PolicyId::new(format!("policy{at}")))?;
+        let loc = AsRef::<cedar_policy_core::ast::Policy>::as_ref(policy).loc()?;
+        (place.start <= loc.start() && loc.end() <= place.end).then(|| policy.clone())
+    };
+    places.into_iter().enumerate().map(within).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<PolicyText> {
+        let text = |(line, text): (u32, &&str)| PolicyText {
+            id: format!("x:{line}").into(),
+            file: "x".into(),
+            line,
+            text: (*text).into(),
+        };
+        (1..).zip(texts).map(text).collect()
+    }
+
+    /// What comes of each text, or what is wrong with the first that is no policy.
+    fn parsed(of: &[PolicyText]) -> Result<Vec<String>, PolicyError> {
+        let mut all = Vec::new();
+        parse(of, |text, policy| {
+            all.push(format!("{} {}", text.id, policy.effect()));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    const PERMIT: &str = "permit(principal, action, resource);";
+    const FORBID: &str = "forbid(principal, action, resource);";
+
+    #[test]
+    fn each_text_is_the_policy_that_it_is_alone() {
+        let many: Vec<&str> = (0..300).map(|at| if at % 3 == 0 { PERMIT } else { FORBID }).collect();
+        let expected: Vec<String> =
+            (1..).zip(&many).map(|(line, text): (u32, _)| format!("x:{line} {}", &text[..6])).collect();
+        assert_eq!(parsed(&texts(&many)), Ok(expected));
+        let commented = ["// a comment\npermit(principal, action, resource); // and one", FORBID];
+        assert_eq!(parsed(&texts(&commented)), Ok(vec!["x:1 permit".to_owned(), "x:2 forbid".to_owned()]));
+        assert!(together(&texts(&commented)).is_some());
+        assert_eq!(parsed(&[]), Ok(Vec::new()));
+    }
+
+    /// Together they may be policies.
+    #[test]
+    fn no_text_is_read_together_with_its_neighbour() {
+        let two = format!("{PERMIT} {FORBID}");
+        for (of, wrong) in [
+            (["forbid(principal, action, resource) when {", "true }; permit(principal, action, resource);"], "x:1"),
+            ([&*two, "// nothing"], "x:1"),
+            ([PERMIT, "nonsense"], "x:2"),
+            ([PERMIT, "permit(principal == ?principal, action, resource);"], "x:2"),
+            ([PERMIT, ""], "x:2"),
+            (["", &two], "x:1"),
+        ] {
+            match parsed(&texts(&of)) {
+                Err(PolicyError::Policy { id, .. }) => assert_eq!(&*id, wrong, "{of:?}"),
+                other => panic!("{of:?}: {other:?}"),
+            }
+        }
+    }
+}

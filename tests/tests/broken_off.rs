@@ -17,9 +17,13 @@ fn broken_off(caller: DataPlane, callee: DataPlane, answer: &'static [&'static [
         assert_eq!((reply.status, reply.body.len()), (200, 4_000), "{reply:?}");
         assert!(!reply.error.is_empty(), "curl sees that it is not whole");
     }
-    if callee == DataPlane::Weft {
+    // The caller's sidecar knows it from the reset of the callee's.
+    for (sidecar, data_plane, cause) in [(&chat, callee, cause), (&web, caller, "app_reset")] {
+        if data_plane != DataPlane::Weft {
+            continue;
+        }
         let lines = wait::until("all lines", wait::SOON, || {
-            let lines = json_lines(&chat.access_log);
+            let lines = json_lines(&sidecar.access_log);
             if lines.len() >= 20 { Ok(lines) } else { Err(lines.len()) }
         });
         for line in lines {

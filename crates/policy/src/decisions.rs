@@ -47,7 +47,7 @@ fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
     key.extend_from_slice(&engine.number().to_ne_bytes());
     key.extend_from_slice(request.principal.map_or("", |id| id.as_str()).as_bytes());
     key.push(0xff);
-    context::write_key(key, engine, engine.reads(), request);
+    context::write_key(key, engine.reads(), request);
 }
 
 #[cfg(test)]

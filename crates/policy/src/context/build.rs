@@ -1,6 +1,7 @@
 //! A request as Cedar's context, with the attributes that are read and no others.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
 use jiff::Timestamp;
@@ -51,7 +52,8 @@ pub(crate) fn build(
             }
             Attribute::Query(name) => {
                 has_query = true;
-                query.extend(parameter(request.query, name).map(|values| (name.to_string(), set(&values))));
+                let values = parameters(request.query, std::slice::from_ref(name)).concat();
+                query.extend((!values.is_empty()).then(|| (name.to_string(), set(&values))));
             }
             Attribute::Grpc => put("grpc", grpc(request)),
             Attribute::Tls => put("tls", request.tls.map(|tls| record(pair("sni", tls.server_name.map(text))))),
@@ -90,11 +92,15 @@ fn pair(name: &str, value: Option<RestrictedExpression>) -> Option<Pair> {
     value.map(|value| (name.to_owned(), value))
 }
 
-/// The values of a parameter of the query, decoded as forms are (`+` is a space); `None` if it is not there.
-pub(crate) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Vec<Cow<'a, str>>> {
-    let pairs = form_urlencoded::parse(query?.as_bytes());
-    let values: Vec<_> = pairs.filter(|(known, _)| known == name).map(|(_, value)| value).collect();
-    (!values.is_empty()).then_some(values)
+/// The values of each of these parameters of a query, decoded as forms are (`+` is a space); none of one that is not there.
+pub(crate) fn parameters<'a>(query: Option<&'a str>, names: &[Arc<str>]) -> Vec<Vec<Cow<'a, str>>> {
+    let mut values = vec![Vec::new(); names.len()];
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        if let Some(at) = names.iter().position(|known| **known == *name) {
+            values[at].push(value);
+        }
+    }
+    values
 }
 
 fn grpc(request: &CallRequest<'_>) -> Option<RestrictedExpression> {

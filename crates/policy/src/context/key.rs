@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 
 use super::{Attribute, Reads, minute};
-use crate::engine::Engine;
 use crate::request::CallRequest;
 
 /// Appends what `reads` names of `request`. Each text ends with a byte that no UTF-8 holds, and what is absent is another such byte.
-pub(crate) fn write(key: &mut Vec<u8>, engine: &Engine, reads: &Reads, request: &CallRequest<'_>) {
+pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>) {
     // What follows from the path and from the time goes in once.
     let (mut has_path, mut has_time) = (false, false);
     for attribute in reads.iter() {
@@ -44,9 +43,8 @@ pub(crate) fn write(key: &mut Vec<u8>, engine: &Engine, reads: &Reads, request: 
                 None => key.extend_from_slice(&[ABSENT, ABSENT]),
             },
             Attribute::User => user(key, request),
-            Attribute::BreakGlass => key.push(u8::from(engine.is_glass_broken(request.now))),
-            // The same for all calls of a service.
-            Attribute::Port => {}
+            // The same for all calls that one engine decides.
+            Attribute::Port | Attribute::BreakGlass => {}
             Attribute::Path
             | Attribute::Depth
             | Attribute::First(_)

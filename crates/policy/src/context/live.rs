@@ -9,7 +9,7 @@ use weft_model::intent::PolicyInputs;
 use weft_policy_eval::{Attributes, Field, Kind, Lookup, Name, Record, Set, Value};
 
 use super::clock::weekday;
-use super::{Attribute, MAX_SEGMENTS, Surroundings, depth, first, minute, numbered, parameter, segment};
+use super::{Attribute, MAX_SEGMENTS, Surroundings, depth, first, minute, numbered, parameters, segment};
 use crate::request::{CallRequest, User, grpc_method};
 
 /// Attributes of `context`; the position is the number that the evaluator asks by.
@@ -175,14 +175,14 @@ impl Attributes for Headers<'_> {
 struct Query<'a> {
     request: &'a CallRequest<'a>,
     names: &'a [Arc<str>],
-    values: OnceCell<Vec<Option<Vec<Cow<'a, str>>>>>,
+    values: OnceCell<Vec<Vec<Cow<'a, str>>>>,
 }
 
 impl Attributes for Query<'_> {
     fn get<'a>(&'a self, name: Name<'_>) -> Option<Value<'a>> {
         let at = self.names.iter().position(|known| **known == *name.text)?;
-        let make = || self.names.iter().map(|name| parameter(self.request.query, name)).collect();
-        self.values.get_or_init(make)[at].as_deref().map(|values| Value::Set(Set::Texts(values)))
+        let values = &self.values.get_or_init(|| parameters(self.request.query, self.names))[at];
+        (!values.is_empty()).then_some(Value::Set(Set::Texts(values)))
     }
 }
 

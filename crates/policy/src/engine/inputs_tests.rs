@@ -1,7 +1,7 @@
 //! What policies read beside method, path, host and address: headers, query, gRPC, TLS, user, time and roles.
 
 use std::borrow::Cow;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use weft_model::intent::{Caller, Intent, Member, Role, ServicePattern};
 

@@ -267,7 +267,7 @@ fn failed(error: &h2::Error) -> AttemptError {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::LocalSet;
 
@@ -313,6 +313,74 @@ mod tests {
                     panic!("it says nothing");
                 };
                 assert_eq!((error.failure, error.sent), (Failure::UpstreamProtocol, Sent::NoConnection));
+            })
+            .await;
+    }
+
+    /// A frame (RFC 9113 s.4.1) of stream 1, or of the connection.
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// `:status: 200` and a content type, without HPACK's tables (RFC 7541 s.6.2.2).
+    fn head(content_type: &str) -> Vec<u8> {
+        let mut block = vec![0x88, 0, 12];
+        block.extend_from_slice(b"content-type");
+        block.push(content_type.len() as u8);
+        block.extend_from_slice(content_type.as_bytes());
+        frame(1, 4, 1, &block)
+    }
+
+    /// Trailers with `grpc-status: 0`.
+    fn trailers() -> Vec<u8> {
+        frame(1, 5, 1, b"\0\x0bgrpc-status\x010")
+    }
+
+    /// What comes of an answer of these frames: its bytes, and whether it broke off.
+    async fn answered(answer: Vec<u8>) -> (usize, bool) {
+        let (near, mut far) = accepted().await;
+        tokio::task::spawn_local(async move {
+            far.write_all(&TEN).await.expect("the client reads");
+            let mut preface = [0; 24];
+            far.read_exact(&mut preface).await.expect("a preface");
+            loop {
+                let mut head = [0; 9];
+                far.read_exact(&mut head).await.expect("a frame");
+                let mut payload = vec![0; usize::from(head[1]) * 256 + usize::from(head[2])];
+                far.read_exact(&mut payload).await.expect("all of it");
+                if head[3] == 1 {
+                    far.write_all(&answer).await.expect("the client reads");
+                }
+            }
+        });
+        let connection = H2Connection::start(near, 0, Duration::from_secs(30)).await.expect("SETTINGS came");
+        let request = Request::get("http://board.prod/x").body(()).expect("a request");
+        let answer = connection.send(request, RequestBody::empty(), &mut Interim::deaf()).await.expect("a head came");
+        let mut body = answer.into_body();
+        let mut came = 0;
+        loop {
+            match poll_fn(|cx| body.poll_frame(cx)).await {
+                Some(Ok(frame)) => came += frame.data_ref().map_or(0, Bytes::len),
+                Some(Err(_)) => return (came, true),
+                None => return (came, false),
+            }
+        }
+    }
+
+    /// A server may reset with NO_ERROR after it has answered in full (RFC 9113 s.8.1). An answer of gRPC is not full without trailers.
+    #[tokio::test]
+    async fn a_reset_without_an_error_ends_no_answer_of_grpc_that_has_no_trailers() {
+        let (data, reset) = (frame(0, 0, 1, b"hello"), frame(3, 0, 1, &[0; 4]));
+        let (grpc, plain) = (head("application/grpc"), head("text/plain"));
+        let whole = frame(0, 1, 1, b"hello");
+        LocalSet::new()
+            .run_until(async {
+                assert_eq!(answered([&*grpc, &data, &reset].concat()).await, (5, true));
+                assert_eq!(answered([&*grpc, &reset].concat()).await, (0, true));
+                assert_eq!(answered([&*grpc, &data, &trailers(), &reset].concat()).await, (5, false));
+                assert_eq!(answered([&*plain, &whole, &reset].concat()).await, (5, false));
             })
             .await;
     }

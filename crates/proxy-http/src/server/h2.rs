@@ -285,6 +285,30 @@ mod tests {
             .await;
     }
 
+    /// Whatever the client says of why.
+    #[tokio::test]
+    async fn a_request_that_its_client_resets_is_no_whole_one() {
+        for reason in [Reason::NO_ERROR, Reason::CANCEL] {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (mut client, connection) = h2::client::handshake(near).await.expect("room for a preface");
+            tokio::spawn(connection);
+            let mut served = builder(Offer::default()).handshake::<_, Bytes>(far).await.expect("a client");
+            let (_answer, mut stream) = client.send_request(request("/"), false).expect("a request goes out");
+            stream.send_data(Bytes::from_static(b"half"), false).expect("it is queued");
+            let (request, _respond) = served.accept().await.expect("a request").expect("the connection lasts");
+            tokio::spawn(async move { while served.accept().await.is_some() {} });
+            let mut body = request.into_body();
+            let first = poll_fn(|cx| crate::h2_stream::poll_frame(&mut body, cx)).await;
+            assert_eq!(
+                first.and_then(Result::ok).and_then(|frame| frame.into_data().ok()).as_deref(),
+                Some(&b"half"[..])
+            );
+            stream.send_reset(reason);
+            let next = poll_fn(|cx| crate::h2_stream::poll_frame(&mut body, cx)).await;
+            assert!(matches!(next, Some(Err(_))), "{reason:?}: {next:?}");
+        }
+    }
+
     /// Answers with so many bytes, and breaks off.
     #[derive(Clone)]
     struct BreaksOff(usize);

@@ -150,11 +150,16 @@ impl Asked {
         let file = self.files.iter().find(|file| *file.path == *place.file).and_then(SourceFile::text);
         let lines = file.unwrap_or_default().lines().skip(place.line.saturating_sub(1) as usize);
         let is_cedar = place.file.ends_with(".cedar");
-        let mut excerpt = Vec::new();
+        let depth = |line: &str| line.len() - line.trim_start().len();
+        let (mut excerpt, mut first) = (Vec::new(), None);
         for line in lines.take(most) {
+            // What belongs to an entry of a list stands deeper than its dash.
+            if !is_cedar && first.is_some_and(|first| depth(line) <= first) {
+                break;
+            }
+            first = first.or(Some(depth(line)));
             excerpt.push(shown(line.trim_end()).into_owned());
-            // A policy ends with its semicolon; an entry is known by where it begins.
-            if !is_cedar || line.trim_end().ends_with(';') {
+            if is_cedar && line.trim_end().ends_with(';') {
                 break;
             }
         }

@@ -43,7 +43,9 @@ fn explain(args: &Args) -> Result<bool> {
     let probe = asked.probe(caller.clone(), &callee, &args.call)?;
     let engine = asked.engine(&callee)?;
     let decided = probe.decide(&engine);
-    let concerning = caller.service().map(|name| asked.model.concerning(&name, &callee)).unwrap_or_default();
+    // A service of another trust domain may have the name of one of this mesh.
+    let ours = caller.service().filter(|_| caller.trust_domain() == asked.intent.mesh.trust_domain);
+    let concerning = ours.map(|name| asked.model.concerning(&name, &callee)).unwrap_or_default();
     let call = match probe.method.is_empty() {
         true => format!("{} to {callee}", args.caller),
         false => format!("{} to {callee}: {} {}", args.caller, probe.method, probe.target),
@@ -115,7 +117,8 @@ fn as_text(
         }
         return out;
     }
-    let _ = writeln!(out, "\n  policies about {} and {callee} that do not apply to this call:", shown(&args.caller));
+    let _ =
+        writeln!(out, "\n  other policies about {} and {callee}, which did not decide this call:", shown(&args.caller));
     for concern in others {
         let effect = if concern.is_permit { "permit" } else { "forbid" };
         let open = concern.reads.iter().filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref()));

@@ -8,9 +8,10 @@ use envoy_types::pb::envoy::config::core::v3::address::Address;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer};
 use weft_model::SpiffeId;
+use weft_model::grpc::is_grpc;
 use weft_model::intent::Paths;
 use weft_policy::path::{self, PathError};
-use weft_policy::{CallRequest, Headers, TlsFacts, host, is_grpc};
+use weft_policy::{CallRequest, Headers, TlsFacts, host};
 
 /// What a check says of the call.
 pub(crate) struct Call<'a> {

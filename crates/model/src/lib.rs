@@ -5,6 +5,7 @@
 
 pub mod code;
 pub mod finding;
+pub mod grpc;
 pub mod id;
 pub mod intent;
 pub mod parse;

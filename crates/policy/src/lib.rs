@@ -39,5 +39,5 @@ pub use decisions::Decisions;
 pub use engine::Engine;
 pub use model::{Concern, PolicyModel, compile};
 pub use probe::Probe;
-pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User, is_grpc};
+pub use request::{CallRequest, Headers, NoHeaders, TlsFacts, User};
 pub use tests_of_intent::{Outcome, run_tests};

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use weft_model::SpiffeId;
+use weft_model::grpc::is_grpc;
 
 use crate::decision::Decision;
 use crate::engine::Engine;
 use crate::host;
 use crate::path::{self, PathError};
-use crate::request::{CallRequest, Headers, TlsFacts, User, is_grpc};
+use crate::request::{CallRequest, Headers, TlsFacts, User};
 
 /// A call with all that it brings.
 #[derive(Clone, Debug)]

@@ -28,7 +28,7 @@ pub struct CallRequest<'a> {
     pub source_ip: Option<IpAddr>,
     /// The fields of the request's head.
     pub headers: &'a dyn Headers,
-    /// It is a call of gRPC ([`is_grpc`]).
+    /// It is a call of gRPC ([`weft_model::grpc::is_grpc`]).
     pub grpc: bool,
     /// What the connection's handshake said; `None` in clear.
     pub tls: Option<TlsFacts<'a>>,
@@ -77,12 +77,6 @@ pub struct User {
     pub claims: BTreeMap<Arc<str>, String>,
 }
 
-/// Whether a content type is that of gRPC: `application/grpc`, `application/grpc+proto`, .. but not `application/grpc-web`.
-pub fn is_grpc(content_type: &[u8]) -> bool {
-    let rest = content_type.strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
-}
-
 /// Service and method of a call of gRPC, from its path.
 pub(crate) fn grpc_method(path: &str) -> Option<(&str, &str)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
@@ -94,17 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grpc_is_told_by_its_content_type_and_path() {
-        for (content_type, expected) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc;x", true),
-            ("application/grpc-web", false),
-            ("application/grpcx", false),
-            ("application/json", false),
-        ] {
-            assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
-        }
+    fn a_call_of_grpc_names_its_service_and_method() {
         assert_eq!(grpc_method("/acme.Board/Get"), Some(("acme.Board", "Get")));
         for path in ["/acme.Board", "/acme.Board/", "//Get", "/a/b/c", "*", ""] {
             assert_eq!(grpc_method(path), None, "{path}");

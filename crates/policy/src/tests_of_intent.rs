@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
 
-use weft_model::intent::{ExpectedDecision, Intent, TestCaller};
+use weft_model::intent::{ExpectedDecision, Intent, Protocol, TestCaller};
 use weft_model::{Finding, ServiceName, Severity, SpiffeId};
 
 use crate::decision::Decision;
@@ -49,6 +49,12 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
         TestCaller::Service(name) => SpiffeId::for_service(&intent.mesh.trust_domain, name),
         TestCaller::Id(id) => id.clone(),
     };
+    if let Some(problem) = no_call(intent, expected) {
+        return (
+            None,
+            Some(unlike(expected, problem, "write `call: GET /api/pins`, or leave it out for a tcp service")),
+        );
+    }
     if expected.at.is_none() && engine.reads_time(&caller) {
         let message = "a policy that may decide about this call reads the time, and the test does not say when it is";
         let hint = "add `at`, like 2026-03-29T09:00:00+02:00";
@@ -83,6 +89,16 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
         })
     };
     (Some(decision), failure)
+}
+
+/// What is called has calls of another kind.
+fn no_call(intent: &Intent, expected: &ExpectedDecision) -> Option<String> {
+    let is_tcp = intent.services.get(&expected.to)?.protocol == Protocol::Tcp;
+    match (is_tcp, expected.method.is_empty()) {
+        (true, false) => Some(format!("{} is a tcp service, and the test has a method and a path", expected.to)),
+        (false, true) => Some(format!("a call of {} has a method and a path, and the test has none", expected.to)),
+        _ => None,
+    }
 }
 
 /// A file, or a file and a line.
@@ -159,6 +175,7 @@ mod tests {
             expect(web, "PUT /", true),
             by("policies/x.cedar:2"),
             expect(web, "GET /a%2Fb", true),
+            ExpectedDecision { method: "".into(), target: "".into(), ..expect(web, "GET /", true) },
         ];
         insta::assert_snapshot!(failures(bad, GET).join("\n"));
     }

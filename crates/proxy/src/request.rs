@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use weft_model::grpc::is_grpc;
 use weft_policy::path;
 use weft_proxy_config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
 use weft_proxy_http::Malformed;
@@ -123,7 +124,7 @@ fn begin(
     let headers = parts.headers;
     let uri = parts.uri.into_parts();
     let authority = uri.authority.or_else(|| Authority::try_from(headers.get(header::HOST)?.as_bytes()).ok());
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| weft_policy::is_grpc(kind.as_bytes()));
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
 
     let http = HttpRef(listener.clone());
     let kept = headers.get(X_REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= 256 && id.to_str().is_ok());

@@ -18,6 +18,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use weft_model::grpc::is_grpc;
 use weft_telemetry::Failure;
 
 use crate::error::{AttemptError, BodyError, Sent};
@@ -186,7 +187,7 @@ async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<R
 
 /// A response of gRPC ends with trailers, or with its head.
 fn has_trailers(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
         && !headers.contains_key("grpc-status")
 }
 

@@ -25,14 +25,13 @@ pub(crate) struct Verdict {
     /// Determining policies, `file:line, file:line`, or where a rule is missing.
     pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
-    pub(crate) errors: Arc<[String]>,
 }
 
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
         let reason: Arc<str> = reason.into();
-        Self { failure: Some(failure), policy: reason.clone(), reason, errors: Arc::new([]) }
+        Self { failure: Some(failure), policy: reason.clone(), reason }
     }
 }
 
@@ -42,7 +41,6 @@ impl From<Decision> for Verdict {
             failure: (!decision.allowed).then_some(Failure::Denied),
             policy: decision.policy().clone(),
             reason: decision.reason,
-            errors: decision.errors,
         }
     }
 }

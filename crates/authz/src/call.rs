@@ -12,6 +12,7 @@ use weft_model::grpc::is_grpc;
 use weft_model::intent::Paths;
 use weft_policy::path::{self, PathError};
 use weft_policy::{CallRequest, Headers, TlsFacts, host};
+use weft_telemetry::trace::TraceContext;
 
 /// What a check says of the call.
 pub(crate) struct Call<'a> {
@@ -76,11 +77,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The path, or nothing when it is refused.
-    pub(crate) fn path_without_query(&self) -> &str {
-        self.target.as_deref().map_or("", |target| path::split(target).0)
-    }
-
     /// Path and query, if normalising changed them.
     pub(crate) fn respelled(&self) -> Option<&str> {
         match &self.target {
@@ -89,8 +85,14 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// 32 hexadecimal digits, from `traceparent`.
+    pub(crate) fn trace_id(&self) -> Option<String> {
+        let trace = TraceContext::read(self.headers.header("traceparent")?.as_bytes())?;
+        String::from_utf8(trace.trace_id_hex().to_vec()).ok()
+    }
+
     /// For the engine.
-    pub(crate) fn request(&self) -> Result<CallRequest<'_>, PathError> {
+    pub(crate) fn request(&self, now: SystemTime) -> Result<CallRequest<'_>, PathError> {
         let target = self.target.as_deref().map_err(|error| *error)?;
         let (path, query) = path::split(target);
         Ok(CallRequest {
@@ -105,7 +107,7 @@ impl<'a> Call<'a> {
             grpc: self.is_grpc,
             tls: self.tls,
             user: None,
-            now: SystemTime::now(),
+            now,
         })
     }
 }

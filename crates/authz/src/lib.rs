@@ -1,8 +1,7 @@
 //! Envoy's external authorization (ext_authz v3) answered by the mesh's policies, so that a stock Envoy as sidecar decides as
 //! our own does.
 //!
-//! A check is read (`call`), decided by the callee's [`Engine`] or from the memory of what that decided, answered (`answer`) and,
-//! when denied, logged. Without an engine, or when a check cannot be read, the answer is a denial.
+//! A check is read (`call`), decided by the callee's [`Engine`] or from the memory of what that decided, logged, and answered (`answer`). Without an engine, or when a check cannot be read, the answer is a denial.
 
 mod answer;
 mod call;
@@ -10,17 +9,21 @@ mod call;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
+use weft_decision_log::{DecisionLog, Made};
 use weft_model::SpiffeId;
-use weft_policy::{Decisions, Engine};
+use weft_policy::{Decided, Decision, Decisions, Engine};
 use weft_telemetry::Failure;
 use weft_xds::ConnectPeer;
 
 use crate::answer::Verdict;
 use crate::call::Call;
+
+const NO_POLICY: &str = "no policy has been delivered for the callee";
 
 /// Where the policies of a callee are found.
 pub trait EngineSource: Send + Sync + 'static {
@@ -41,12 +44,24 @@ pub struct ExtAuthz<S> {
     /// Of all callees. One lock for all: it is held for a look-up, or for the microseconds of one evaluation, and each check costs
     /// many times that in gRPC.
     decisions: Mutex<Decisions>,
+    log: Option<Log>,
+}
+
+/// Where decisions are logged, and the commit that is in force.
+struct Log {
+    log: DecisionLog,
+    commit: Box<dyn Fn() -> Arc<str> + Send + Sync>,
 }
 
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines, decisions: Mutex::default() }
+        Self { engines, decisions: Mutex::default(), log: None }
+    }
+
+    /// Logs decisions; `commit` gives the one that is in force.
+    pub fn logging(self, log: DecisionLog, commit: impl Fn() -> Arc<str> + Send + Sync + 'static) -> Self {
+        Self { log: Some(Log { log, commit: Box::new(commit) }), ..self }
     }
 
     /// As a gRPC service, to be added to a server.
@@ -70,49 +85,39 @@ impl<S: EngineSource> ExtAuthz<S> {
         let engine = self.engines.engine(callee.as_ref());
         let paths = engine.as_deref().map(Engine::paths).unwrap_or_default();
         let call = Call::read(check, paths);
-        let verdict = self.decide(&call, engine.as_deref());
-        log(&call, &verdict, id, engine.as_deref());
+        let verdict = self.decide(&call, id, engine.as_deref());
         Ok(answer::respond(&call, &verdict, id))
     }
 
-    fn decide(&self, call: &Call<'_>, engine: Option<&Engine>) -> Verdict {
-        let Some(engine) = engine else {
-            return Verdict::failed(Failure::NoPolicy, "no policy has been delivered for the callee");
+    fn decide(&self, call: &Call<'_>, id: &str, engine: Option<&Engine>) -> Verdict {
+        let request = match call.request(SystemTime::now()) {
+            Ok(request) => request,
+            // No policy was asked.
+            Err(error) => return Verdict::failed(Failure::BadPath, &error.to_string()),
         };
-        match call.request() {
-            Ok(request) => {
-                let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-                Verdict::from(decisions.decide(engine, &request))
-            }
-            Err(error) => Verdict::failed(Failure::BadPath, &error.to_string()),
+        let Decided { decision, evaluated } = match engine {
+            Some(engine) => self.decisions.lock().unwrap_or_else(PoisonError::into_inner).decide(engine, &request),
+            None => Decided { decision: Decision::refused(NO_POLICY.into()), evaluated: None },
+        };
+        if let Some(Log { log, commit }) = &self.log {
+            let (commit, trace_id) = (commit(), call.trace_id());
+            let (request_id, trace_id) = (Some(&*call.request_id), trace_id.as_deref());
+            let (request, decision) = (&request, &decision);
+            log.recorder().record(&Made {
+                engine,
+                request,
+                decision,
+                evaluated,
+                id,
+                commit: &commit,
+                request_id,
+                trace_id,
+            });
         }
-    }
-}
-
-/// One line a denial; allowed calls are in the access log, and here at the level `debug`.
-fn log(call: &Call<'_>, verdict: &Verdict, id: &str, engine: Option<&Engine>) {
-    macro_rules! decision {
-        ($level:ident, $word:literal) => {
-            tracing::$level!(
-                target: "decision",
-                decision = $word,
-                decision_id = id,
-                caller = call.caller.as_ref().map_or("-", SpiffeId::as_str),
-                callee = engine.map_or("-", |engine| engine.service().as_str()),
-                method = call.method,
-                path = call.path_without_query(),
-                host = &*call.host,
-                request_id = &*call.request_id,
-                policy = &*verdict.policy,
-                policy_version = engine.map_or("-", Engine::version),
-                reason = &*verdict.reason,
-                errors = ?verdict.errors,
-            )
-        };
-    }
-    match verdict.failure {
-        Some(_) => decision!(info, "deny"),
-        None => decision!(debug, "allow"),
+        match engine {
+            Some(_) => decision.into(),
+            None => Verdict::failed(Failure::NoPolicy, NO_POLICY),
+        }
     }
 }
 

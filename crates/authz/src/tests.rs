@@ -263,7 +263,7 @@ fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
     let decide = |path: &str| {
         let check = check(WEB, get(path));
         let engine = in_force.lock().expect("not poisoned").clone();
-        authz.decide(&Call::read(&check, weft_model::intent::Paths::default()), Some(&engine))
+        authz.decide(&Call::read(&check, weft_model::intent::Paths::default()), "d", Some(&engine))
     };
     // The sentence of a denial by default is made anew by each evaluation.
     let first = decide("/other");
@@ -275,39 +275,25 @@ fn a_repeated_check_is_not_evaluated_again_until_another_bundle_is_in_force() {
 }
 
 #[test]
-fn a_denial_is_one_line_in_the_decision_log() {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+fn decisions_are_logged_with_the_commit_in_force() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("decisions.log");
+    let log = DecisionLog::open(&path, weft_decision_log::Settings::default(), None).expect("opens");
+    let authz = ExtAuthz::new(board(API)).logging(log.clone(), || "c0ffee".into());
+    for target in ["/api/x", "/api/x", "/api/secret?token=x", "/a%00"] {
+        authz.answer(None, &check(WEB, get(target))).expect("an answer");
     }
-    // With only one subscriber alive, an event that another test thread meets first is switched off for all of them.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, || {
-        let authz = ExtAuthz::new(board(API));
-        authz.answer(None, &check(WEB, get("/api/x"))).expect("an answer");
-        authz.answer(None, &check(WEB, get("/api/secret?token=x"))).expect("an answer");
-    });
-    let lines = lines.0.lock().expect("not poisoned").clone();
-    let line: serde_json::Value = serde_json::from_slice(&lines).expect("exactly one line");
-    assert_eq!(line["target"], "decision");
-    assert_eq!(line["decision"], "deny");
-    assert_eq!(line["caller"], WEB);
-    assert_eq!(line["callee"], "prod/board");
-    assert_eq!(line["path"], "/api/secret");
-    assert_eq!(line["host"], "board.prod");
-    assert_eq!(line["policy"], "policies/x.cedar:4");
-    assert_eq!(line["request_id"], "r-1");
-    assert!(!line.to_string().contains("token"), "the query may hold secrets");
+    log.flush();
+    let mut entries = Vec::new();
+    weft_decision_log::Tail::new(&path).read(|entry| entries.push(entry)).expect("reads");
+    let [allowed, denied] = &entries[..] else { panic!("one each, and none where no policy was asked: {entries:#?}") };
+    assert_eq!(allowed.reason, "permit policies/x.cedar:2");
+    assert_eq!(denied.principal.as_deref(), Some(WEB));
+    assert_eq!((&*denied.resource, &*denied.path, &*denied.host), ("prod/board", "/api/secret", "board.prod"));
+    assert_eq!((denied.places(), &*denied.commit), ("policies/x.cedar:4".to_owned(), "c0ffee"));
+    assert_eq!(denied.request_id.as_deref(), Some("r-1"));
+    let text = std::fs::read_to_string(&path).expect("reads");
+    assert!(!text.contains("token"), "the query may hold secrets");
 }
 
 #[test]

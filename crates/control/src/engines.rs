@@ -27,6 +27,11 @@ impl Engines {
         Self { hub, made: Arc::default() }
     }
 
+    /// The serving commit, empty before the first.
+    pub fn commit(&self) -> Arc<str> {
+        self.hub.state().mesh.as_ref().map(|mesh| mesh.revision().clone()).unwrap_or_default()
+    }
+
     /// The engine that decides about calls of `callee`; `None` for a service that the serving commit does not know.
     pub fn engine(&self, callee: &ServiceName) -> Option<Arc<Engine>> {
         let mesh = self.hub.state().mesh.clone()?;

@@ -59,6 +59,9 @@ pub struct PolicyInputs {
     /// Names of a user's claims, sorted: `context.user.claims`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<Arc<str>>,
+    /// Which of these names hold what must not stand in a log, sorted; beside those whose names say so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<Arc<str>>,
     /// Name -> time zone of the IANA database, like `Europe/Berlin`: `context.time`. `utc` is always there.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub time_zones: BTreeMap<Arc<str>, Arc<str>>,

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use weft_model::intent::{Paths, PolicyInputs};
 use weft_model::{ServiceName, TrustDomain};
 
+use crate::break_glass::BreakGlass;
 pub use crate::entities::ServiceFacts;
 
 /// The version of the document's shape that this code writes and reads.
@@ -87,6 +88,9 @@ pub struct Bundle {
     /// How the callee reads paths. Left out of the document where it is the default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub paths: Paths,
+    /// Left out of the document where it is not on, and where no policy asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub break_glass: Option<BreakGlass>,
     /// In the order of the mesh's files.
     pub policies: Vec<PolicyText>,
     /// Every service that some `permit` could allow, sorted by name. Others are denied.
@@ -115,6 +119,7 @@ impl Bundle {
             port: 0,
             inputs: PolicyInputs::default(),
             paths: Paths::default(),
+            break_glass: None,
             policies: Vec::new(),
             callers: Vec::new(),
         }

@@ -7,6 +7,7 @@ mod build;
 mod clock;
 mod key;
 mod live;
+mod shown;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +20,8 @@ pub(crate) use build::{Surroundings, build, parameters};
 pub(crate) use clock::{Clock, minute};
 pub(crate) use key::write as write_key;
 pub(crate) use live::{Live, NAMES, field};
+pub use shown::REDACTED;
+pub(crate) use shown::shown;
 
 /// How many leading segments of a path `first1` .. `first8` and `segment1` .. `segment8` give.
 pub(crate) const MAX_SEGMENTS: u8 = 8;
@@ -149,6 +152,7 @@ impl Reads {
             headers: of(&inputs.headers, Attribute::Header),
             query: of(&inputs.query, Attribute::Query),
             claims: if is_read(Attribute::User) { inputs.claims.clone() } else { Vec::new() },
+            redact: inputs.redact.iter().filter(|name| self.mentions(name, inputs)).cloned().collect(),
             time_zones: inputs
                 .time_zones
                 .iter()
@@ -156,6 +160,13 @@ impl Reads {
                 .map(|(name, zone)| (name.clone(), zone.clone()))
                 .collect(),
         }
+    }
+
+    /// A header field, a parameter or a claim of this name.
+    fn mentions(&self, name: &Arc<str>, inputs: &PolicyInputs) -> bool {
+        self.has(&Attribute::Header(name.clone()))
+            || self.has(&Attribute::Query(name.clone()))
+            || self.has(&Attribute::User) && inputs.claims.contains(name)
     }
 
     /// An attribute of `context` by its name, or all of a record's.

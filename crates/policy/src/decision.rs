@@ -35,8 +35,12 @@ pub struct Decision {
     pub errors: Arc<[String]>,
 }
 
-/// As `file:line, file:line`.
 impl Decision {
+    /// A denial that no policy made, for this reason.
+    pub fn refused(reason: Arc<str>) -> Self {
+        Self { allowed: false, policies: Arc::new([]), places: "".into(), reason, errors: Arc::new([]) }
+    }
+
     /// What a log calls the policy: the places of those that determined it, or where a rule is missing.
     pub fn policy(&self) -> &Arc<str> {
         if self.policies.is_empty() { &self.reason } else { &self.places }

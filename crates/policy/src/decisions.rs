@@ -4,6 +4,7 @@
 //! decided under one bundle is therefore never found under another, and calls that differ in nothing that matters share an entry.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::context;
 use crate::decision::Decision;
@@ -15,6 +16,15 @@ const REMEMBERED_MAX: usize = 4096;
 /// Calls with longer keys, in bytes, are decided each time.
 const KEY_MAX: usize = 1024;
 
+/// A decision, and what it cost.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// What was decided.
+    pub decision: Decision,
+    /// How long the policies took; `None` if it was remembered.
+    pub evaluated: Option<Duration>,
+}
+
 /// Remembers what engines decided. Not shared: each worker of a proxy has its own, a server puts one behind a lock.
 #[derive(Debug, Default)]
 pub struct Decisions {
@@ -24,20 +34,22 @@ pub struct Decisions {
 }
 
 impl Decisions {
-    /// What `engine` decides on `request`, remembered or fresh: the two cannot be told apart.
-    pub fn decide(&mut self, engine: &Engine, request: &CallRequest<'_>) -> Decision {
+    /// What `engine` decides on `request`, remembered or fresh: the decision is the same.
+    pub fn decide(&mut self, engine: &Engine, request: &CallRequest<'_>) -> Decided {
         write_key(&mut self.key, engine, request);
         if let Some(decision) = self.known.get(&self.key[..]) {
-            return decision.clone();
+            return Decided { decision: decision.clone(), evaluated: None };
         }
+        let began = Instant::now();
         let decision = engine.decide(request);
+        let evaluated = Some(began.elapsed());
         if self.key.len() <= KEY_MAX {
             if self.known.len() >= REMEMBERED_MAX {
                 self.known.clear();
             }
             self.known.insert(self.key.as_slice().into(), decision.clone());
         }
-        decision
+        Decided { decision, evaluated }
     }
 }
 
@@ -47,7 +59,7 @@ fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
     key.extend_from_slice(&engine.number().to_ne_bytes());
     key.extend_from_slice(request.principal.map_or("", |id| id.as_str()).as_bytes());
     key.push(0xff);
-    context::write_key(key, engine.reads(), request);
+    context::write_key(key, engine.reads(), request, engine.is_glass_broken(request.now));
 }
 
 #[cfg(test)]
@@ -77,20 +89,20 @@ mod tests {
         let (engine, id) = (board(""), testing::id("prod/web"));
         let mut decisions = Decisions::default();
         let request = CallRequest { method: "PUT", path: "/api/x", ..testing::request(&id) };
-        let first = decisions.decide(&engine, &request);
+        let first = decisions.decide(&engine, &request).decision;
         assert!(!first.allowed);
         let elsewhere =
             CallRequest { host: "other", protocol: "HTTP/1.1", source_ip: "10.1.2.3".parse().ok(), ..request };
-        assert!(same(&first, &decisions.decide(&engine, &elsewhere)), "no policy reads these");
+        assert!(same(&first, &decisions.decide(&engine, &elsewhere).decision), "no policy reads these");
         for other in [
             CallRequest { path: "/api/y", ..request },
             CallRequest { method: "POST", ..request },
             CallRequest { principal: None, ..request },
         ] {
-            assert!(!same(&first, &decisions.decide(&engine, &other)), "{other:?}");
+            assert!(!same(&first, &decisions.decide(&engine, &other).decision), "{other:?}");
         }
-        assert!(decisions.decide(&engine, &CallRequest { method: "GET", ..request }).allowed);
-        assert!(same(&first, &decisions.decide(&engine, &request)));
+        assert!(decisions.decide(&engine, &CallRequest { method: "GET", ..request }).decision.allowed);
+        assert!(same(&first, &decisions.decide(&engine, &request).decision));
     }
 
     #[test]
@@ -101,15 +113,17 @@ mod tests {
         let (engine, id) = (board(reads_all), testing::id("prod/web"));
         let mut decisions = Decisions::default();
         let request = CallRequest { path: "/api/x", ..testing::request(&id) };
-        assert!(decisions.decide(&engine, &request).allowed);
+        assert!(decisions.decide(&engine, &request).decision.allowed);
         for other in [
             CallRequest { host: "evil", ..request },
             CallRequest { protocol: "TCP", ..request },
             CallRequest { source_ip: "10.1.2.3".parse().ok(), ..request },
         ] {
-            assert!(!decisions.decide(&engine, &other).allowed, "{other:?}");
+            assert!(!decisions.decide(&engine, &other).decision.allowed, "{other:?}");
         }
-        assert!(decisions.decide(&engine, &CallRequest { source_ip: "::a01:203".parse().ok(), ..request }).allowed);
+        assert!(
+            decisions.decide(&engine, &CallRequest { source_ip: "::a01:203".parse().ok(), ..request }).decision.allowed
+        );
         assert_eq!(decisions.known.len(), 5);
     }
 
@@ -119,9 +133,12 @@ mod tests {
         let mut decisions = Decisions::default();
         let request = CallRequest { path: "/api/x", ..testing::request(&id) };
         let (old, new) = (board(""), board("forbid(principal, action, resource);"));
-        assert!(decisions.decide(&old, &request).allowed);
-        assert!(!decisions.decide(&new, &request).allowed);
-        assert!(decisions.decide(&old, &request).allowed, "a request ends on the configuration that it began with");
+        assert!(decisions.decide(&old, &request).decision.allowed);
+        assert!(!decisions.decide(&new, &request).decision.allowed);
+        assert!(
+            decisions.decide(&old, &request).decision.allowed,
+            "a request ends on the configuration that it began with"
+        );
     }
 
     #[test]
@@ -135,7 +152,7 @@ mod tests {
         }
         assert_eq!(decisions.known.len(), 1);
         let long = format!("/api/{}", "x".repeat(KEY_MAX));
-        assert!(decisions.decide(&engine, &CallRequest { path: &long, ..testing::request(&id) }).allowed);
+        assert!(decisions.decide(&engine, &CallRequest { path: &long, ..testing::request(&id) }).decision.allowed);
         assert_eq!(decisions.known.len(), 1);
     }
 }

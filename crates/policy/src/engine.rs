@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use cedar_policy::{Effect, EntityUid};
 use weft_model::intent::{Paths, PolicyInputs};
@@ -14,8 +15,9 @@ use weft_policy_eval::AskCedar;
 
 use crate::ask::Parties;
 use crate::bound;
+use crate::break_glass::BreakGlass;
 use crate::bundle::{Bundle, PolicyError};
-use crate::context::{Attribute, Clock, Live, Reads, Surroundings};
+use crate::context::{self, Attribute, Clock, Live, Reads, Surroundings};
 use crate::decision::{Decision, PolicyRef, places};
 use crate::entities;
 use crate::index::Candidate;
@@ -33,6 +35,7 @@ pub struct Engine {
     port: u16,
     inputs: PolicyInputs,
     clock: Clock,
+    break_glass: Option<BreakGlass>,
     version: String,
     parts: Parts,
     action: EntityUid,
@@ -76,6 +79,7 @@ impl Engine {
             port: bundle.port,
             inputs: bundle.inputs.clone(),
             clock,
+            break_glass: bundle.break_glass.clone(),
             version: bundle.revision.clone(),
             parts,
             action: entities::call(),
@@ -119,6 +123,32 @@ impl Engine {
         caller.is_some_and(|caller| caller.groups.reads.iter().any(Attribute::is_of_time))
     }
 
+    /// Whether break-glass is on at `now`, as far as some policy asks.
+    pub(crate) fn is_glass_broken(&self, now: SystemTime) -> bool {
+        self.break_glass.as_ref().is_some_and(|glass| glass.is_on(now))
+    }
+
+    /// What policies about calls of `caller` read of a call, as they write it behind `context.`: calls that agree in these are decided alike.
+    pub fn reads_of(&self, caller: Option<&SpiffeId>) -> Vec<String> {
+        let reads = self.caller(caller).map(|caller| &caller.groups.reads);
+        reads.into_iter().flat_map(Reads::iter).map(ToString::to_string).collect()
+    }
+
+    /// What policies about the caller read of this call beside method, path, host, protocol and address, by the name that stands behind
+    /// `context.`. Values that may be secrets are [`crate::REDACTED`].
+    pub fn read_of(&self, request: &CallRequest<'_>) -> serde_json::Map<String, serde_json::Value> {
+        let Some(caller) = self.caller(request.principal) else { return serde_json::Map::new() };
+        context::shown(request, &caller.groups.reads, &self.inputs, &self.surroundings(request.now))
+    }
+
+    fn caller(&self, id: Option<&SpiffeId>) -> Option<&Caller> {
+        self.parts.callers.get(id?.as_str())
+    }
+
+    fn surroundings(&self, now: SystemTime) -> Surroundings<'_> {
+        Surroundings { port: self.port, clock: &self.clock, break_glass: self.is_glass_broken(now) }
+    }
+
     /// Decides on one call. Pure; a few microseconds, also among thousands of policies.
     ///
     /// A path is decided on in every way that an app may read it ([`path::readings`]), or `/admin;x/users` would pass the rule about
@@ -154,8 +184,7 @@ impl Engine {
 
     /// Evaluates all that may apply, also what cannot change the decision any more: each error is reported.
     fn evaluate(&self, request: &CallRequest<'_>, caller: &Caller) -> Found {
-        // Nothing turns break-glass on yet.
-        let around = Surroundings { port: self.port, clock: &self.clock, break_glass: false };
+        let around = self.surroundings(request.now);
         let (mut found, call) = (Found::default(), Live::new(request, &self.inputs, around));
         self.parts.index.candidates(&caller.groups, request.method, request.path, |Candidate { policy, code }| {
             let known = &self.parts.policies[policy as usize];

@@ -1,11 +1,12 @@
 //! Who may call what: intent becomes Cedar policies, policies become decisions.
 //!
 //! `check` and `compile` run in the control plane on every commit; a [`Bundle`] travels to each sidecar; [`Engine::decide`]
-//! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O or reads a clock.
+//! runs on every request, or [`Decisions`] remember what it said. Nothing here does I/O, or reads a clock but to time itself.
 
 mod access;
 mod ask;
 mod bound;
+mod break_glass;
 mod bundle;
 mod check;
 mod context;
@@ -32,10 +33,12 @@ mod table;
 pub mod testing;
 mod tests_of_intent;
 
+pub use break_glass::BreakGlass;
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
+pub use context::REDACTED;
 pub use decision::{Decision, PolicyRef};
-pub use decisions::Decisions;
+pub use decisions::{Decided, Decisions};
 pub use engine::Engine;
 pub use model::{Concern, PolicyModel, compile};
 pub use probe::Probe;

@@ -164,6 +164,7 @@ pub fn random_bundle_of_all(choices: &mut Choices<'_>, policies: usize) -> Bundl
 /// What [`random_bundle_of_all`] declares.
 pub fn inputs() -> PolicyInputs {
     PolicyInputs {
+        redact: Vec::new(),
         headers: vec!["plan".into(), "tenant".into()],
         query: vec!["tag".into()],
         claims: vec!["team".into()],

@@ -3,16 +3,18 @@
 //! Each worker remembers decisions ([`weft_policy::Decisions`]), so that a repeated call costs a look-up.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use weft_policy::{CallRequest, Headers, NoHeaders, TlsFacts, host, path};
+use weft_decision_log::Made;
+use weft_policy::{CallRequest, Decided, Decision, Headers, NoHeaders, TlsFacts, host, path};
 use weft_proxy_http::headers::has_option;
 use weft_telemetry::{Failure, trace};
 
 use crate::exchange::Exchange;
 use crate::record::Verdict;
 use crate::stop::Stop;
+
+const NO_BUNDLE: &str = "no policy bundle has been delivered to this sidecar yet";
 
 /// What a decision needs of a request. What is not HTTP has only its protocol.
 #[derive(Clone, Copy)]
@@ -49,11 +51,7 @@ impl Headers for Sent<'_> {
 pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(), Stop> {
     let worker = exchange.worker.clone();
     let id = worker.with_rng(trace::decision_id);
-    let Some(engine) = exchange.config.policy.clone() else {
-        let reason: Arc<str> = "no policy bundle has been delivered to this sidecar yet".into();
-        exchange.verdict = Some(Verdict { allowed: false, id, policy: reason.clone() });
-        return Err(Stop::denied(Failure::NoPolicy, &reason, id));
-    };
+    let engine = exchange.config.policy.clone();
     let connection = exchange.connection.clone();
     let (path, query) = path::split(asked.target);
     let request = CallRequest {
@@ -70,9 +68,28 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
         user: None,
         now: exchange.started_at,
     };
-    let decided = worker.decisions.borrow_mut().decide(&engine, &request);
-    exchange.verdict = Some(Verdict { allowed: decided.allowed, id, policy: decided.policy().clone() });
-    if decided.allowed { Ok(()) } else { Err(Stop::denied(Failure::Denied, &decided.reason, id)) }
+    let Decided { decision, evaluated } = match &engine {
+        Some(engine) => worker.decisions.borrow_mut().decide(engine, &request),
+        None => Decided { decision: Decision::refused(NO_BUNDLE.into()), evaluated: None },
+    };
+    worker.record(|recorder| {
+        recorder.record(&Made {
+            engine: engine.as_deref(),
+            request: &request,
+            decision: &decision,
+            evaluated,
+            id: std::str::from_utf8(&id).unwrap_or_default(),
+            commit: &exchange.config.revision,
+            request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()),
+            trace_id: std::str::from_utf8(&exchange.trace.trace_id_hex()).ok(),
+        });
+    });
+    exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy: decision.policy().clone() });
+    match engine {
+        _ if decision.allowed => Ok(()),
+        Some(_) => Err(Stop::denied(Failure::Denied, &decision.reason, id)),
+        None => Err(Stop::denied(Failure::NoPolicy, &decision.reason, id)),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, Method};
 use weft_telemetry::Failure;
-use weft_telemetry::access_log::{push_json_bytes, push_json_string, push_number};
+use weft_telemetry::json::{push_json_bytes, push_json_string, push_number};
 
 use crate::record::{Record, protocol};
 use weft_proxy_config::{LogField, LogFormat};

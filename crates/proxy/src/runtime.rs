@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
+use weft_decision_log::DecisionLog;
 use weft_identity::LiveIdentity;
 use weft_model::ServiceName;
 use weft_proxy_config::{Builder, Config};
@@ -30,6 +31,8 @@ pub struct ProxyConfig {
     pub identity: Arc<LiveIdentity>,
     /// The service behind the ingress.
     pub service: ServiceName,
+    /// Where decisions are logged; `None` logs none.
+    pub decision_log: Option<DecisionLog>,
     /// Address of the admin endpoint.
     pub admin: Option<SocketAddr>,
     /// Address of the health endpoint.
@@ -64,7 +67,7 @@ impl Proxy {
     /// those three.
     pub async fn start(config: ProxyConfig) -> Result<Arc<ProxyHandle>, StartError> {
         let metrics = Arc::new(Registry::default());
-        let shared = Arc::new(Shared::new(config.identity, config.service.host().into(), metrics));
+        let shared = Arc::new(Shared::new(config.identity, config.service.host().into(), metrics, config.decision_log));
         publish_gauges(&shared);
         let mut workers = Vec::new();
         let mut threads = Vec::new();
@@ -239,6 +242,12 @@ fn publish_gauges(shared: &Arc<Shared>) {
     gauge("weft_access_log_lines_dropped_total", "Lines lost because the log could not keep up.", Kind::Counter, |s| {
         s.log_lines_dropped() as f64
     });
+    gauge(
+        "weft_decision_log_lines_dropped_total",
+        "Lines lost because the log could not keep up.",
+        Kind::Counter,
+        |s| s.decision_log.as_ref().map_or(0, DecisionLog::dropped) as f64,
+    );
     gauge("weft_certificate_expiry_seconds", "Unix time at which the certificate expires.", Kind::Gauge, |s| {
         admin::expiry(&s.identity).unwrap_or(0) as f64
     });

@@ -15,9 +15,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use weft_decision_log::{DecisionLog, Recorder};
 use weft_identity::LiveIdentity;
 use weft_policy::Decisions;
-use weft_telemetry::access_log::{LogBuffer, LogSink};
+use weft_telemetry::lines::{Log, LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
 use crate::balance;
@@ -54,10 +55,16 @@ pub(crate) struct Shared {
     /// Whether the app, which took connections, takes none: calls are not to be sent here.
     pub(crate) app_gone: AtomicBool,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
+    pub(crate) decision_log: Option<DecisionLog>,
 }
 
 impl Shared {
-    pub(crate) fn new(identity: Arc<LiveIdentity>, own_host: Arc<str>, metrics: Arc<Registry>) -> Self {
+    pub(crate) fn new(
+        identity: Arc<LiveIdentity>,
+        own_host: Arc<str>,
+        metrics: Arc<Registry>,
+        decision_log: Option<DecisionLog>,
+    ) -> Self {
         Self {
             config: ArcSwap::default(),
             identity,
@@ -73,13 +80,15 @@ impl Shared {
             app_refused: Notify::new(),
             app_gone: AtomicBool::new(false),
             logs: Mutex::default(),
+            decision_log,
         }
     }
 
     /// The sink of a log file, opened on first use; `None`, and one warning, if it cannot be.
     fn log_sink(&self, path: &Arc<str>) -> Option<LogSink> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = || match LogSink::open(Path::new(&**path)) {
+        let log = Log { name: "access log", rotation: None, copy: None };
+        let open = || match LogSink::open(Path::new(&**path), log) {
             Ok(sink) => Some(sink),
             Err(error) => {
                 tracing::error!(%path, %error, "the access log cannot be written");
@@ -100,11 +109,13 @@ impl Shared {
         let sinks: Vec<LogSink> =
             self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().cloned().collect();
         sinks.iter().for_each(LogSink::flush);
+        self.decision_log.iter().for_each(DecisionLog::flush);
     }
 
     /// Has every log file opened again.
     pub(crate) fn reopen_logs(&self) {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner).values().flatten().for_each(LogSink::reopen);
+        self.decision_log.iter().for_each(DecisionLog::reopen);
     }
 
     /// Whether the proxy takes no more requests.
@@ -151,6 +162,7 @@ pub(crate) struct Worker {
     turn: Cell<u64>,
     rng: RefCell<SmallRng>,
     logs: RefCell<HashMap<Arc<str>, Option<LogBuffer>>>,
+    recorder: RefCell<Option<Recorder>>,
     /// The second, since 1970, of the `Date` beside it.
     date: RefCell<(u64, HeaderValue)>,
 }
@@ -164,6 +176,7 @@ impl Worker {
             turn: Cell::new(0),
             rng: RefCell::new(SmallRng::from_os_rng()),
             logs: RefCell::default(),
+            recorder: RefCell::new(shared.decision_log.as_ref().map(DecisionLog::recorder)),
             date: RefCell::new((0, HeaderValue::from_static(""))),
             shared,
         })
@@ -232,9 +245,17 @@ impl Worker {
         }
     }
 
-    /// Gives the gathered log lines to the writing thread.
+    /// Has a decision taken note of, where there is a decision log.
+    pub(crate) fn record(&self, record: impl FnOnce(&mut Recorder)) {
+        if let Some(recorder) = &mut *self.recorder.borrow_mut() {
+            record(recorder);
+        }
+    }
+
+    /// Gives the gathered log lines to the writing threads.
     pub(crate) fn hand_over_logs(&self) {
         self.logs.borrow_mut().values_mut().flatten().for_each(LogBuffer::hand_over);
+        self.recorder.borrow_mut().iter_mut().for_each(Recorder::hand_over);
     }
 
     /// Hands log lines over on a regular tick, and looks after idle connections, for ever.

@@ -4,8 +4,9 @@
 //! The request path calls this crate without a lock: counters are sharded by worker, log lines are gathered in the worker's
 //! own buffer and written by a thread of their own. Nothing here may block or fail a request.
 
-pub mod access_log;
 pub mod failure;
+pub mod json;
+pub mod lines;
 pub mod metrics;
 pub mod problem;
 pub mod trace;

@@ -1,7 +1,7 @@
 //! The body and the header of a mesh-made error: `application/problem+json` (RFC 9457) and `Proxy-Status` (RFC 9209).
 
-use crate::access_log::push_json_string;
 use crate::failure::Failure;
+use crate::json::push_json_string;
 
 /// Media type of the body.
 pub const CONTENT_TYPE: &str = "application/problem+json";

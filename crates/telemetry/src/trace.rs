@@ -24,6 +24,11 @@ impl TraceContext {
         }
     }
 
+    /// What a `traceparent` says, unless it breaks Trace Context s.3.2.
+    pub fn read(header: &[u8]) -> Option<Self> {
+        parse(header)
+    }
+
     /// The header's value, 55 bytes of ASCII.
     pub fn header(&self) -> [u8; 55] {
         let mut out = *b"00-00000000000000000000000000000000-0000000000000000-00";

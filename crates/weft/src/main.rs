@@ -3,6 +3,7 @@
 mod address;
 mod child;
 mod command;
+mod decisions;
 mod demo;
 mod exec;
 mod guard;
@@ -42,6 +43,7 @@ enum Role {
     Explain(Box<command::explain::Args>),
     #[command(subcommand)]
     Policy(command::policy::Policy),
+    Logs(command::logs::Args),
     Status(command::status::Args),
     #[command(subcommand)]
     Identity(command::identity::Identity),
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Role::Check(args) => command::check::run(&args),
         Role::Explain(args) => command::explain::run(&args),
         Role::Policy(command) => command::policy::run(&command),
+        Role::Logs(args) => command::logs::run(&args),
         Role::Status(args) => start(Threads::One, "warn", command::status::run(args)),
         Role::Identity(args) => start(Threads::One, "warn", command::identity::run(args).done()),
         Role::Demo(args) => start(Threads::Many, "info", demo::run(args).done()),

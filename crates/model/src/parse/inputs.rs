@@ -13,7 +13,7 @@ use crate::intent::PolicyInputs;
 
 const POLICY: Shape = Shape {
     what: "`policy`",
-    fields: &["headers", "query", "claims", "timeZones"],
+    fields: &["headers", "query", "claims", "redact", "timeZones"],
     later: &["log", "shadow", "breakGlass", "cookies"],
 };
 
@@ -46,7 +46,11 @@ pub(super) fn read(field: Field<'_>, report: &mut Report) -> PolicyInputs {
     let query = names("query", "tenant", parameter_problem);
     let claims = names("claims", "department", parameter_problem);
     let time_zones = fields.optional("timeZones").map(|field| time_zones(field, report)).unwrap_or_default();
-    PolicyInputs { headers, query, claims, time_zones }
+    let redact = fields.optional("redact").map(|field| {
+        let known = [&headers, &query, &claims].into_iter().flatten().cloned().collect();
+        redact(field, known, report)
+    });
+    PolicyInputs { headers, query, claims, redact: redact.unwrap_or_default(), time_zones }
 }
 
 /// Distinct names, sorted.
@@ -68,6 +72,28 @@ fn names(field: Field<'_>, example: &str, problem: fn(&str) -> Option<String>, r
         report.error(code::LIMIT, field.span(), message, "declare only what policies read");
     }
     names.sort_unstable();
+    names
+}
+
+/// Those of the declared names whose values no log may have.
+fn redact(field: Field<'_>, known: Vec<Arc<str>>, report: &mut Report) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for item in field.items(report).into_iter().flatten() {
+        let Some(text) = item.text(report) else { continue };
+        match known.iter().find(|name| ***name == *text) {
+            Some(name) => names.push(name.clone()),
+            None => {
+                let message =
+                    format!("`{}` is none of the headers, parameters and claims that policies read", short(text));
+                let hint = suggest::hint(text, known.iter().map(|name| &**name), || {
+                    "declare it under `headers`, `query` or `claims`, or leave it out: what is not declared is in no log".to_owned()
+                });
+                report.error(code::BAD_INPUT, item.span(), message, hint);
+            }
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
     names
 }
 

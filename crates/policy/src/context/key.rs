@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::{Attribute, Reads, minute};
 use crate::request::CallRequest;
 
-/// Appends what `reads` names of `request`. Each text ends with a byte that no UTF-8 holds, and what is absent is another such byte.
-pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>) {
+/// Appends what `reads` names of `request`, and of whether the glass is broken. Each text ends with a byte that no UTF-8 holds, and what is absent is another such byte.
+pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>, broken: bool) {
     // What follows from the path and from the time goes in once.
     let (mut has_path, mut has_time) = (false, false);
     for attribute in reads.iter() {
@@ -43,8 +43,9 @@ pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>)
                 None => key.extend_from_slice(&[ABSENT, ABSENT]),
             },
             Attribute::User => user(key, request),
+            Attribute::BreakGlass => key.push(u8::from(broken)),
             // The same for all calls that one engine decides.
-            Attribute::Port | Attribute::BreakGlass => {}
+            Attribute::Port => {}
             Attribute::Path
             | Attribute::Depth
             | Attribute::First(_)

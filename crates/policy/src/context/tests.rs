@@ -6,6 +6,7 @@ use super::*;
 
 fn inputs() -> PolicyInputs {
     PolicyInputs {
+        redact: Vec::new(),
         headers: vec!["x-plan".into(), "x-tenant".into()],
         query: vec!["tag".into()],
         claims: vec!["team".into()],

@@ -21,6 +21,7 @@ impl Headers for Sent {
 fn intent(policies: &str) -> Intent {
     let mut intent = testing::intent(&["prod/web", "prod/board"]);
     intent.mesh.policy = PolicyInputs {
+        redact: Vec::new(),
         headers: vec!["x-tenant".into()],
         query: vec!["tag".into()],
         claims: vec!["team".into()],
@@ -136,10 +137,10 @@ fn a_decision_that_reads_the_time_is_remembered_to_the_end_of_the_minute() {
     let closes = 1_795_734_000 + 17 * 3600;
     let mut decide = |second| decisions.decide(&engine, &CallRequest { now: at(second), ..testing::request(&id) });
     let first = decide(closes - 60);
-    assert!(first.allowed);
-    assert!(Arc::ptr_eq(&first.reason, &decide(closes - 1).reason));
-    assert!(!decide(closes).allowed);
-    assert!(decide(closes - 1).allowed, "a clock that is set back");
+    assert!(first.decision.allowed);
+    assert!(Arc::ptr_eq(&first.decision.reason, &decide(closes - 1).decision.reason));
+    assert!(!decide(closes).decision.allowed);
+    assert!(decide(closes - 1).decision.allowed, "a clock that is set back");
 }
 
 #[test]

@@ -9,10 +9,12 @@ use tokio::net::TcpListener;
 use weft_authz::ExtAuthz;
 use weft_control::git::{GitConfig, GitError, safe};
 use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
+use weft_decision_log::{DecisionLog, Source};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
 
 use crate::address::address;
+use crate::decisions::DecisionArgs;
 use crate::output::hinted;
 use crate::signal::Stop;
 
@@ -54,15 +56,18 @@ pub(crate) struct Args {
     /// Seconds that an endpoint outlives its sidecar's connection
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
     grace: Duration,
+    #[command(flatten)]
+    decisions: DecisionArgs,
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stop = Stop::listen()?;
     let git = git_config(&args);
+
     tracing::info!(repository = safe(&git.url), folder = git.path, "starting");
     let config = ServerConfig {
         git,
-        state: args.state_dir,
+        state: args.state_dir.clone(),
         xds: args.xds,
         http: args.http,
         grace: args.grace,
@@ -76,22 +81,33 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     let serving = control.serve().await.map_err(explain)?;
     tracing::info!(address = %serving.xds, "xDS and identity");
-    authorize(args.authz, &control, &serving).await?;
+    let source = Source { namespace: "weft".to_owned(), name: "server".to_owned(), instance: args.authz.to_string() };
+    let decisions = args.decisions.open(&args.state_dir, source)?;
+    authorize(args.authz, &control, &serving, decisions.log.clone()).await?;
     tracing::info!(address = %args.authz, "ext_authz");
     control.open();
     stop.wait().await;
     control.save();
+    decisions.end().await;
     tracing::info!("stopping; sidecars go on with what they have");
     Ok(())
 }
 
 /// ext_authz for whoever has a certificate of the mesh.
-async fn authorize(address: SocketAddr, control: &ControlPlane, serving: &Serving) -> Result<()> {
+async fn authorize(
+    address: SocketAddr,
+    control: &ControlPlane,
+    serving: &Serving,
+    decision_log: Option<DecisionLog>,
+) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address} for ext_authz"))?;
     let connections = serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
-    let engines = control.engines();
-    let source = move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?);
-    let server = weft_xds::server_builder().add_service(ExtAuthz::new(source).into_service());
+    let (engines, commit) = (control.engines(), control.engines());
+    let mut authz = ExtAuthz::new(move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?));
+    if let Some(log) = decision_log {
+        authz = authz.logging(log, move || commit.commit());
+    }
+    let server = weft_xds::server_builder().add_service(authz.into_service());
     tokio::spawn(async move {
         if let Err(error) = server.serve_with_incoming(connections).await {
             tracing::error!(%error, "the authorization server ended");

@@ -9,10 +9,11 @@ use weft_model::ServiceName;
 use super::app_address::AppAddress;
 use crate::address::address;
 use crate::command::server::seconds;
+use crate::decisions::DecisionArgs;
 
 const SIGNALS: &str = "Signals:
   SIGTERM, SIGINT, SIGQUIT  withdraw, drain, stop the app; a second one, a second or more later, cuts that short
-  SIGUSR1, SIGHUP           open the access log again (SIGHUP of a terminal that closes: stop)";
+  SIGUSR1, SIGHUP           open the logs again (SIGHUP of a terminal that closes: stop)";
 
 /// Run a sidecar beside an app
 ///
@@ -63,6 +64,8 @@ pub(crate) struct Args {
     /// Where the access log goes, a JSON line a request; opened again on SIGUSR1 and SIGHUP
     #[arg(long, value_name = "PATH", default_value = "/dev/stdout")]
     pub(crate) access_log: String,
+    #[command(flatten)]
+    pub(crate) decisions: DecisionArgs,
     /// Who moves the bytes
     #[arg(long, value_enum, default_value_t)]
     pub(crate) data_plane: DataPlane,

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use weft_authz::ExtAuthz;
 use weft_compile::bootstrap::{self, Bootstrap};
 use weft_control::node::AgentNode;
+use weft_decision_log::DecisionLog;
 use weft_identity::{LiveIdentity, sds};
 use weft_model::SpiffeId;
 use weft_xds::{AdsServer, Relay};
@@ -46,6 +47,7 @@ pub(crate) struct Envoy {
     pub(crate) identity: Arc<LiveIdentity>,
     relay: Relay,
     policy: Policy,
+    decision_log: Option<DecisionLog>,
     app_gone: AtomicBool,
     /// Ends the supervision; the answer comes when Envoy has ended.
     stop: mpsc::Sender<oneshot::Sender<()>>,
@@ -58,13 +60,14 @@ impl Envoy {
         place: &Place,
         node: &AgentNode,
         identity: &Arc<LiveIdentity>,
+        decision_log: Option<DecisionLog>,
         workers: usize,
     ) -> Result<Arc<Self>> {
         let binary = envoy_binary::find(args.envoy_bin.as_deref())?;
         envoy_binary::check(&binary).await?;
         let socket = place.state.join("agent.sock");
         let (relay, policy) = (Relay::new(), Policy::default());
-        serve_socket(&socket, &relay, &policy, identity)?;
+        serve_socket(&socket, &relay, &policy, identity, decision_log.clone())?;
 
         let bootstrap = Bootstrap {
             node_id: node.id(),
@@ -80,7 +83,15 @@ impl Envoy {
 
         let (stop, stopped) = mpsc::channel(1);
         let app_gone = AtomicBool::new(false);
-        let envoy = Arc::new(Self { admin: args.admin, identity: identity.clone(), relay, policy, app_gone, stop });
+        let envoy = Arc::new(Self {
+            admin: args.admin,
+            identity: identity.clone(),
+            relay,
+            policy,
+            decision_log,
+            app_gone,
+            stop,
+        });
         let lock = place.guarded();
         tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
         Ok(envoy)
@@ -154,8 +165,9 @@ impl Envoy {
         }
     }
 
-    /// Has Envoy open its log files again.
+    /// Has the log files opened again, Envoy's and that of decisions.
     pub(crate) async fn reopen_logs(&self) {
+        self.decision_log.iter().for_each(DecisionLog::reopen);
         if let Err(error) = self.post("/reopen_logs").await {
             tracing::warn!(error = format!("{error:#}"), "Envoy was not told to open its logs again");
         }
@@ -187,7 +199,13 @@ impl Envoy {
 }
 
 /// ADS, SDS and ext_authz for the Envoy next door.
-fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<LiveIdentity>) -> Result<()> {
+fn serve_socket(
+    socket: &Path,
+    relay: &Relay,
+    policy: &Policy,
+    identity: &Arc<LiveIdentity>,
+    decision_log: Option<DecisionLog>,
+) -> Result<()> {
     match std::fs::remove_file(socket) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -200,12 +218,15 @@ fn serve_socket(socket: &Path, relay: &Relay, policy: &Policy, identity: &Arc<Li
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let secrets = AdsServer::new(Arc::new(Secrets(sds::snapshots(identity.clone()))));
-    let policy = policy.clone();
-    let engine = move |_: Option<&SpiffeId>| policy.engine();
+    let (policy, commit) = (policy.clone(), policy.clone());
+    let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine());
+    if let Some(log) = decision_log {
+        authz = authz.logging(log, move || commit.commit());
+    }
     let server = tonic::transport::Server::builder()
         .add_service(AdsServer::new(Arc::new(relay.clone())).ads())
         .add_service(secrets.sds())
-        .add_service(ExtAuthz::new(engine).into_service());
+        .add_service(authz.into_service());
     tokio::spawn(async move {
         if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
             tracing::error!(%error, "the agent's socket is closed");

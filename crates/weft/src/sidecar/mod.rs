@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use weft_decision_log::Source;
 use weft_identity::proto::WithdrawRequest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::{Identity, IdentityConfig};
@@ -61,7 +62,13 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let (introduction, nodes) = Introduction::new(node);
     tokio::spawn(introduction.clone().report_certificate(identity.live().clone()));
 
-    let plane = Plane::start(&args, &place, &introduction.agent(), identity.live()).await?;
+    let source = Source {
+        namespace: args.service.namespace().to_owned(),
+        name: args.service.name().to_owned(),
+        instance: introduction.agent().id(),
+    };
+    let decisions = args.decisions.open(&place.state, source)?;
+    let plane = Plane::start(&args, &place, &introduction.agent(), identity.live(), decisions.log.clone()).await?;
     tokio::spawn(reopen_logs(reopen, plane.clone()));
     let following = Following::start(&args, &place, identity.live(), &plane, &introduction, nodes);
     tokio::select! {
@@ -69,6 +76,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         () = stop.wait() => {
             following.end().await;
             plane.stop().await;
+            decisions.end().await;
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -103,6 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     };
     following.end().await;
     plane.stop().await;
+    decisions.end().await;
     Ok(code)
 }
 

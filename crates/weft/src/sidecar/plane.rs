@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use weft_control::node::AgentNode;
+use weft_decision_log::DecisionLog;
 use weft_identity::LiveIdentity;
 use weft_proxy::{Proxy, ProxyConfig, ProxyHandle};
 
@@ -26,6 +27,7 @@ impl Plane {
         place: &Place,
         node: &AgentNode,
         identity: &Arc<LiveIdentity>,
+        decision_log: Option<DecisionLog>,
     ) -> Result<Self> {
         for (option, address) in [("egress", args.egress), ("ingress", args.ingress)] {
             weft_proxy::is_free(address).with_context(|| {
@@ -39,6 +41,7 @@ impl Plane {
                     workers,
                     identity: identity.clone(),
                     service: args.service.clone(),
+                    decision_log,
                     admin: Some(args.admin),
                     health: Some(args.health),
                     prometheus: Some(args.prometheus),
@@ -46,7 +49,7 @@ impl Plane {
                 Self::Weft(Proxy::start(config).await?)
             }
             DataPlane::Envoy => {
-                let envoy = Envoy::start(args, place, node, identity, workers).await?;
+                let envoy = Envoy::start(args, place, node, identity, decision_log, workers).await?;
                 health::serve(args.health, envoy.clone()).await?;
                 health::serve(args.prometheus, envoy.clone()).await?;
                 Self::Envoy(envoy)

@@ -21,15 +21,23 @@ impl Directory for Secrets {
 
 /// The policy in force; none until one was delivered, and then nothing is allowed.
 #[derive(Clone, Default)]
-pub(crate) struct Policy(Arc<Mutex<Option<Arc<Engine>>>>);
+pub(crate) struct Policy {
+    engine: Arc<Mutex<Option<Arc<Engine>>>>,
+    commit: Arc<Mutex<Arc<str>>>,
+}
 
 impl Policy {
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The commit that is in force, empty before the first.
+    pub(crate) fn commit(&self) -> Arc<str> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, engine: Option<Arc<Engine>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = engine;
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
     }
 }
 
@@ -46,7 +54,9 @@ impl Sink for EnvoySink {
             type_url::POLICY_BUNDLE => self.take_policy(&update),
             type_url::REVISION => {
                 if let Some(revision) = update.changed.first() {
-                    tracing::info!(commit = %String::from_utf8_lossy(&revision.any.value), "configuration is in force");
+                    let commit = String::from_utf8_lossy(&revision.any.value);
+                    tracing::info!(%commit, "configuration is in force");
+                    *self.policy.commit.lock().unwrap_or_else(PoisonError::into_inner) = (&*commit).into();
                 }
                 Vec::new()
             }

@@ -1,0 +1,16 @@
+//! The decision log: what was decided about a call, why, and on what grounds; one JSON object a line.
+//!
+//! Written by whoever decides ([`DecisionLog`]): every denial, and of what is allowed as much as is wanted ([`Allowed`]). Read by whoever asks
+//! later ([`Tail`]): `weft logs`, and `weft policy replay`, which decides again.
+
+mod allowed;
+mod entry;
+mod log;
+mod otlp;
+mod tail;
+
+pub use allowed::Allowed;
+pub use entry::{Entry, Outcome, Place, Shadow};
+pub use log::{DecisionLog, Made, Recorder, Settings};
+pub use otlp::{Exporter, Source};
+pub use tail::{LogError, Tail, since};

@@ -1,0 +1,172 @@
+//! Writing: a recorder for each worker, one file for all.
+
+use std::borrow::Cow;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use weft_model::SpiffeId;
+use weft_policy::{CallRequest, Decision, Engine, PolicyRef};
+use weft_telemetry::lines::{Log, LogBuffer, LogSink, Rotation};
+
+use crate::allowed::{Allowed, Chooser};
+use crate::entry::{Entry, Outcome, Place};
+
+/// How a decision log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which allowed calls have a line.
+    pub allowed: Allowed,
+    /// Length of a file, in bytes, and how many older ones are kept.
+    pub rotation: Rotation,
+}
+
+impl Default for Settings {
+    /// The first of each kind; five files of 32 MiB.
+    fn default() -> Self {
+        Self { allowed: Allowed::default(), rotation: Rotation { bytes: 32 << 20, kept: 4 } }
+    }
+}
+
+/// The log of one process.
+#[derive(Clone)]
+pub struct DecisionLog {
+    sink: LogSink,
+    allowed: Allowed,
+}
+
+impl DecisionLog {
+    /// Appends to the file at `path`, made if it is not there. `copy`, if any, is given the lines too; it must not wait.
+    pub fn open(path: &Path, settings: Settings, copy: Option<Box<dyn FnMut(&[u8]) + Send>>) -> io::Result<Self> {
+        let log = Log { name: "decision log", rotation: Some(settings.rotation), copy };
+        Ok(Self { sink: LogSink::open(path, log)?, allowed: settings.allowed })
+    }
+
+    /// For one worker.
+    pub fn recorder(&self) -> Recorder {
+        Recorder { buffer: self.sink.buffer(), chooser: Chooser::new(self.allowed) }
+    }
+
+    /// Has the file opened again, should it have been moved away.
+    pub fn reopen(&self) {
+        self.sink.reopen();
+    }
+
+    /// Waits until all that was handed over is written.
+    pub fn flush(&self) {
+        self.sink.flush();
+    }
+
+    /// Lines lost so far because the file could not keep up.
+    pub fn dropped(&self) -> u64 {
+        self.sink.dropped()
+    }
+}
+
+/// A decision that was made.
+#[derive(Clone, Copy)]
+pub struct Made<'a> {
+    /// `None` if no policy has been delivered.
+    pub engine: Option<&'a Engine>,
+    /// The call; of one that has no policy only this is told.
+    pub request: &'a CallRequest<'a>,
+    /// What was decided.
+    pub decision: &'a Decision,
+    /// How long it took; `None` if it was remembered.
+    pub evaluated: Option<Duration>,
+    /// 32 hexadecimal digits.
+    pub id: &'a str,
+    /// In force, empty if unknown.
+    pub commit: &'a str,
+    /// `x-request-id`.
+    pub request_id: Option<&'a str>,
+    /// 32 hexadecimal digits.
+    pub trace_id: Option<&'a str>,
+}
+
+/// Records decisions of one worker. Handed over on [`Recorder::hand_over`] and when it is dropped.
+pub struct Recorder {
+    buffer: LogBuffer,
+    chooser: Chooser,
+}
+
+impl Recorder {
+    /// Takes note of a decision, if it is one that is logged.
+    pub fn record(&mut self, made: &Made<'_>) {
+        let skipped = if made.decision.allowed {
+            match self.chooser.takes(made.evaluated.is_some()) {
+                Some(skipped) => skipped,
+                None => return,
+            }
+        } else {
+            0
+        };
+        let lines = self.buffer.lines();
+        let before = lines.len();
+        match serde_json::to_writer(&mut *lines, &entry(made, skipped)) {
+            Ok(()) => {
+                lines.push(b'\n');
+                self.buffer.line_done();
+            }
+            Err(error) => {
+                lines.truncate(before);
+                tracing::error!(%error, "a decision cannot be written");
+            }
+        }
+    }
+
+    /// Gives what there is to the writing thread; to be called on the worker's tick.
+    pub fn hand_over(&mut self) {
+        self.buffer.hand_over();
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}
+
+fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
+    let Made { engine, request, decision, .. } = *made;
+    let principal = request.principal.map(SpiffeId::as_str);
+    Entry {
+        time: time(request.now).into(),
+        decision: Outcome::of(decision.allowed),
+        decision_id: made.id.into(),
+        principal: principal.map(Cow::Borrowed),
+        action: "call".into(),
+        resource: engine.map_or("-", |engine| engine.service().as_str()).into(),
+        method: request.method.into(),
+        path: request.path.into(),
+        host: request.host.into(),
+        protocol: request.protocol.into(),
+        source_ip: request.source_ip.map(|ip| ip.to_string().into()),
+        attributes: engine.map(|engine| engine.read_of(request)).unwrap_or_default(),
+        reads: engine.map(|engine| engine.reads_of(request.principal)).unwrap_or_default(),
+        policies: decision.policies.iter().map(place).collect(),
+        reason: Cow::Borrowed(&decision.reason),
+        errors: decision.errors.iter().map(|error| Cow::Borrowed(&**error)).collect(),
+        shadow: None,
+        commit: made.commit.into(),
+        policy_version: engine.map_or("", Engine::version).into(),
+        request_id: made.request_id.map(Cow::Borrowed),
+        trace_id: made.trace_id.map(Cow::Borrowed),
+        micros: made.evaluated.map(|took| (took.as_nanos() as f64 / 100.0).round() / 10.0),
+        skipped,
+    }
+}
+
+fn place(policy: &PolicyRef) -> Place<'_> {
+    Place { id: Cow::Borrowed(&policy.id), file: Cow::Borrowed(&policy.file), line: policy.line }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn time(at: SystemTime) -> String {
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
+    format!("{at:.3}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The thread that writes lines into a file, and what becomes of them where it cannot.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use super::{Log, Message, Rotation};
+
+/// Where lines go.
+pub(super) enum Out {
+    Stream(Box<dyn Write + Send>),
+    /// With its length in bytes.
+    File(File, u64),
+}
+
+impl Out {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(match path.to_str() {
+            Some("/dev/stdout") => Self::Stream(Box::new(io::stdout())),
+            Some("/dev/stderr") => Self::Stream(Box::new(io::stderr())),
+            _ => {
+                let file = OpenOptions::new().create(true).append(true).open(path)?;
+                let length = file.metadata()?.len();
+                Self::File(file, length)
+            }
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(out) => out.write(bytes),
+            Self::File(file, length) => {
+                let count = file.write(bytes)?;
+                *length += count as u64;
+                Ok(count)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stream(out) => out.flush(),
+            Self::File(..) => Ok(()),
+        }
+    }
+}
+
+/// The writing thread.
+pub(super) struct Writer {
+    pub(super) out: Out,
+    pub(super) log: Log,
+    pub(super) path: PathBuf,
+    pub(super) again: Arc<AtomicBool>,
+    pub(super) dropped: Arc<AtomicU64>,
+    /// What was written last is the beginning of a line.
+    pub(super) torn: bool,
+    /// Lines lost since the first that could not be written.
+    pub(super) lost: u64,
+    /// A full file could not be put aside: it is tried again with the next lines, and told once.
+    pub(super) stuck: bool,
+}
+
+impl Writer {
+    pub(super) fn run(&mut self, queue: Receiver<Message>) {
+        for message in queue {
+            if self.again.swap(false, Ordering::AcqRel) {
+                self.reopen();
+            }
+            match message {
+                Message::Lines(lines) => {
+                    self.make_room(lines.len());
+                    self.write(&lines);
+                    if let Some(copy) = &mut self.log.copy {
+                        copy(&lines);
+                    }
+                }
+                Message::Wake => {}
+                Message::Flushed(done) => drop(done.send(())),
+            }
+        }
+    }
+
+    fn reopen(&mut self) {
+        let name = self.log.name;
+        match Out::open(&self.path) {
+            Ok(out) => {
+                self.out = out;
+                self.torn = false; // the beginning of a line is in the old file
+                tracing::info!(path = %self.path.display(), "the {name} is opened again");
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "the {name} cannot be opened again; lines go on into the old file");
+            }
+        }
+    }
+
+    /// Puts the file aside if these lines would make it too long.
+    fn make_room(&mut self, more: usize) {
+        let Some(rotation) = self.log.rotation else { return };
+        let Out::File(_, length) = self.out else { return };
+        if length == 0 || length + more as u64 <= rotation.bytes {
+            return;
+        }
+        match rotate(&self.path, rotation).and_then(|()| Out::open(&self.path)) {
+            Ok(out) => {
+                (self.out, self.torn, self.stuck) = (out, false, false);
+            }
+            Err(error) if !std::mem::replace(&mut self.stuck, true) => {
+                tracing::warn!(path = %self.path.display(), %error, "the full {} cannot be put aside; it grows on", self.log.name);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Writes them, or loses those that cannot be; the beginning and the end of that are told.
+    pub(super) fn write(&mut self, lines: &[u8]) {
+        if self.torn {
+            // What follows the beginning of a line would be taken for its end.
+            match self.out.write(b"\n") {
+                Ok(1..) => self.torn = false,
+                Ok(0) => return self.lose(lines, &io::ErrorKind::WriteZero.into()),
+                Err(error) => return self.lose(lines, &error),
+            }
+        }
+        let mut rest = lines;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return self.lose(rest, &io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.torn = rest[count - 1] != b'\n';
+                    rest = &rest[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return self.lose(rest, &error),
+            }
+        }
+        if let Err(error) = self.out.flush() {
+            return self.lose(lines, &error);
+        }
+        if self.lost > 0 {
+            tracing::info!(lost = self.lost, "lines of the {} can be written again", self.log.name);
+            self.lost = 0;
+        }
+    }
+
+    fn lose(&mut self, lines: &[u8], error: &io::Error) {
+        let count = super::count(lines);
+        if self.lost == 0 {
+            tracing::warn!(%error, "lines of the {} cannot be written, and are lost until they can", self.log.name);
+        }
+        self.lost += count;
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// `x.log` becomes `x.log.1`, that `x.log.2`, and so on; the oldest goes.
+fn rotate(path: &Path, rotation: Rotation) -> io::Result<()> {
+    for n in (1..rotation.kept).rev() {
+        match std::fs::rename(old(path, n), old(path, n + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    if rotation.kept == 0 { std::fs::remove_file(path) } else { std::fs::rename(path, old(path, 1)) }
+}
+
+/// The name of an older file of a log: the higher the number, the older.
+pub(super) fn old(path: &Path, n: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    name.into()
+}

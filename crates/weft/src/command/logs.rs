@@ -1,0 +1,231 @@
+//! `weft logs`: what was decided about calls, by which lines, on this machine.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use weft_decision_log::{Entry, Outcome, Tail, since};
+use weft_model::{ServiceName, SpiffeId};
+
+use crate::decisions::FILE;
+use crate::output::{Format, hinted, print_error, say, shown, table};
+
+/// Folders within folders that are looked into.
+const DEPTH: usize = 4;
+/// Between two looks at a log that is followed.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Show what was decided about calls, and by which lines of which files
+///
+/// Reads the decision logs of the sidecars and of the authorization server on this machine.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Decision logs, or folders that have some [default: weft-sidecar and weft-server, the state folders]
+    logs: Vec<PathBuf>,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// Go on as decisions are made
+    #[arg(long, short)]
+    follow: bool,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Which decisions.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wanted {
+    /// Only denials
+    #[arg(long, conflicts_with = "allowed")]
+    denied: bool,
+    /// Only what was allowed
+    #[arg(long)]
+    allowed: bool,
+    /// Only those that shadow policies would have decided in another way
+    #[arg(long)]
+    shadow: bool,
+    /// Only calls of this service
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    caller: Option<ServiceName>,
+    /// Only calls to this service
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    callee: Option<ServiceName>,
+    /// Only the decision, or the request, of this id
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Only those of so long ago and less, like 30m, 24h or 7d
+    #[arg(long, value_name = "TIME", value_parser = ago)]
+    since: Option<Duration>,
+}
+
+impl Wanted {
+    fn fits(&self, entry: &Entry<'_>, earliest: &str) -> bool {
+        let of = |wanted: &Option<ServiceName>, is: &dyn Fn(&ServiceName) -> bool| wanted.as_ref().is_none_or(is);
+        let is_id = |id: &String| *entry.decision_id == **id || entry.request_id.as_deref() == Some(id);
+        (!self.denied || entry.decision == Outcome::Deny)
+            && (!self.allowed || entry.decision == Outcome::Allow)
+            && (!self.shadow || entry.shadow.is_some())
+            && of(&self.caller, &|name| caller(entry).as_deref() == Some(name.as_str()))
+            && of(&self.callee, &|name| *entry.resource == *name.as_str())
+            && self.id.as_ref().is_none_or(is_id)
+            && *entry.time >= *earliest
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let logs = find(&args.logs)?;
+    let earliest = args.wanted.since.map(|ago| since(SystemTime::now(), ago)).unwrap_or_default();
+    let mut entries = Vec::new();
+    let mut tails: Vec<Tail> = logs.iter().map(|log| Tail::new(log)).collect();
+    for tail in &mut tails {
+        tail.read(|entry| {
+            if args.wanted.fits(&entry, &earliest) {
+                entries.push(entry);
+            }
+        })?;
+        if tail.foreign() > 0 {
+            let what = format!("{} lines of {} are none of a decision log", tail.foreign(), tail.path().display());
+            print_error(&hinted(what, "they are left out"));
+        }
+    }
+    entries.sort_by(|a, b| a.time.cmp(&b.time));
+    match args.output {
+        Format::Json => entries.iter().for_each(say_json),
+        Format::Text if entries.is_empty() && !args.follow => say("no such decisions\n"),
+        Format::Text => say(as_text(&entries)),
+    }
+    while args.follow {
+        std::thread::sleep(LOOK);
+        let mut more = Vec::new();
+        for tail in &mut tails {
+            tail.read(|entry| {
+                if args.wanted.fits(&entry, &earliest) {
+                    more.push(entry);
+                }
+            })?;
+        }
+        more.sort_by(|a, b| a.time.cmp(&b.time));
+        match args.output {
+            Format::Json => more.iter().for_each(say_json),
+            Format::Text => more.iter().for_each(|entry| say(format_args!("{}\n", shown(&row(entry).join("  "))))),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_json(entry: &Entry<'_>) {
+    say(format_args!("{}\n", serde_json::to_string(entry).unwrap_or_default()));
+}
+
+const HEADER: [&str; 6] = ["TIME", "DECISION", "CALLER", "CALLEE", "CALL", "WHY"];
+
+fn as_text(entries: &[Entry<'_>]) -> String {
+    let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+    table(&HEADER, &rows)
+}
+
+fn row(entry: &Entry<'_>) -> Vec<String> {
+    let call = match entry.method.is_empty() {
+        true => entry.protocol.to_string(),
+        false => format!("{} {}", entry.method, shorten(&entry.path)),
+    };
+    let mut why = shorten(&entry.reason).to_owned();
+    if let Some(shadow) = &entry.shadow {
+        why.push_str(&format!("; in shadow {}: {}", shadow.decision.as_str(), shorten(&shadow.reason)));
+    }
+    let caller = caller(entry).unwrap_or_else(|| entry.principal.as_deref().unwrap_or("nobody").to_owned());
+    vec![entry.time.to_string(), entry.decision.as_str().to_owned(), caller, entry.resource.to_string(), call, why]
+}
+
+/// `prod/web`, if the caller is a service.
+fn caller(entry: &Entry<'_>) -> Option<String> {
+    Some(entry.principal.as_deref()?.parse::<SpiffeId>().ok()?.service()?.to_string())
+}
+
+fn shorten(text: &str) -> &str {
+    text.char_indices().nth(160).map_or(text, |(end, _)| &text[..end])
+}
+
+/// The logs that are named, or lie in the folders that are named.
+pub(crate) fn find(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let defaults = ["weft-sidecar", "weft-server"].map(PathBuf::from);
+    let hint = "name a decision log, or the state folder of a sidecar (--state-dir) or of weft up (--keep)";
+    let places: Vec<&Path> = match named {
+        [] => defaults.iter().map(PathBuf::as_path).filter(|folder| folder.is_dir()).collect(),
+        named => named.iter().map(PathBuf::as_path).collect(),
+    };
+    let mut logs = Vec::new();
+    for place in &places {
+        let kind = std::fs::metadata(place).map_err(|error| hinted(format!("{}: {error}", place.display()), hint))?;
+        if kind.is_dir() {
+            gather(place, DEPTH, &mut logs).with_context(|| format!("looking into {}", place.display()))?;
+        } else {
+            logs.push(place.to_path_buf());
+        }
+    }
+    if logs.is_empty() {
+        let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        let where_ = if places.is_empty() { "here".to_owned() } else { format!("in {}", places.join(", ")) };
+        return Err(hinted(format!("there is no {FILE} {where_}"), hint));
+    }
+    Ok(logs)
+}
+
+fn gather(folder: &Path, depth: usize, logs: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let mut names: Vec<_> = std::fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    names.sort_by_key(std::fs::DirEntry::file_name);
+    for entry in names {
+        let kind = entry.file_type()?;
+        if kind.is_file() && entry.file_name() == FILE {
+            logs.push(entry.path());
+        } else if kind.is_dir() && depth > 0 {
+            gather(&entry.path(), depth - 1, logs)?;
+        }
+    }
+    Ok(())
+}
+
+/// `90s`, `30m`, `24h`, `7d`.
+pub(crate) fn ago(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no length of time: write 90s, 30m, 24h or 7d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number = number.parse::<u64>().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_have_a_unit() {
+        assert_eq!(ago("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(ago("7d"), Ok(Duration::from_secs(604_800)));
+        for text in ["", "5", "m", "-1h", "1w", "1é", "99999999999999999d"] {
+            assert!(ago(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn logs_are_found_in_the_folders_of_a_mesh() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for folder in ["server", "web/state", "board/state"] {
+            let folder = dir.path().join(folder);
+            std::fs::create_dir_all(&folder).expect("made");
+            std::fs::write(folder.join(FILE), "").expect("written");
+            std::fs::write(folder.join("decisions.log.1"), "").expect("written");
+        }
+        let found = find(&[dir.path().to_owned()]).expect("some");
+        assert_eq!(found, ["board/state", "server", "web/state"].map(|folder| dir.path().join(folder).join(FILE)));
+        let error = find(&[dir.path().join("none")]).expect_err("not there");
+        assert!(error.to_string().contains("none"), "{error}");
+    }
+}

@@ -87,6 +87,14 @@ function drawStatus(status) {
   )), 6, "No commit yet.");
 
   drawBanner(status);
+  drawGlass(status.break_glass);
+}
+
+function drawGlass(broken) {
+  at("glass").hidden = !broken;
+  if (!broken) return;
+  at("glass-title").textContent =
+    `Break-glass is on for ${span(broken.until - Date.now() / 1000)} more, by ${broken.operator}: ${broken.reason}`;
 }
 
 function drawBanner(status) {

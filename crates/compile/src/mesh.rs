@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use weft_model::intent::{self, Protocol, Service, Slashes};
 use weft_model::{Intent, ServiceName};
-use weft_policy::PolicyModel;
+use weft_policy::{BreakGlass, PolicyModel};
 use weft_xds::{Resource, Resources, type_url};
 
 use crate::endpoint::{self, Endpoint, EndpointSet};
@@ -22,6 +22,7 @@ pub struct CompiledMesh {
     policy: Arc<PolicyModel>,
     revision: Arc<Resource>,
     revision_id: Arc<str>,
+    break_glass: Option<BreakGlass>,
     parts: BTreeMap<ServiceName, Parts>,
 }
 
@@ -65,7 +66,18 @@ impl CompiledMesh {
     pub fn new(intent: Arc<Intent>, policy: Arc<PolicyModel>, revision: &str) -> Self {
         let parts = intent.services.keys().map(|name| (name.clone(), Parts::default())).collect();
         let resource = Resource::from_bytes(type_url::REVISION, REVISION_NAME, revision.as_bytes().to_vec());
-        Self { intent, policy, revision: resource, revision_id: revision.into(), parts }
+        Self { intent, policy, revision: resource, revision_id: revision.into(), break_glass: None, parts }
+    }
+
+    /// The same commit with the glass broken, or whole again.
+    pub fn with_break_glass(&self, break_glass: Option<BreakGlass>) -> Self {
+        let again = Self::new(self.intent.clone(), self.policy.clone(), &self.revision_id);
+        Self { break_glass, ..again }
+    }
+
+    /// That the glass is broken.
+    pub fn break_glass(&self) -> Option<&BreakGlass> {
+        self.break_glass.as_ref()
     }
 
     /// The commit.
@@ -96,7 +108,7 @@ impl CompiledMesh {
     /// The policy bundle of a service.
     pub(crate) fn bundle(&self, service: &Service) -> Arc<Resource> {
         let encode = || {
-            let bundle = self.policy.bundle_for(&service.name);
+            let bundle = self.policy.bundle_with(&service.name, self.break_glass.as_ref());
             Resource::from_bytes(type_url::POLICY_BUNDLE, service.name.as_str(), bundle.to_bytes())
         };
         self.parts(service).bundle.get_or_init(encode).clone()

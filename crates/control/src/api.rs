@@ -1,12 +1,12 @@
 //! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens for whoever
-//! on this machine has the admin token.
+//! on this machine has the admin token, break-glass for operators whom a policy permits it.
 //!
-//! One handler a route, no framework. Nothing here changes the mesh.
+//! One handler a route, no framework. Nothing else here changes the mesh.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -19,10 +19,13 @@ use weft_model::ServiceName;
 use weft_model::intent::Protocol;
 
 use crate::admin::AdminToken;
+use crate::glass::signed::GlassRequest;
+use crate::glass::{Glass, Refused};
 use crate::hub::Hub;
 use crate::metrics::Gauges;
 use crate::status::{
-    ApiError, ChangeState, ChangeStatus, EndpointStatus, JoinTokenAnswer, JoinTokenRequest, MeshStatus, ServiceStatus,
+    ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, JoinTokenAnswer, JoinTokenRequest,
+    MeshStatus, ServiceStatus,
 };
 
 const INDEX: &str = include_str!("../../../ui/index.html");
@@ -47,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) hub: Arc<Hub>,
     pub(crate) tokens: Arc<dyn JoinTokens>,
     pub(crate) admin: AdminToken,
+    pub(crate) glass: Arc<Glass>,
     pub(crate) started: Instant,
 }
 
@@ -84,6 +88,8 @@ impl Api {
         let get = request.method() == Method::GET || request.method() == Method::HEAD;
         match path.as_str() {
             "/api/join-tokens" if request.method() == Method::POST => self.join_token(peer, request).await,
+            "/api/break-glass" if request.method() == Method::POST => self.break_glass(request).await,
+            "/api/break-glass" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft policy break-glass does it"),
             "/api/join-tokens" => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity join-token --service NS/NAME")
             }
@@ -132,6 +138,7 @@ impl Api {
             serving: history.iter().find(|change| state.open && change.state != ChangeState::Refused).cloned(),
             refused: state.refused.clone(),
             git_error: state.git_error.clone(),
+            break_glass: state.break_glass.as_ref().map(BreakGlassStatus::from),
             proxies: state.tracker.counts(),
             history,
             uptime_seconds: self.started.elapsed().as_secs(),
@@ -220,6 +227,24 @@ impl Api {
                 tracing::error!(%service, problem, "no join token was made");
                 error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
             }
+        }
+    }
+
+    /// Who asks is known by the signature, wherever from.
+    async fn break_glass(&self, request: Request<Incoming>) -> Answer {
+        let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
+            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", "");
+        };
+        let asked: GlassRequest = match serde_json::from_slice(&body.to_bytes()) {
+            Ok(asked) => asked,
+            Err(problem) => {
+                let text = format!("the body is not as expected: {problem}");
+                return error(StatusCode::BAD_REQUEST, &text, "weft policy break-glass sends it");
+            }
+        };
+        match self.glass.ask(&asked, SystemTime::now()) {
+            Ok(answer) => json(StatusCode::OK, &answer),
+            Err(Refused { status, what, hint }) => error(status, &what, &hint),
         }
     }
 

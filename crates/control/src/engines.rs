@@ -41,7 +41,7 @@ impl Engines {
         }
         let make = || {
             mesh.intent().services.contains_key(callee).then_some(())?;
-            Engine::new(&mesh.policy().bundle_for(callee))
+            Engine::new(&mesh.policy().bundle_with(callee, mesh.break_glass()))
                 .inspect_err(|error| tracing::error!(service = %callee, %error, "its policy cannot be used; its calls are denied"))
                 .ok()
                 .map(Arc::new)

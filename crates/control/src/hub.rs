@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 use weft_compile::CompiledMesh;
 use weft_model::SpiffeId;
+use weft_policy::BreakGlass;
 use weft_xds::{Nack, Node};
 
 use crate::issued::Issued;
@@ -70,6 +71,16 @@ impl Hub {
         self.metrics.validation_passed.add(1);
         self.work.notify_one();
         self.progressed();
+    }
+
+    /// Breaks the glass, or makes it whole again; returns how many services have policies that ask.
+    pub(crate) fn break_glass(&self, broken: Option<BreakGlass>) -> usize {
+        let mut state = self.state();
+        let mesh = state.mesh.clone();
+        state.break_glass(broken);
+        drop(state);
+        self.work.notify_one();
+        mesh.map_or(0, |mesh| mesh.policy().services_that_read_break_glass())
     }
 
     /// Remembers a commit that the check refused; nothing else changes.

@@ -12,6 +12,7 @@ pub mod check;
 mod directory;
 mod engines;
 pub mod git;
+pub mod glass;
 mod hub;
 mod issued;
 mod metrics;

@@ -1,9 +1,10 @@
-//! What the control plane must know after a restart before Git answers: the last good commit with its files, the endpoints, and the
-//! certificates that are out.
+//! What the control plane must know after a restart before Git answers: the last good commit with its files, the endpoints, the
+//! certificates that are out, and break-glass.
 //!
-//! Three files in the state folder, replaced atomically. The first lets a restarted server serve at once, also while the newest
+//! Four files in the state folder, replaced atomically. The first lets a restarted server serve at once, also while the newest
 //! commit is bad or the repository is away; the second keeps it from telling the first sidecar that nobody else exists; the third
-//! tells of sidecars whose certificates ran out while it was away.
+//! tells of sidecars whose certificates ran out while it was away; the fourth keeps what was broken broken, and what was signed from being
+//! obeyed twice.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use weft_model::source::SourceFile;
+use weft_policy::BreakGlass;
 
 use crate::hub::Hub;
 use crate::issued::Certificate;
@@ -45,7 +47,15 @@ impl GoodCommit {
     }
 }
 
-/// The three files.
+/// Break-glass.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct GlassState {
+    pub(crate) broken: Option<BreakGlass>,
+    /// Operator -> `at` of the last request that was obeyed: none is obeyed twice.
+    pub(crate) last: BTreeMap<String, u64>,
+}
+
+/// The files.
 #[derive(Clone, Debug)]
 pub(crate) struct Saved {
     folder: PathBuf,
@@ -73,6 +83,14 @@ impl Saved {
 
     pub(crate) fn certificates(&self) -> BTreeMap<Arc<str>, Certificate> {
         read(&self.folder.join("certificates.json")).unwrap_or_default()
+    }
+
+    pub(crate) fn glass(&self) -> GlassState {
+        read(&self.folder.join("break-glass.json")).unwrap_or_default()
+    }
+
+    pub(crate) fn save_glass(&self, state: &GlassState) -> io::Result<()> {
+        write(&self.folder.join("break-glass.json"), state)
     }
 
     /// Writes both of this moment: what has just changed would else be lost at the end.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use weft_decision_log::DecisionLog;
 use weft_identity::{
     Authority, AuthorityError, ClientAuth, IdentityService, JoinTokens, LiveIdentity, Lives, Names, serve_tls, tls,
 };
@@ -23,6 +24,7 @@ use crate::api::{self, Api};
 use crate::change;
 use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
+use crate::glass::Glass;
 use crate::hub::Hub;
 use crate::issued::Issued;
 use crate::registrar::MeshRegistrar;
@@ -93,6 +95,7 @@ pub struct ControlPlane {
     hub: Arc<Hub>,
     store: Store,
     tokens: Arc<Tokens>,
+    glass: Arc<Glass>,
     http: SocketAddr,
     saved: Saved,
 }
@@ -122,7 +125,9 @@ impl ControlPlane {
         let tokens = Arc::new(Tokens::default());
 
         let http_address = local_address(&http, config.http);
-        let api = Arc::new(Api { hub: hub.clone(), tokens: tokens.clone(), admin, started });
+        let glass = Glass::restore(hub.clone(), saved.clone());
+        let api = Api { hub: hub.clone(), tokens: tokens.clone(), admin, glass: glass.clone(), started };
+        let api = Arc::new(api);
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
         tokio::spawn(saved.clone().follow_endpoints(hub.clone()));
@@ -138,7 +143,7 @@ impl ControlPlane {
             Err(error) if good.is_none() => return Err(error.into()),
             Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved.clone(), error))),
         }
-        Ok(Self { config, hub, store, tokens, http: http_address, saved })
+        Ok(Self { config, hub, store, tokens, glass, http: http_address, saved })
     }
 
     /// Where the API listens.
@@ -190,6 +195,11 @@ impl ControlPlane {
         if let Err(error) = self.saved.save(&self.hub) {
             tracing::warn!(%error, "endpoints and certificates' ends were not saved; the next start begins with older ones");
         }
+    }
+
+    /// From now on decisions about break-glass are logged.
+    pub fn log_decisions(&self, log: DecisionLog) {
+        self.glass.log_to(log);
     }
 
     /// Policy engines of the serving commit, for an authorization server.

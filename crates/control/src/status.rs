@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use weft_policy::BreakGlass;
 
 /// `GET /api/status`: the mesh on one page.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct MeshStatus {
     pub refused: Option<RefusedCommit>,
     /// Why the repository could not be read, while it cannot.
     pub git_error: Option<String>,
+    /// That the glass is broken.
+    pub break_glass: Option<BreakGlassStatus>,
     /// Every service of the serving commit.
     pub services: Vec<ServiceStatus>,
     /// Proxies by state.
@@ -30,6 +33,26 @@ pub struct MeshStatus {
     pub uptime_seconds: u64,
     /// Version of the control plane.
     pub version: String,
+}
+
+/// Break-glass is on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakGlassStatus {
+    /// Who did it.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+    /// Since when, in seconds since 1970.
+    pub from: u64,
+    /// Until when.
+    pub until: u64,
+}
+
+impl From<&BreakGlass> for BreakGlassStatus {
+    fn from(broken: &BreakGlass) -> Self {
+        let BreakGlass { from, until, operator, reason } = broken;
+        Self { operator: operator.to_string(), reason: reason.to_string(), from: *from, until: *until }
+    }
 }
 
 /// Connected proxies by what they did with the serving commit.

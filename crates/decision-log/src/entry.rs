@@ -1,9 +1,12 @@
 //! One line.
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use weft_policy::PolicyRef;
 
 /// What was decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,13 @@ pub struct Place<'a> {
     pub file: Cow<'a, str>,
     /// In it.
     pub line: u32,
+}
+
+impl<'a> Place<'a> {
+    /// Of a policy.
+    pub fn of(policy: &'a PolicyRef) -> Self {
+        Self { id: Cow::Borrowed(&policy.id), file: Cow::Borrowed(&policy.file), line: policy.line }
+    }
 }
 
 /// What would have been decided had the shadow policies been in force.
@@ -122,7 +132,36 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// A decision about a call of which nothing else is known.
+    pub fn new(at: SystemTime, decision: Outcome, reason: &'a str, commit: &'a str) -> Self {
+        Self {
+            time: time(at).into(),
+            decision,
+            decision_id: "".into(),
+            principal: None,
+            action: "call".into(),
+            resource: "-".into(),
+            method: "".into(),
+            path: "".into(),
+            host: "".into(),
+            protocol: "".into(),
+            source_ip: None,
+            attributes: Map::new(),
+            reads: Vec::new(),
+            policies: Vec::new(),
+            reason: reason.into(),
+            errors: Vec::new(),
+            shadow: None,
+            commit: commit.into(),
+            policy_version: "".into(),
+            request_id: None,
+            trace_id: None,
+            micros: None,
+            skipped: 0,
+        }
+    }
+
     /// The policies' places, `file:line, file:line`, each once.
     pub fn places(&self) -> String {
         let mut places: Vec<String> =
@@ -130,4 +169,10 @@ impl Entry<'_> {
         places.dedup();
         places.join(", ")
     }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+fn time(at: SystemTime) -> String {
+    let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
+    format!("{at:.3}")
 }

@@ -3,11 +3,10 @@
 use std::borrow::Cow;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use jiff::Timestamp;
 use weft_model::SpiffeId;
-use weft_policy::{CallRequest, Decision, Engine, PolicyRef};
+use weft_policy::{CallRequest, Decision, Engine};
 use weft_telemetry::lines::{Log, LogBuffer, LogSink, Rotation};
 
 use crate::allowed::{Allowed, Chooser};
@@ -46,6 +45,13 @@ impl DecisionLog {
     /// For one worker.
     pub fn recorder(&self) -> Recorder {
         Recorder { buffer: self.sink.buffer(), chooser: Chooser::new(self.allowed) }
+    }
+
+    /// Writes a line that no recorder of calls makes.
+    pub fn write(&self, entry: &Entry<'_>) {
+        let mut buffer = self.sink.buffer();
+        append(&mut buffer, entry);
+        buffer.hand_over();
     }
 
     /// Has the file opened again, should it have been moved away.
@@ -102,18 +108,7 @@ impl Recorder {
         } else {
             0
         };
-        let lines = self.buffer.lines();
-        let before = lines.len();
-        match serde_json::to_writer(&mut *lines, &entry(made, skipped)) {
-            Ok(()) => {
-                lines.push(b'\n');
-                self.buffer.line_done();
-            }
-            Err(error) => {
-                lines.truncate(before);
-                tracing::error!(%error, "a decision cannot be written");
-            }
-        }
+        append(&mut self.buffer, &entry(made, skipped));
     }
 
     /// Gives what there is to the writing thread; to be called on the worker's tick.
@@ -128,15 +123,28 @@ impl Drop for Recorder {
     }
 }
 
+fn append(buffer: &mut LogBuffer, entry: &Entry<'_>) {
+    let lines = buffer.lines();
+    let before = lines.len();
+    match serde_json::to_writer(&mut *lines, entry) {
+        Ok(()) => {
+            lines.push(b'\n');
+            buffer.line_done();
+        }
+        Err(error) => {
+            lines.truncate(before);
+            tracing::error!(%error, "a decision cannot be written");
+        }
+    }
+}
+
 fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
     let Made { engine, request, decision, .. } = *made;
     let principal = request.principal.map(SpiffeId::as_str);
+    let outcome = Outcome::of(decision.allowed);
     Entry {
-        time: time(request.now).into(),
-        decision: Outcome::of(decision.allowed),
         decision_id: made.id.into(),
         principal: principal.map(Cow::Borrowed),
-        action: "call".into(),
         resource: engine.map_or("-", |engine| engine.service().as_str()).into(),
         method: request.method.into(),
         path: request.path.into(),
@@ -145,27 +153,15 @@ fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
         source_ip: request.source_ip.map(|ip| ip.to_string().into()),
         attributes: engine.map(|engine| engine.read_of(request)).unwrap_or_default(),
         reads: engine.map(|engine| engine.reads_of(request.principal)).unwrap_or_default(),
-        policies: decision.policies.iter().map(place).collect(),
-        reason: Cow::Borrowed(&decision.reason),
+        policies: decision.policies.iter().map(Place::of).collect(),
         errors: decision.errors.iter().map(|error| Cow::Borrowed(&**error)).collect(),
-        shadow: None,
-        commit: made.commit.into(),
         policy_version: engine.map_or("", Engine::version).into(),
         request_id: made.request_id.map(Cow::Borrowed),
         trace_id: made.trace_id.map(Cow::Borrowed),
         micros: made.evaluated.map(|took| (took.as_nanos() as f64 / 100.0).round() / 10.0),
         skipped,
+        ..Entry::new(request.now, outcome, &decision.reason, made.commit)
     }
-}
-
-fn place(policy: &PolicyRef) -> Place<'_> {
-    Place { id: Cow::Borrowed(&policy.id), file: Cow::Borrowed(&policy.file), line: policy.line }
-}
-
-/// RFC 3339 in UTC with milliseconds.
-fn time(at: SystemTime) -> String {
-    let at = Timestamp::try_from(at).unwrap_or(Timestamp::MAX);
-    format!("{at:.3}")
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub const SECOND_MESH: &str = "WEFT0121";
 pub const DUPLICATE_SERVICE: &str = "WEFT0122";
 /// Two `Role` documents with one name.
 pub const DUPLICATE_ROLE: &str = "WEFT0123";
+/// Two `Operator` documents with one name.
+pub const DUPLICATE_OPERATOR: &str = "WEFT0125";
 /// An attribute, or a value of one, that `Mesh.attributes` does not declare.
 pub const UNDECLARED_ATTRIBUTE: &str = "WEFT0124";
 /// A service or namespace that no document declares.

@@ -1,10 +1,12 @@
 //! What makes a call one of gRPC.
 
-/// Whether a content type is that of gRPC: `application/grpc`, `application/grpc+proto`, .. but not `application/grpc-web`, which has its
+const GRPC: &[u8] = b"application/grpc";
+
+/// Whether a content type is that of gRPC, in whatever case (RFC 9110 s.8.3.1): `application/grpc`, `application/grpc+proto`, .. but not `application/grpc-web`, which has its
 /// trailers in the body.
 pub fn is_grpc(content_type: &[u8]) -> bool {
-    let rest = content_type.strip_prefix(b"application/grpc");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+    let (kind, rest) = content_type.split_at_checked(GRPC.len()).unwrap_or_default();
+    kind.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'\t'))
 }
 
 #[cfg(test)]
@@ -17,6 +19,9 @@ mod tests {
             ("application/grpc", true),
             ("application/grpc+proto", true),
             ("application/grpc;x", true),
+            ("Application/gRPC ; x=1", true),
+            ("", false),
+            ("application/grp", false),
             ("application/grpc-web", false),
             ("application/grpcx", false),
             ("application/json", false),

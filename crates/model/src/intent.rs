@@ -21,6 +21,8 @@ pub struct Intent {
     pub services: BTreeMap<ServiceName, Service>,
     /// Every `Role`, by name.
     pub roles: BTreeMap<Arc<str>, Role>,
+    /// Every `Operator`, by name.
+    pub operators: BTreeMap<Arc<str>, Operator>,
     /// Every `.cedar` file, sorted by path.
     pub policies: Vec<PolicyFile>,
     /// Every `Test`, in the order written.
@@ -261,6 +263,26 @@ pub struct Role {
     pub members: Vec<Member>,
     /// Where the document starts.
     pub span: Span,
+}
+
+/// `kind: Operator`: a person, known by keys.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// Name, as in `Operator::"alice"`.
+    pub name: Arc<str>,
+    /// By whose signatures the person is known.
+    pub ssh_keys: Vec<SshKey>,
+    /// Where the document starts.
+    pub span: Span,
+}
+
+/// A public key of SSH, of the kind `ssh-ed25519` (RFC 8709).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshKey {
+    /// The key itself (RFC 8032 s.5.1.5).
+    pub ed25519: [u8; 32],
+    /// What stands behind it, like `alice@laptop`.
+    pub comment: Arc<str>,
 }
 
 /// `kind: Test`: calls, and what is to be decided about them. A commit whose decisions are others is refused.

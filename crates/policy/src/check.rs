@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use cedar_policy::{EntityUid, PolicySet, ValidationMode, Validator};
+use cedar_policy::{EntityUid, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde_json::Value;
 use weft_model::intent::{Intent, Mesh, Slashes};
@@ -33,7 +33,10 @@ fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
     // A policy made from an `access` entry is valid by construction (a property test says so).
     let written: Vec<&Source> = sources.iter().filter(|source| source.origin.is_some()).collect();
     if reserved_attributes(&intent.mesh, &mut findings) {
-        validate(&intent.mesh, &written, &mut findings);
+        let (of_glass, of_calls): (Vec<_>, Vec<_>) =
+            written.iter().copied().partition(|source| scope::concerns_break_glass(&source.policy));
+        validate(schema::of(&intent.mesh), &of_calls, &mut findings);
+        validate(schema::of_glass(&intent.mesh), &of_glass, &mut findings);
     }
     let names = Names::of(intent);
     for source in written {
@@ -59,10 +62,10 @@ fn reserved_attributes(mesh: &Mesh, findings: &mut Vec<Finding>) -> bool {
     findings.len() == before
 }
 
-fn validate(mesh: &Mesh, written: &[&Source], findings: &mut Vec<Finding>) {
+fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) {
     let by_id: HashMap<&str, &Source> = written.iter().map(|source| (&*source.id, *source)).collect();
     let set = PolicySet::from_policies(written.iter().map(|source| source.policy.clone())).expect("ids are unique");
-    let result = Validator::new(schema::of(mesh)).validate(&set, ValidationMode::Strict);
+    let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
     let report = |code, severity, id: &cedar_policy::PolicyId, diagnostic: &dyn Diagnostic| {
         let source = by_id.get(AsRef::<str>::as_ref(id))?;
         let plain = |text: String| text.strip_prefix(&format!("for policy `{id}`, ")).unwrap_or(&text).to_owned();
@@ -98,6 +101,8 @@ impl Names {
                 ("Service", services.clone().map(ToString::to_string).collect()),
                 ("Namespace", services.map(|name| name.namespace().to_owned()).collect()),
                 ("Role", intent.roles.keys().map(ToString::to_string).collect()),
+                ("Operator", intent.operators.keys().map(ToString::to_string).collect()),
+                ("Mesh", BTreeSet::from([intent.mesh.name.to_string()])),
             ]),
         }
     }
@@ -112,7 +117,7 @@ impl Names {
                 Some(near) => format!("did you mean {kind}::\"{near}\"?"),
                 None => format!(
                     "declare a {} document for it, or remove the policy",
-                    if kind == "Role" { "Role" } else { "Service" }
+                    if ["Role", "Operator"].contains(&&*kind) { &*kind } else { "Service" }
                 ),
             };
             findings.push(Finding {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use cedar_policy::Policy;
 use weft_model::intent::PolicyInputs;
 
-pub(crate) use build::{Surroundings, build, parameters};
+pub(crate) use build::{Surroundings, build, build_for_glass, parameters};
 pub(crate) use clock::{Clock, minute};
 pub(crate) use key::write as write_key;
 pub(crate) use live::{Live, NAMES, field};

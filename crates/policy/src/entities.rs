@@ -11,6 +11,7 @@ use weft_policy_eval::{Builder, EntityId};
 const SERVICE: &str = "Service";
 const ACTION: &str = "Action";
 const CALL: &str = "call";
+const BREAK_GLASS: &str = "breakGlass";
 
 /// What policies can read of a service.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -85,7 +86,22 @@ pub(crate) fn call() -> EntityUid {
     uid(ACTION, CALL)
 }
 
-/// The same, as our evaluator wants it.
+/// `Action::"breakGlass"`.
+pub(crate) fn break_glass() -> EntityUid {
+    uid(ACTION, BREAK_GLASS)
+}
+
+/// `Operator::"alice"`.
+pub(crate) fn operator(name: &str) -> EntityUid {
+    uid("Operator", name)
+}
+
+/// `Mesh::"acme"`.
+pub(crate) fn mesh(name: &str) -> EntityUid {
+    uid("Mesh", name)
+}
+
+/// `Action::"call"`, as our evaluator wants it.
 pub(crate) fn describe_call(builder: &mut Builder) -> EntityId {
     builder.entity(ACTION, CALL)
 }

@@ -33,7 +33,7 @@ mod table;
 pub mod testing;
 mod tests_of_intent;
 
-pub use break_glass::BreakGlass;
+pub use break_glass::{BreakGlass, Breaking};
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};
 pub use check::check;
 pub use context::REDACTED;

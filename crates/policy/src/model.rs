@@ -7,10 +7,11 @@ use weft_model::intent::{Intent, Paths, PolicyInputs};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 use weft_policy_eval::Bits;
 
+use crate::break_glass::{BreakGlass, Breaking, GlassRules};
 use crate::bundle::{Bundle, ServiceFacts};
 use crate::check;
-use crate::context::{self, Reads};
-use crate::decision::PolicyRef;
+use crate::context::{self, Attribute, Reads};
+use crate::decision::{Decision, PolicyRef};
 use crate::scope::{self, Universe};
 use crate::source::Source;
 
@@ -18,7 +19,9 @@ use crate::source::Source;
 pub struct PolicyModel {
     revision: Arc<str>,
     trust_domain: TrustDomain,
+    mesh: Arc<str>,
     inputs: PolicyInputs,
+    glass: GlassRules,
     policies: Vec<Policy>,
     services: Vec<Service>,
     index: HashMap<ServiceName, usize>,
@@ -95,6 +98,8 @@ impl PolicyModel {
             });
         }
         let universe = Universe::new(services.iter().map(|service| (&service.facts.name, &service.facts.roles[..])));
+        let (glass, sources): (Vec<Source>, Vec<Source>) =
+            sources.into_iter().partition(|source| scope::concerns_break_glass(&source.policy));
         let mut policies = Vec::with_capacity(sources.len());
         for source in sources.into_iter().filter(|source| scope::concerns_calls(&source.policy)) {
             let principals = universe.principals(&source.policy);
@@ -109,7 +114,8 @@ impl PolicyModel {
         }
         let index = services.iter().enumerate().map(|(at, service)| (service.facts.name.clone(), at)).collect();
         let (revision, trust_domain) = (revision.into(), intent.mesh.trust_domain.clone());
-        Self { revision, trust_domain, inputs: intent.mesh.policy.clone(), policies, services, index }
+        let (mesh, inputs, glass) = (intent.mesh.name.clone(), intent.mesh.policy.clone(), GlassRules::new(glass));
+        Self { revision, trust_domain, mesh, inputs, glass, policies, services, index }
     }
 
     /// The commit that this was compiled from.
@@ -134,13 +140,29 @@ impl PolicyModel {
         concerning.map(Concern::of).collect()
     }
 
+    /// How many services have policies that ask whether the glass is broken.
+    pub fn services_that_read_break_glass(&self) -> usize {
+        let asks = |policy: &usize| self.policies[*policy].reads.has(&Attribute::BreakGlass);
+        self.services.iter().filter(|service| service.policies.iter().any(asks)).count()
+    }
+
     /// Every policy about calls, in the order of the mesh's files.
     pub fn policies(&self) -> impl Iterator<Item = PolicyRef> {
         self.policies.iter().map(|policy| Concern::of(policy).place)
     }
 
-    /// What the sidecars of `callee` decide with. For a service that is not in the mesh: a bundle that denies everything.
+    /// Whether an operator may break the glass.
+    pub fn may_break_glass(&self, asked: &Breaking<'_>) -> Decision {
+        self.glass.decide(&self.mesh, &self.inputs, asked)
+    }
+
+    /// The same as [`bundle_with`](Self::bundle_with) while the glass is whole.
     pub fn bundle_for(&self, callee: &ServiceName) -> Bundle {
+        self.bundle_with(callee, None)
+    }
+
+    /// What the sidecars of `callee` decide with. For a service that is not in the mesh: a bundle that denies everything.
+    pub fn bundle_with(&self, callee: &ServiceName, glass: Option<&BreakGlass>) -> Bundle {
         let trust_domain = self.trust_domain.clone();
         let Some(service) = self.index.get(callee).map(|at| &self.services[*at]) else {
             let facts = ServiceFacts { name: callee.clone(), attributes: BTreeMap::new(), roles: Vec::new() };
@@ -154,6 +176,7 @@ impl PolicyModel {
             port: service.port,
             inputs: reads.inputs(&self.inputs),
             paths: service.paths,
+            break_glass: glass.filter(|_| reads.has(&Attribute::BreakGlass)).cloned(),
             policies: policies.iter().map(|policy| policy.source.to_text()).collect(),
             callers: callers.collect(),
             ..Bundle::denying(trust_domain, service.facts.clone(), service.access.clone())

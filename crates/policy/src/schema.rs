@@ -40,6 +40,29 @@ pub(crate) fn form(mesh: &Mesh) -> Value {
     }})
 }
 
+/// The schema of policies about `Action::"breakGlass"`. It is one of its own: else every policy that is open to all actions had to make
+/// sense of operators.
+fn form_of_glass(mesh: &Mesh) -> Value {
+    let call = context(&mesh.policy);
+    let mut context = members([("minutes", long()), ("reason", string(true))]);
+    context.extend(["time", "now"].map(|name| (name.to_owned(), call[name].clone())));
+    json!({"": {
+        "entityTypes": {
+            "Operator": {"shape": {"type": "Record", "attributes": members([("name", string(true))])}},
+            "Mesh": {},
+        },
+        "actions": {
+            "breakGlass": {
+                "appliesTo": {
+                    "principalTypes": ["Operator"],
+                    "resourceTypes": ["Mesh"],
+                    "context": {"type": "Record", "attributes": context},
+                },
+            },
+        },
+    }})
+}
+
 /// The attributes of a context. What not every request has is optional, and validation demands a `has` before it.
 fn context(inputs: &PolicyInputs) -> Map<String, Value> {
     let zones = inputs.time_zones.keys().map(|name| &**name).chain([UTC]);
@@ -110,6 +133,11 @@ fn all(names: &[Arc<str>], kind: Value) -> Map<String, Value> {
 /// The schema, ready for validation.
 pub(crate) fn of(mesh: &Mesh) -> Schema {
     Schema::from_json_value(form(mesh)).expect("this is Cedar's JSON form, whatever the attribute names")
+}
+
+/// The same for policies about break-glass.
+pub(crate) fn of_glass(mesh: &Mesh) -> Schema {
+    Schema::from_json_value(form_of_glass(mesh)).expect("this is Cedar's JSON form, whatever the attribute names")
 }
 
 /// The schema in Cedar's own syntax, for editors and for people.

@@ -100,6 +100,16 @@ fn gather<'a>(
     }
 }
 
+/// True if the policy names break-glass. Such a policy concerns nothing else.
+pub(crate) fn concerns_break_glass(policy: &Policy) -> bool {
+    let action = entities::break_glass();
+    match policy.action_constraint() {
+        ActionConstraint::Any => false,
+        ActionConstraint::Eq(uid) => uid == action,
+        ActionConstraint::In(uids) => uids.contains(&action),
+    }
+}
+
 /// True if the policy can concern calls (later: secrets and tokens have actions of their own).
 pub(crate) fn concerns_calls(policy: &Policy) -> bool {
     let call = entities::call();

@@ -6,6 +6,7 @@ use cedar_policy::{Effect, Policy};
 use weft_model::Span;
 
 use crate::bundle::PolicyText;
+use crate::decision::PolicyRef;
 use crate::split;
 
 /// One policy.
@@ -25,6 +26,11 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn is_permit(&self) -> bool {
         self.policy.effect() == Effect::Permit
+    }
+
+    /// As decisions name it.
+    pub(crate) fn place(&self) -> PolicyRef {
+        PolicyRef { file: self.file.clone(), line: self.line, id: self.id.clone() }
     }
 
     /// As a bundle carries it.

@@ -12,11 +12,17 @@ pub fn is_malformed(error: &BodyError) -> bool {
     error.downcast_ref::<Malformed>().is_some_and(|error| *error != Malformed::Short)
 }
 
-/// Whether a body broke off because its sender reset the stream (RFC 9113 s.6.4), rather than that the connection ended. A sender that
-/// only cancels does so for a reason of its own, and says nothing of where the body came from.
-pub fn is_reset(error: &BodyError) -> bool {
+/// Whether a body broke off because its sender reset the stream (RFC 9113 s.6.4), rather than that the connection ended. A sidecar that
+/// only cancels does so for a reason of its own, and says nothing of where the body came from; an app is where it came from.
+pub fn is_reset(error: &BodyError, by_app: bool) -> bool {
+    let Some(error) = error.downcast_ref::<h2::Error>() else { return false };
+    error.is_reset() && error.is_remote() && (by_app || error.reason() != Some(h2::Reason::CANCEL))
+}
+
+/// Whether a body broke off because the other end broke the rules of HTTP/2: it is our end that reset the stream, or the connection.
+pub fn is_against_protocol(error: &BodyError) -> bool {
     let error = error.downcast_ref::<h2::Error>();
-    error.is_some_and(|error| error.is_reset() && error.is_remote() && error.reason() != Some(h2::Reason::CANCEL))
+    error.is_some_and(|error| !error.is_remote() && (error.is_go_away() || error.is_reset()))
 }
 
 /// Why an attempt came to nothing, and whether the endpoint can have begun to work on it.

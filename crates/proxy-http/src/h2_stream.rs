@@ -6,6 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::BodyError;
 use crate::flushes::Flushes;
+use crate::held::Held;
 use crate::timed::{Patience, TimedBody};
 use crate::way::Way;
 
@@ -33,19 +35,29 @@ pub(crate) enum BreakOff {
     /// At once: what has not left of a request had better not begin.
     Request,
     /// After what was said of an answer has left.
-    Answer(Rc<Flushes>),
+    Answer(Said),
 }
+
+/// What was said of an answer.
+pub(crate) struct Said {
+    flushes: Rc<Flushes>,
+    /// How often all that was queued had left when the head was.
+    head: u64,
+    /// The body's pieces; none before the first that is not the last.
+    body: Option<Held>,
+}
+
+/// How long a head alone may take to leave a connection that is never out of work.
+const HEAD_BOUND: Duration = Duration::from_secs(1);
 
 /// Sends a body as fast as the peer's window opens; where it comes from is read no faster than that. A body that breaks off, or
 /// whose time is up while the window is closed, resets the stream.
-pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, off: BreakOff) {
-    // The head of an answer is on its way before.
-    let mut queued = off.count();
+pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<Bytes>, mut off: BreakOff) {
     loop {
         let frame = match poll_fn(|cx| poll_next(&mut body, &mut stream, cx)).await {
             Next::Frame(frame) => frame,
             Next::Gone => return,
-            Next::Broken => return off.reset(stream, &mut body, queued).await,
+            Next::Broken => return off.reset(stream, &mut body).await,
             Next::End => {
                 let _ = stream.send_data(Bytes::new(), true);
                 return;
@@ -62,10 +74,10 @@ pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<B
                     };
                     let part = data.split_to(room.min(data.len()));
                     let last = data.is_empty() && body.is_end_stream();
+                    let part = if last { part } else { off.hold(part) };
                     if stream.send_data(part, last).is_err() || last {
                         return;
                     }
-                    queued = off.count();
                 }
             }
             Err(frame) => {
@@ -79,18 +91,23 @@ pub(crate) async fn send_body(mut body: impl TimedBody, mut stream: SendStream<B
 }
 
 impl BreakOff {
-    /// How often all that was queued has left so far.
-    fn count(&self) -> u64 {
+    /// After an answer whose head was just queued on a connection with these flushes.
+    pub(crate) fn answer(flushes: Rc<Flushes>) -> Self {
+        let head = flushes.count();
+        Self::Answer(Said { flushes, head, body: None })
+    }
+
+    /// The next piece of the body, if it is one that may have to leave before a reset.
+    fn hold(&mut self, part: Bytes) -> Bytes {
         match self {
-            Self::Request => 0,
-            Self::Answer(flushes) => flushes.count(),
+            Self::Request => part,
+            Self::Answer(said) => said.body.get_or_insert_default().hold(part),
         }
     }
 
-    /// `queued` is the [count](Self::count) when something was queued last.
-    async fn reset(self, mut stream: SendStream<Bytes>, body: &mut impl TimedBody, queued: u64) {
-        let Self::Answer(flushes) = self else { return stream.send_reset(Reason::CANCEL) };
-        let mut left = pin!(flushes.after(queued));
+    async fn reset(self, mut stream: SendStream<Bytes>, body: &mut impl TimedBody) {
+        let Self::Answer(said) = self else { return stream.send_reset(Reason::CANCEL) };
+        let mut left = pin!(said.left());
         let mut patience = Patience::default();
         let ended = poll_fn(|cx| {
             let gone = stream.poll_reset(cx).is_ready() || patience.poll_lost(body, cx).is_ready();
@@ -98,6 +115,16 @@ impl BreakOff {
         });
         ended.await;
         stream.send_reset(Reason::INTERNAL_ERROR);
+    }
+}
+
+impl Said {
+    /// Waits until it has left, whatever else the connection carries.
+    async fn left(&self) {
+        match &self.body {
+            Some(body) => poll_fn(|cx| body.poll_left(cx)).await,
+            None => drop(tokio::time::timeout(HEAD_BOUND, self.flushes.after(self.head)).await),
+        }
     }
 }
 

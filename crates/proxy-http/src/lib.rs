@@ -11,6 +11,7 @@ mod flushes;
 mod h1;
 pub mod h2_stream;
 pub mod headers;
+mod held;
 #[cfg(test)]
 mod interim_tests;
 mod kind;
@@ -24,7 +25,7 @@ mod way;
 #[doc(hidden)]
 pub use h1::fuzz;
 
-pub use error::{AttemptError, BodyError, Sent, is_malformed, is_reset};
+pub use error::{AttemptError, BodyError, Sent, is_against_protocol, is_malformed, is_reset};
 pub use h1::Malformed;
 pub use kind::{Kind, kind};
 pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};

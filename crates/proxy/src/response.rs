@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use weft_proxy_http::client::{H2Connection, StreamCount};
 use weft_proxy_http::headers::strip_trailers;
-use weft_proxy_http::{BodyError, Progress, TimedBody, UpstreamBody, is_malformed, is_reset};
+use weft_proxy_http::{BodyError, Progress, TimedBody, UpstreamBody, is_against_protocol, is_malformed, is_reset};
 use weft_telemetry::Failure;
 
 use crate::deadline::Deadline;
@@ -137,8 +137,9 @@ impl Body for ResponseBody {
                 let to_sidecar = self.exchange.as_ref().is_some_and(|exchange| exchange.upstream_id.is_some());
                 self.fail(match to_sidecar {
                     _ if is_malformed(error) => Failure::AppProtocol,
+                    false if is_against_protocol(error) => Failure::AppProtocol,
                     // A sidecar resets what its app has broken off.
-                    _ if is_reset(error) => Failure::AppReset,
+                    _ if is_reset(error, !to_sidecar) => Failure::AppReset,
                     true => Failure::UpstreamClosed,
                     false => Failure::AppClosed,
                 });

@@ -111,6 +111,15 @@ impl Api {
         self.call(request).await
     }
 
+    /// POST of a value that says by itself who sends it.
+    pub(crate) async fn post_signed<T: DeserializeOwned>(&self, path: &str, value: &impl Serialize) -> Result<T> {
+        let request = Request::post(path)
+            .header(header::HOST, &self.address)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(serde_json::to_vec(value)?.into()))?;
+        self.call(request).await
+    }
+
     async fn call<T: DeserializeOwned>(&self, request: Request<Full<Bytes>>) -> Result<T> {
         let reply = once(&self.address, request).await.map_err(|error| {
             let hint = "is `weft server` running? name its API address with --server HOST:PORT or WEFT_API";

@@ -1,7 +1,7 @@
 //! The publisher: the one task that compiles rounds, so that each stream sees generations in order.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::Hub;
 use super::round::{Round, compose};
@@ -21,17 +21,28 @@ impl Hub {
                 () = self.work.notified() => {}
                 () = expiry => {}
             }
-            self.expire(Instant::now());
+            self.expire(Instant::now(), SystemTime::now());
             self.publish().await;
         }
     }
 
-    /// When an endpoint, or a proxy that is lost, will be given up.
+    /// When an endpoint, or a proxy that is lost, will be given up, or break-glass be over.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.state().next_expiry(self.grace)
+        let state = self.state();
+        let broken = state
+            .break_glass
+            .as_ref()
+            .map(|broken| Instant::now() + broken.end().duration_since(SystemTime::now()).unwrap_or_default());
+        [state.next_expiry(self.grace), broken].into_iter().flatten().min()
     }
 
-    pub(super) fn expire(&self, now: Instant) {
+    pub(crate) fn expire(&self, now: Instant, wall: SystemTime) {
+        // Not in the `if let`, which would hold the lock until its end.
+        let over = self.state().break_glass.clone().filter(|broken| broken.end() <= wall);
+        if let Some(over) = over {
+            tracing::warn!(operator = &*over.operator, reason = &*over.reason, "break-glass is over");
+            self.break_glass(None);
+        }
         let touched = self.state().expire(now, self.grace);
         if !touched.is_empty() {
             tracing::info!(services = ?touched, "endpoints whose sidecars did not come back were removed");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy};
 use weft_model::ServiceName;
+use weft_policy::BreakGlass;
 use weft_xds::Snapshot;
 
 use super::dirty::Dirty;
@@ -19,6 +20,8 @@ use crate::tracker::{Now, Tracker};
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) mesh: Option<Arc<CompiledMesh>>,
+    /// That the glass is broken.
+    pub(crate) break_glass: Option<BreakGlass>,
     /// Whether everything that a client can ask is answered: tokens, identities, xDS, authorization.
     pub(crate) open: bool,
     pub(crate) registry: Registry,
@@ -76,7 +79,15 @@ impl State {
         self.findings.clone_from(&findings);
         self.refused = None;
         self.tracker.commit(mesh.revision().clone(), subject, self.generation + 1, took, findings, now);
-        self.mesh = Some(Arc::new(mesh));
+        let broken = self.break_glass.clone();
+        self.mesh = Some(Arc::new(if broken.is_some() { mesh.with_break_glass(broken) } else { mesh }));
+        self.dirty.everyone = true;
+    }
+
+    /// Breaks the glass, or makes it whole again.
+    pub(super) fn break_glass(&mut self, broken: Option<BreakGlass>) {
+        self.mesh = self.mesh.take().map(|mesh| Arc::new(mesh.with_break_glass(broken.clone())));
+        self.break_glass = broken;
         self.dirty.everyone = true;
     }
 

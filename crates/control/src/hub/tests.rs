@@ -5,7 +5,7 @@ use weft_model::source::SourceFile;
 use weft_xds::type_url;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use weft_xds::Snapshot;
 
@@ -106,7 +106,7 @@ async fn a_lost_proxy_without_an_endpoint_leaves_the_list_by_itself() {
     assert_eq!(hub.state().tracker.counts().lost, 1);
     let next = hub.next_expiry().expect("it will be forgotten");
     assert!(next <= Instant::now() + Duration::from_secs(30));
-    hub.expire(next);
+    hub.expire(next, SystemTime::now());
     assert_eq!(hub.state().tracker.counts().lost, 0);
     assert_eq!(hub.next_expiry(), None);
 }
@@ -117,10 +117,10 @@ async fn a_broken_stream_keeps_its_endpoint_until_the_grace_is_over() {
     let web = Stream::open(&hub, &agent("prod/web", "a", 10, true));
     let board = Stream::open(&hub, &agent("prod/board", "a", 20, true));
     hub.closed(board.id);
-    hub.expire(Instant::now());
+    hub.expire(Instant::now(), SystemTime::now());
     hub.publish().await;
     assert_eq!(web.board_endpoints(), 1);
-    hub.expire(Instant::now() + Duration::from_secs(31));
+    hub.expire(Instant::now() + Duration::from_secs(31), SystemTime::now());
     hub.publish().await;
     assert_eq!(web.board_endpoints(), 0);
 }
@@ -139,7 +139,7 @@ async fn a_stream_that_closes_does_not_end_another_of_its_node() {
     for stream in [&web, &first] {
         stream.answer();
     }
-    hub.expire(Instant::now() + Duration::from_secs(31));
+    hub.expire(Instant::now() + Duration::from_secs(31), SystemTime::now());
     hub.publish().await;
     web.answer();
     assert_eq!(web.board_endpoints(), 1);

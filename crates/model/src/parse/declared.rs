@@ -19,14 +19,16 @@ pub(super) enum Kind {
     Mesh,
     Service,
     Role,
+    Operator,
     Test,
     Local,
 }
 
-const KINDS: [(&str, Kind); 5] = [
+const KINDS: [(&str, Kind); 6] = [
     ("Mesh", Kind::Mesh),
     ("Service", Kind::Service),
     ("Role", Kind::Role),
+    ("Operator", Kind::Operator),
     ("Test", Kind::Test),
     ("Local", Kind::Local),
 ];
@@ -89,6 +91,8 @@ pub(super) struct Declared {
     pub(super) namespaces: BTreeSet<Arc<str>>,
     /// Roles and where their documents start.
     pub(super) roles: BTreeMap<Arc<str>, Span>,
+    /// Operators and where their documents start.
+    operators: BTreeMap<Arc<str>, Span>,
     /// `Mesh.attributes`; `None` when there is no readable `Mesh`, and then attributes are not checked.
     pub(super) attributes: Option<BTreeMap<Arc<str>, Vec<Arc<str>>>>,
     /// Documents that end in a syntax error: what they declare may be unknown.
@@ -139,6 +143,16 @@ impl Declared {
                         );
                     } else {
                         declared.roles.insert(name.into(), root.span.clone());
+                    }
+                }
+                Kind::Operator => {
+                    let Some(name) = label(root, "name") else { continue };
+                    if let Some(first) = declared.operators.get(name) {
+                        let hint = format!("the first is at {first}; merge the two or rename one");
+                        let message = format!("the operator {name} is declared a second time");
+                        report.error(code::DUPLICATE_OPERATOR, &root.span, message, hint);
+                    } else {
+                        declared.operators.insert(name.into(), root.span.clone());
                     }
                 }
                 Kind::Test | Kind::Local => {}

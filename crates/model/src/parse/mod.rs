@@ -1,7 +1,7 @@
 //! Files to intent: every mistake of a commit at once, each with its file, line, column and a hint.
 //!
 //! Three steps, top to bottom: YAML to trees that know their places (`yaml`), the names that the documents declare
-//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `test`, `local`) with those names at hand. Nothing
+//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `operator`, `test`, `local`) with those names at hand. Nothing
 //! is ignored silently: what is not understood is a finding.
 
 mod access;
@@ -10,6 +10,7 @@ mod fields;
 mod inputs;
 mod local;
 mod mesh;
+mod operator;
 mod report;
 mod role;
 mod route;
@@ -92,6 +93,7 @@ pub fn draft(files: &[SourceFile]) -> Draft {
 /// Every document, field by field.
 fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, report: &mut Report) -> Option<Intent> {
     let (mut mesh, mut services, mut roles) = (None, BTreeMap::new(), BTreeMap::new());
+    let mut operators = BTreeMap::new();
     let (mut tests, mut local) = (Vec::new(), Vec::new());
     for read in reads {
         let root = &read.document.root;
@@ -117,12 +119,17 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
                     roles.entry(role.name.clone()).or_insert(role);
                 }
             }
+            Kind::Operator => {
+                if let Some(operator) = operator::read(root, report) {
+                    operators.entry(operator.name.clone()).or_insert(operator);
+                }
+            }
             Kind::Test => tests.extend(test::read(root, declared, report)),
             Kind::Local => local.extend(local::read(root, declared, report)),
         }
     }
     role::untie(&mut roles, report);
-    Some(Intent { mesh: mesh?, services, roles, policies, tests, local })
+    Some(Intent { mesh: mesh?, services, roles, operators, policies, tests, local })
 }
 
 /// The text of a file, or the finding that says why there is none.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use cedar_policy::{Context, ContextCreationError, RestrictedExpression};
 use jiff::Timestamp;
@@ -62,7 +63,7 @@ pub(crate) fn build(
                 let local = around.clock.local(zone, minute(request.now));
                 time.extend(local.map(|local| (zone.to_string(), wall(local))));
             }
-            Attribute::Now => put("now", Some(now(request))),
+            Attribute::Now => put("now", Some(now(minute(request.now)))),
             Attribute::BreakGlass => put("breakGlass", Some(RestrictedExpression::new_bool(around.break_glass))),
         }
     }
@@ -130,8 +131,25 @@ fn wall(local: DateTime) -> RestrictedExpression {
     ])
 }
 
+/// The context of `Action::"breakGlass"`.
+pub(crate) fn build_for_glass(
+    clock: &Clock,
+    minutes: u64,
+    reason: &str,
+    at: SystemTime,
+) -> Result<Context, Box<ContextCreationError>> {
+    let time = clock.all(minute(at)).map(|(zone, local)| (zone.to_owned(), wall(local)));
+    let pairs = [
+        ("minutes".to_owned(), long(i64::try_from(minutes).unwrap_or(i64::MAX))),
+        ("reason".to_owned(), text(reason)),
+        ("time".to_owned(), record(time)),
+        ("now".to_owned(), now(minute(at))),
+    ];
+    Context::from_pairs(pairs).map_err(Box::new)
+}
+
 /// Cedar's `datetime`.
-fn now(request: &CallRequest<'_>) -> RestrictedExpression {
-    let at = i64::try_from(minute(request.now) * 60).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+fn now(minute: u64) -> RestrictedExpression {
+    let at = i64::try_from(minute * 60).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     RestrictedExpression::new_datetime(at.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

@@ -138,8 +138,8 @@ impl H2Connection {
         });
         let response = answer(response, interim).await?;
         let (head, stream) = response.into_parts();
-        let has_trailers = has_trailers(&head.headers);
-        Ok(Response::from_parts(head, H2Body { stream, has_trailers, _upload: upload }))
+        let whole = Whole::of(&head.headers);
+        Ok(Response::from_parts(head, H2Body { stream, whole, _upload: upload }))
     }
 
     /// Opens a two-way stream (extended CONNECT) and waits for the head of its response.
@@ -185,32 +185,60 @@ async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<R
     .await
 }
 
-/// A response of gRPC ends with trailers, or with its head.
-fn has_trailers(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
-        && !headers.contains_key("grpc-status")
+/// When a response is whole that was reset without an error. That it had an end is forgotten by h2 by then.
+enum Whole {
+    /// It is one of gRPC, and ends with trailers.
+    Never,
+    /// When so many more bytes have come.
+    After(u64),
+    /// It cannot be told.
+    Perhaps,
+}
+
+impl Whole {
+    fn of(headers: &HeaderMap) -> Self {
+        let is_grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()));
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        match length {
+            _ if is_grpc && !headers.contains_key("grpc-status") => Self::Never,
+            Some(length) => Self::After(length),
+            None => Self::Perhaps,
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        if let Self::After(left) = self {
+            *left = left.saturating_sub(bytes as u64);
+        }
+    }
+
+    fn may_be(&self) -> bool {
+        matches!(self, Self::After(0) | Self::Perhaps)
+    }
 }
 
 /// A response's body as it comes.
 pub struct H2Body {
     stream: RecvStream,
-    /// It is not whole without.
-    has_trailers: bool,
+    whole: Whole,
     _upload: Option<Upload>,
 }
 
 impl H2Body {
     /// Of a request without a body.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, has_trailers: false, _upload: None }
+        Self { stream, whole: Whole::Perhaps, _upload: None }
     }
 
     /// The next frame.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match ready!(h2_stream::poll_frame(&mut self.stream, cx)) {
-            // A server that answered in full and does not want the rest of the request (RFC 9113 s.8.1). That the answer had an end is
-            // forgotten by then.
-            Some(Err(error)) if is_no_error(&error) && !self.has_trailers => Poll::Ready(None),
+            // A server that answered in full and does not want the rest of the request (RFC 9113 s.8.1).
+            Some(Err(error)) if is_no_error(&error) && self.whole.may_be() => Poll::Ready(None),
+            Some(Ok(frame)) => {
+                self.whole.came(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
             frame => Poll::Ready(frame),
         }
     }
@@ -240,7 +268,8 @@ impl Drop for StreamCount {
 }
 
 fn is_no_error(error: &BodyError) -> bool {
-    error.downcast_ref::<h2::Error>().is_some_and(|error| error.reason() == Some(Reason::NO_ERROR))
+    let error = error.downcast_ref::<h2::Error>();
+    error.is_some_and(|error| error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR))
 }
 
 /// What an error before the response proves (RFC 9113 s.6.8 and s.8.7): a refused stream, or one beyond the last that a
@@ -250,10 +279,10 @@ fn failed(error: &h2::Error) -> AttemptError {
     let sent = if refused { Sent::NotProcessed } else { Sent::Perhaps };
     let failure = if error.is_reset() && error.is_remote() {
         Failure::UpstreamReset
-    } else if error.is_io() || error.is_go_away() {
+    } else if error.is_io() || error.is_go_away() && error.is_remote() {
         Failure::UpstreamClosed
     } else {
-        Failure::UpstreamProtocol
+        Failure::UpstreamProtocol // also what made our own end say GOAWAY
     };
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_remote() => {
@@ -382,6 +411,15 @@ mod tests {
                 assert_eq!(answered([&*grpc, &reset].concat()).await, (0, true));
                 assert_eq!(answered([&*grpc, &data, &trailers(), &reset].concat()).await, (5, false));
                 assert_eq!(answered([&*plain, &whole, &reset].concat()).await, (5, false));
+                assert_eq!(answered([&*head("APPLICATION/GRPC"), &data, &reset].concat()).await, (5, true));
+                for (length, broke) in [("5", false), ("9", true)] {
+                    let field = [b"\0\x0econtent-length\x01", length.as_bytes()].concat();
+                    let sized = frame(1, 4, 1, &[&[0x88], &*field].concat());
+                    assert_eq!(answered([&*sized, &data, &reset].concat()).await, (5, broke), "{length}");
+                }
+                // The connection goes away under the answer.
+                let goaway = frame(7, 0, 0, &[0; 8]);
+                assert_eq!(answered([&*plain, &data, &goaway].concat()).await, (5, true));
             })
             .await;
     }

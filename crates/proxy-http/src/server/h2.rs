@@ -173,7 +173,7 @@ async fn exchange(
             if let Ok(stream) = sent
                 && !ended
             {
-                send_body(body, stream, BreakOff::Answer(flushes)).await;
+                send_body(body, stream, BreakOff::answer(flushes)).await;
             }
         }
     }
@@ -309,18 +309,22 @@ mod tests {
         }
     }
 
-    /// Answers with so many bytes, and breaks off.
+    /// Answers with so many bytes, and breaks off; at `/endless` it does not.
     #[derive(Clone)]
     struct BreaksOff(usize);
 
-    struct Broken(usize);
+    struct Broken {
+        left: usize,
+        endless: bool,
+    }
 
     impl http_body::Body for Broken {
         type Data = Bytes;
         type Error = BodyError;
 
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-            Poll::Ready(Some(match std::mem::take(&mut self.0) {
+            Poll::Ready(Some(match std::mem::take(&mut self.left) {
+                _ if self.endless => Ok(Frame::data(Bytes::from(vec![b'e'; 16 * 1024]))),
                 0 => Err("it broke".into()),
                 length => Ok(Frame::data(Bytes::from(vec![b'x'; length]))),
             }))
@@ -342,8 +346,9 @@ mod tests {
     impl Service for BreaksOff {
         type Body = Broken;
 
-        fn answer(&self, _: ClientRequest) -> impl Future<Output = Response<Broken>> + 'static {
-            std::future::ready(Response::new(Broken(self.0)))
+        fn answer(&self, request: ClientRequest) -> impl Future<Output = Response<Broken>> + 'static {
+            let endless = request.head.uri().path() == "/endless";
+            std::future::ready(Response::new(Broken { left: self.0, endless }))
         }
 
         fn refuse(&self, failure: Failure, why: String) -> Response<Broken> {
@@ -390,6 +395,46 @@ mod tests {
             both.spawn_local(async move { serve(&BreaksOff(length), Offer::default(), far).await });
             let asked = tokio::time::timeout(Duration::from_secs(60), both.run_until(asking));
             asked.await.expect("every answer ends");
+        }
+    }
+
+    /// Others keep the connection from ever having nothing to write.
+    #[tokio::test]
+    async fn that_it_broke_off_is_told_beside_answers_without_end() {
+        for length in [0, 1, 3_000, 100_000] {
+            let (near, far) = tokio::io::duplex(4096);
+            let asking = async move {
+                let mut builder = h2::client::Builder::new();
+                builder.initial_window_size((1 << 31) - 1).initial_connection_window_size((1 << 31) - 1);
+                let (mut client, connection) = builder.handshake::<_, Bytes>(near).await.expect("room for a preface");
+                tokio::task::spawn_local(connection);
+                for _ in 0..6 {
+                    let asked = client.send_request(request("/endless"), true).expect("a request goes out").0;
+                    let mut body = asked.await.expect("a head").into_body();
+                    tokio::task::spawn_local(async move {
+                        while let Some(Ok(data)) = body.data().await {
+                            body.flow_control().release_capacity(data.len()).expect("what was received");
+                        }
+                    });
+                }
+                let asked = client.send_request(request("/breaks"), true).expect("a request goes out").0;
+                let mut body = match asked.await {
+                    Ok(answer) => answer.into_body(),
+                    Err(error) => return assert_eq!((length, error.reason()), (0, Some(Reason::INTERNAL_ERROR))),
+                };
+                let mut came = 0;
+                let ended = loop {
+                    match body.data().await.expect("no end, since it broke off") {
+                        Ok(data) => came += data.len(),
+                        Err(error) => break error.reason(),
+                    }
+                };
+                assert_eq!((came, ended), (length, Some(Reason::INTERNAL_ERROR)));
+            };
+            let both = tokio::task::LocalSet::new();
+            both.spawn_local(async move { serve(&BreaksOff(length), Offer::default(), far).await });
+            let asked = tokio::time::timeout(Duration::from_secs(20), both.run_until(asking));
+            asked.await.expect("the break is told");
         }
     }
 }

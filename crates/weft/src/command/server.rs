@@ -83,6 +83,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     tracing::info!(address = %serving.xds, "xDS and identity");
     let source = Source { namespace: "weft".to_owned(), name: "server".to_owned(), instance: args.authz.to_string() };
     let decisions = args.decisions.open(&args.state_dir, source)?;
+    if let Some(log) = &decisions.log {
+        control.log_decisions(log.clone());
+    }
     authorize(args.authz, &control, &serving, decisions.log.clone()).await?;
     tracing::info!(address = %args.authz, "ext_authz");
     control.open();

@@ -106,6 +106,11 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
         None if status.mesh.is_empty() => say(format_args!("no commit has passed the check yet\n")),
         None => say(format_args!("the control plane of mesh {} is still starting\n", status.mesh)),
     }
+    if let Some(broken) = &status.break_glass {
+        let left = span(broken.until.saturating_sub(unix_now()));
+        let (operator, reason) = (shown(&broken.operator), shown(&broken.reason));
+        say(format_args!("break-glass is on for {left} more, by {operator}: {reason}\n"));
+    }
     if let Some(error) = &status.git_error {
         say(format_args!("the repository cannot be read: {error}\n"));
     }

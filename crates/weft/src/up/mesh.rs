@@ -107,6 +107,11 @@ impl LocalMesh {
         }
     }
 
+    /// Where state, logs and the copy of the intent are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.state.parent().unwrap_or(&self.state)
+    }
+
     /// The member of a name, like `web`.
     pub(crate) fn member(&self, name: &str) -> Result<&Member> {
         self.members.iter().find(|member| member.name == name).with_context(|| format!("there is no {name}"))

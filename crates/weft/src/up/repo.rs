@@ -75,12 +75,27 @@ impl Repo {
         std::fs::write(&path, text.replace(from, to)).with_context(|| format!("writing {file}"))
     }
 
+    /// Writes a file of the work tree.
+    pub(crate) fn write(&self, file: &str, text: &str) -> Result<()> {
+        std::fs::write(self.root.join(file), text).with_context(|| format!("writing {file}"))
+    }
+
+    /// Removes one.
+    pub(crate) fn remove(&self, file: &str) -> Result<()> {
+        std::fs::remove_file(self.root.join(file)).with_context(|| format!("removing {file}"))
+    }
+
+    /// The newest commit.
+    pub(crate) fn head(&self) -> Result<String> {
+        Ok(self.git(&["rev-parse", "HEAD"])?.trim().to_owned())
+    }
+
     /// Commits the whole work tree and gives the commit's id.
     pub(crate) fn commit(&self, message: &str) -> Result<String> {
         // All of it is ours: nothing that the user's own Git ignores may be left out.
         self.git(&["add", "--all", "--force"])?;
         self.git(&["-c", "user.name=weft up", "-c", "user.email=weft@localhost", "commit", "-q", "-m", message])?;
-        Ok(self.git(&["rev-parse", "HEAD"])?.trim().to_owned())
+        self.head()
     }
 
     fn git(&self, args: &[&str]) -> Result<String> {

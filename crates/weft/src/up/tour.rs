@@ -3,6 +3,8 @@
 //! Each step is a function that makes real calls through real sidecars and says what it saw, or what was wrong. Nothing here looks
 //! inside: a step knows what an app, a person at a terminal, or an operator could know.
 
+mod decisions;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -50,12 +52,15 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     let mut report = Report::default();
     report.line("a call that a rule allows arrives", allowed(mesh).await);
     report.line("an app calls on, through its own sidecar", chain(mesh).await);
-    report.line("a call that no rule allows is denied, with the reason", denied(mesh).await);
-    report.line("a forbid wins, and names its policy", forbidden(mesh).await);
+    report.line("by role (RBAC): what no rule of the role allows is denied", decisions::by_role(mesh).await);
+    report.line("by attributes (ABAC): what is sensitive is not deleted", decisions::by_attributes(mesh).await);
+    report.line("hybrid: a role and an attribute together deny", decisions::hybrid(mesh).await);
+    report.line("denials are logged, with line, commit and time", decisions::logged(mesh).await);
     report.line("a host that is no service is not found", unknown_host(mesh).await);
     report.line("weights split calls 90 to 10 over v1 and v2", split(mesh, TEN_PERCENT).await);
     report.line("a commit changes the split to 50 to 50, nothing restarts", commit_changes_split(mesh).await);
     report.line("a bad commit is refused and changes nothing", bad_commit(mesh).await);
+    report.line("an operator breaks the glass, and makes it whole again", decisions::break_glass(mesh).await);
     report.line("certificates are renewed under traffic, no call fails", rotation(mesh).await);
     let steps = [
         ("the same calls with Envoy beside prod/board", "prod/board"),
@@ -87,24 +92,6 @@ async fn chain(mesh: &LocalMesh) -> Result<String> {
     let app = answered_by(&reply)?;
     ensure!(app == "ledger", "{app} answered, not ledger");
     Ok("web to board to ledger: 200 from ledger".to_owned())
-}
-
-/// Nobody may DELETE.
-async fn denied(mesh: &LocalMesh) -> Result<String> {
-    let reply = mesh.member("web")?.call(Method::DELETE, "board.prod", "/api/pins").await?;
-    expect(&reply, StatusCode::FORBIDDEN)?;
-    let reason = reason(&reply)?;
-    ensure!(reason.contains("services/board.yaml:"), "the reason does not name the rules' place: {reason}");
-    Ok(format!("DELETE board.prod/api/pins from web: 403, {reason}"))
-}
-
-/// A storefront never touches what is sensitive.
-async fn forbidden(mesh: &LocalMesh) -> Result<String> {
-    let reply = mesh.member("web")?.call(Method::GET, "ledger.shared", "/").await?;
-    expect(&reply, StatusCode::FORBIDDEN)?;
-    let reason = reason(&reply)?;
-    ensure!(reason.contains("policies/ledger.cedar:"), "the reason does not name the policy's place: {reason}");
-    Ok(format!("GET ledger.shared/ from web: 403, {reason}"))
 }
 
 /// What is not in the mesh cannot be called.
@@ -225,8 +212,9 @@ async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
     carry(mesh, |app| app.as_str() == service, DataPlane::Envoy).await?;
     allowed(mesh).await.context("the allowed call")?;
     chain(mesh).await.context("the call onwards")?;
-    denied(mesh).await.context("the denied call")?;
-    forbidden(mesh).await.context("the forbidden call")?;
+    decisions::by_role(mesh).await.context("the call denied by role")?;
+    decisions::by_attributes(mesh).await.context("the call denied by attributes")?;
+    decisions::hybrid(mesh).await.context("the call denied by both")?;
     unknown_host(mesh).await.context("the unknown host")?;
     let counted = split(mesh, HALF).await?;
     let pairing = |name: &str| match mesh.member(name).map(|member| member.data_plane) {
@@ -234,7 +222,7 @@ async fn with_envoy(mesh: &mut LocalMesh, service: &str) -> Result<String> {
         _ => "weft",
     };
     Ok(format!(
-        "{} calling {}: allowed, onwards, denied, forbidden, unknown alike; {counted}",
+        "{} calling {}: allowed, onwards, denied in three ways, unknown alike; {counted}",
         pairing("web"),
         pairing("board-v1")
     ))

@@ -1,5 +1,6 @@
-//! `weft policy`: questions about the policies of a folder, and policies brought in from elsewhere.
+//! `weft policy`: questions about the policies of a folder, policies brought in from elsewhere, and the glass to break.
 
+mod break_glass;
 mod can;
 mod import;
 mod test;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use super::asked::exit;
+use crate::{Done, Threads};
 
 /// Work with policies
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +18,7 @@ pub(crate) enum Policy {
     Test(test::Args),
     WhoCan(Box<can::WhoCan>),
     WhatCan(can::WhatCan),
+    BreakGlass(break_glass::Args),
     /// Bring in the policies of another mesh
     #[command(subcommand)]
     Import(Import),
@@ -32,6 +35,7 @@ pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
         Policy::Test(args) => Ok(exit(test::run(args))),
         Policy::WhoCan(args) => Ok(exit(can::who_can(args))),
         Policy::WhatCan(args) => Ok(exit(can::what_can(args))),
+        Policy::BreakGlass(args) => crate::start(Threads::One, "warn", break_glass::run(args).done()),
         Policy::Import(Import::Istio(args)) => import::run(args),
     }
 }

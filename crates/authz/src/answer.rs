@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use tonic::Code;
-use weft_policy::Decision;
+use weft_policy::{Decision, Shadow};
 use weft_telemetry::{Failure, Problem, problem};
 
 use crate::call::Call;
@@ -26,13 +26,15 @@ pub(crate) struct Verdict {
     pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
     pub(crate) errors: Arc<[String]>,
+    /// What the shadow policies would have changed.
+    pub(crate) shadow: Option<Shadow>,
 }
 
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
         let reason: Arc<str> = reason.into();
-        Self { failure: Some(failure), policy: reason.clone(), reason, errors: Arc::new([]) }
+        Self { failure: Some(failure), policy: reason.clone(), reason, errors: Arc::new([]), shadow: None }
     }
 }
 
@@ -43,6 +45,7 @@ impl From<Decision> for Verdict {
             policy: decision.policy().clone(),
             reason: decision.reason,
             errors: decision.errors,
+            shadow: decision.shadow,
         }
     }
 }
@@ -56,6 +59,8 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
         ("policy", &verdict.policy),
         ("reason", &verdict.reason),
     ];
+    let shadow = verdict.shadow.as_ref().map(|shadow| ("shadow", shadow.to_string()));
+    let fields = fields.into_iter().chain(shadow.iter().map(|(name, told)| (*name, &**told)));
     let (code, http) = match verdict.failure {
         None => (Code::Ok, HttpResponse::OkResponse(allowed(call))),
         Some(failure) => {
@@ -64,7 +69,7 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
     };
     CheckResponse {
         status: Some(rpc::Status { code: code.into(), ..Default::default() }),
-        dynamic_metadata: Some(Struct { fields: fields.map(|(name, value)| (name.to_owned(), text(value))).into() }),
+        dynamic_metadata: Some(Struct { fields: fields.map(|(name, value)| (name.to_owned(), text(value))).collect() }),
         http_response: Some(http),
     }
 }

@@ -107,6 +107,7 @@ fn log(call: &Call<'_>, verdict: &Verdict, id: &str, engine: Option<&Engine>) {
                 policy_version = engine.map_or("-", Engine::version),
                 reason = &*verdict.reason,
                 errors = ?verdict.errors,
+                shadow = verdict.shadow.as_ref().map(tracing::field::display),
             )
         };
     }

@@ -33,6 +33,25 @@ pub struct Decision {
     pub reason: Arc<str>,
     /// Policies that could not be evaluated, one sentence each.
     pub errors: Arc<[String]>,
+    /// What would be decided instead, were the shadow policies enforced; `None` if that is the same.
+    pub shadow: Option<Shadow>,
+}
+
+/// The other decision that there would be, were all shadow policies enforced. Displayed as `deny: forbid policies/x.cedar:3`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Whether the call would be allowed: never what the decision itself says.
+    pub allowed: bool,
+    /// The policies that would determine it, sorted by place.
+    pub policies: Arc<[PolicyRef]>,
+    /// One sentence, like `forbid policies/x.cedar:3`.
+    pub reason: Arc<str>,
+}
+
+impl fmt::Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", if self.allowed { "allow" } else { "deny" }, self.reason)
+    }
 }
 
 /// As `file:line, file:line`.

@@ -226,7 +226,8 @@ fn the_app_and_paths_have_defaults() {
         let service = intent.unwrap().services.into_values().next().unwrap();
         (service.app.idle_timeout.as_millis(), service.paths)
     };
-    let (default, keep) = (Paths::default(), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep });
+    let (default, keep) =
+        (Paths::default(), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, ..Paths::default() });
     assert_eq!((default.escaped_slashes, default.slashes), (EscapedSlashes::Reject, Slashes::Merge));
     assert_eq!(read(""), (60_000, default));
     assert_eq!(read("app: {idleTimeout: 4s500ms}\npaths: {escapedSlashes: keep, slashes: keep}\n"), (4_500, keep));

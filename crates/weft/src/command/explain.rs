@@ -65,7 +65,7 @@ fn as_json(call: &str, decided: &Decided, concerning: &[Concern]) -> serde_json:
         .iter()
         .map(|concern| {
             let effect = if concern.is_permit { "permit" } else { "forbid" };
-            json!({"place": concern.place.to_string(), "effect": effect, "reads": concern.reads})
+            json!({"place": concern.place.to_string(), "effect": effect, "shadow": concern.is_shadow, "reads": concern.reads})
         })
         .collect();
     match decided {
@@ -75,6 +75,11 @@ fn as_json(call: &str, decided: &Decided, concerning: &[Concern]) -> serde_json:
             "policies": places(&decision.policies),
             "reason": &*decision.reason,
             "errors": &*decision.errors,
+            "shadow": decision.shadow.as_ref().map(|shadow| json!({
+                "decision": if shadow.allowed { "allow" } else { "deny" },
+                "policies": places(&shadow.policies),
+                "reason": &*shadow.reason,
+            })),
             "concerning": concerning,
         }),
         Err(error) => {
@@ -107,10 +112,16 @@ fn as_text(
     for error in decision.errors.iter().filter(|error| !decision.reason.contains(&***error)) {
         let _ = writeln!(out, "\n  {}", shown(error));
     }
-    let others: Vec<&Concern> = concerning
-        .iter()
-        .filter(|concern| !decision.policies.iter().any(|policy| policy.id == concern.place.id))
-        .collect();
+    let mut shown_already: Vec<&PolicyRef> = decision.policies.iter().collect();
+    if let Some(shadow) = &decision.shadow {
+        let word = if shadow.allowed { "allowed" } else { "denied" };
+        let _ =
+            writeln!(out, "\n  It would be {word}, were the shadow policies enforced:\n\n  {}", shown(&shadow.reason));
+        shadow.policies.iter().for_each(|policy| show(&mut out, asked, policy));
+        shown_already.extend(shadow.policies.iter());
+    }
+    let others: Vec<&Concern> =
+        concerning.iter().filter(|concern| !shown_already.iter().any(|policy| policy.id == concern.place.id)).collect();
     if others.is_empty() {
         if decision.policies.is_empty() {
             let _ = writeln!(out, "\n  no policy is about {} and {callee}", shown(&args.caller));
@@ -120,7 +131,7 @@ fn as_text(
     let _ =
         writeln!(out, "\n  other policies about {} and {callee}, which did not decide this call:", shown(&args.caller));
     for concern in others {
-        let effect = if concern.is_permit { "permit" } else { "forbid" };
+        let effect = effect(concern);
         let open = concern.reads.iter().filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref()));
         let open: Vec<&str> = open.map(String::as_str).collect();
         let hint = match &open[..] {
@@ -131,6 +142,16 @@ fn as_text(
         show(&mut out, asked, &concern.place);
     }
     out
+}
+
+/// As a policy begins, with what it is for.
+fn effect(concern: &Concern) -> &'static str {
+    match (concern.is_permit, concern.is_shadow) {
+        (true, false) => "permit",
+        (false, false) => "forbid",
+        (true, true) => "permit, in the shadow: not enforced",
+        (false, true) => "forbid, in the shadow: not enforced",
+    }
 }
 
 fn show(out: &mut String, asked: &Asked, policy: &PolicyRef) {

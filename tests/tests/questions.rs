@@ -152,5 +152,5 @@ fn a_commit_that_routes_elsewhere_is_refused_and_told() {
     let text = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.code() == Some(1) && text.contains("WEFT0216"), "{text}");
     let goes = "goes to prod/board v1 (80 of 90) and prod/board v2 (10 of 90), by board.prod/routes[1] (services/board.yaml:15)";
-    assert!(text.contains(goes), "{text}");
+    assert!(told.contains(goes), "{told}");
 }

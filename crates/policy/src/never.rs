@@ -19,6 +19,8 @@ use crate::source::Source;
 
 /// Policies are compiled for so many services in all, at most: of what is left nothing is said.
 const TRIALS_MAX: usize = 20_000;
+/// Services are described so many times in all, once for each callee that is tried: a description takes some hundred bytes.
+const DESCRIBED_MAX: usize = 200_000;
 
 /// Adds the warnings. `told` are the ids of policies of which Cedar says something already.
 pub(crate) fn warn(
@@ -106,7 +108,9 @@ impl Trials {
             return false;
         }
         for callee in resources.iter() {
-            if self.left == 0 {
+            let is_new = !self.loaders.contains_key(&callee);
+            let is_full = is_new && (self.loaders.len() + 1) * self.services.len() > DESCRIBED_MAX;
+            if self.left == 0 || is_full {
                 return false;
             }
             self.left -= 1;

@@ -372,6 +372,33 @@ fn tests_of_decisions() {
 }
 
 #[test]
+fn tests_of_routes() {
+    let test = |routes: &str| {
+        let text = format!("kind: Test\nname: board\nroutes:\n{routes}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
+    };
+    let good = "  - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2}}\n  \
+                - {from: prod/web, to: prod/board, host: board, call: GET /, headers: {X-Tenant: a}, expect: [{service: prod/board, weight: 1}]}\n  \
+                - {from: prod/web, to: prod/board, call: GET /, expect: none}\n";
+    assert_eq!(test(good), "");
+    insta::assert_snapshot!(test(
+        "  - {from: web, to: prod/board, expect: []}\n  - {from: prod/web, to: prod/board, call: GET /, expect: v2}\n  \
+         - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2, weight: 0, host: x}}\n"
+    ));
+}
+
+#[test]
+fn a_rule_may_be_a_shadow() {
+    let rule = |shadow: &str| {
+        let rest = format!("access: [{{from: [prod/web], shadow: {shadow}}}]\n");
+        let board = format!("kind: Service\nname: x\nnamespace: prod\nport: 80\nprotocol: http\n{rest}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("x.yaml", &board)])
+    };
+    assert_eq!((rule("true"), rule("false")), (String::new(), String::new()));
+    assert!(rule("yes").contains("`shadow` cannot be `yes`"), "{}", rule("yes"));
+}
+
+#[test]
 fn roles_in_roles() {
     let roles = |text: &str| told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("roles.yaml", text)]);
     assert_eq!(roles("kind: Role\nname: all\nmembers: [role:reporting, prod/b*, '*/web', '*']\n"), "");

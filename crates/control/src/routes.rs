@@ -51,6 +51,14 @@ pub fn run(intent: &Intent, policy: Arc<PolicyModel>) -> Vec<RouteOutcome<'_>> {
     outcomes
 }
 
+/// Where one call goes, in words: `to prod/board v2, by board.prod/routes[0] (services/board.yaml:12)`. What is expected of it does not matter.
+pub fn tell(intent: &Intent, policy: Arc<PolicyModel>, call: &ExpectedRoute) -> String {
+    let mesh = CompiledMesh::new(Arc::new(intent.clone()), policy, "");
+    let config = config(&mesh, &call.from).map_err(Nowhere::Fault);
+    let found = config.and_then(|config| look_up(intent, &config, &clusters(intent), call));
+    found.as_ref().map_or_else(|nowhere| nowhere.told(call), Found::told)
+}
+
 /// Where calls go, with what share.
 struct Found {
     backends: Vec<(ExpectedBackend, u64)>,

@@ -174,7 +174,9 @@ fn as_text(outcomes: &[Outcome<'_>], routed: &[RouteOutcome<'_>], coverage: &Cov
 
 fn routed_call(expected: &ExpectedRoute) -> String {
     let host = expected.host.as_ref().map(|host| format!(" as {host}")).unwrap_or_default();
-    format!("route {} to {}{host} {} {}", expected.from, expected.to, expected.method, expected.target)
+    let headers: Vec<String> = expected.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    let with = if headers.is_empty() { String::new() } else { format!(" with {}", headers.join(", ")) };
+    format!("route {} to {}{host} {} {}{with}", expected.from, expected.to, expected.method, expected.target)
 }
 
 fn call(expected: &ExpectedDecision) -> String {

@@ -14,7 +14,7 @@ fuzz_target!(|input: &str| {
     let board_name = "prod/board".parse().expect("legal");
     let service = intent.services.get_mut(&board_name).expect("in the mesh");
     let allow = vec![Allow { method: None, path: pattern.into() }];
-    service.access = vec![AccessRule { from: vec![Caller::Anyone], allow, span: service.span.clone() }];
+    service.access = vec![AccessRule { from: vec![Caller::Anyone], allow, shadow: false, span: service.span.clone() }];
     if !weft_policy::check(&intent).is_empty() {
         return;
     }

@@ -26,10 +26,15 @@ impl Outcome {
 }
 
 /// Sends one HTTP/1.1 request over TLS with this client certificate (or none).
+pub fn request(ingress: SocketAddr, client: Option<&Pair>, host: &str, path: &str) -> Outcome {
+    send(ingress, client, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends these bytes over TLS, which are a request in HTTP/1.1 that asks for the connection to be closed.
 ///
 /// With TLS 1.3 a client believes that its handshake is done before the server has judged its certificate, so only an answer, or
 /// an alert in its place, tells what the server thinks.
-pub fn request(ingress: SocketAddr, client: Option<&Pair>, host: &str, path: &str) -> Outcome {
+pub fn send(ingress: SocketAddr, client: Option<&Pair>, request: &str) -> Outcome {
     let mut command = Command::new("timeout");
     command.args([
         "10",
@@ -51,7 +56,7 @@ pub fn request(ingress: SocketAddr, client: Option<&Pair>, host: &str, path: &st
             .arg("-key")
             .arg(&pair.key);
     }
-    let output = feed(command, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    let output = feed(command, request);
     let text = crate::mesh::text(&output);
     let response = text.lines().find(|line| line.starts_with("HTTP/1.1 ")).map(str::to_owned);
     Outcome { response, text }

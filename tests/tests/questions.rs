@@ -91,3 +91,66 @@ fn a_commit_whose_tests_fail_is_refused_and_told() {
     let text = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.code() == Some(1) && text.contains("WEFT0211"), "{text}");
 }
+
+/// The city in a temporary folder, with one file changed.
+fn changed_city(file: &str, change: impl FnOnce(String) -> String) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let copied = Command::new("cp").arg("-r").arg(city()).arg(folder.path()).status().expect("cp runs");
+    assert!(copied.success());
+    let repo = folder.path().join("city");
+    let before = std::fs::read_to_string(repo.join(file)).expect("the city has it");
+    let after = change(before.clone());
+    assert_ne!(after, before);
+    std::fs::write(repo.join(file), after).expect("a file");
+    (folder, repo)
+}
+
+#[test]
+fn a_shadow_policy_is_explained_and_changes_nothing() {
+    let shadow = "\n@shadow\nforbid (principal, action == Action::\"call\", resource == Service::\"prod/board\")\n\
+                  when { context.method == \"POST\" };\n";
+    let (_folder, repo) = changed_city("policies/ledger.cedar", |text| text + shadow);
+    let told = ask("explain prod/web prod/board POST /api/pins", &repo);
+    assert!(told.contains("allowed   prod/web to prod/board") && told.contains("exit 0"), "{told}");
+    let denied = "It would be denied, were the shadow policies enforced:\n\n  forbid policies/ledger.cedar:20\n";
+    assert!(told.contains(denied), "{told}");
+    assert!(told.contains("| @shadow"), "{told}");
+    let other = ask("explain prod/web prod/board GET /api/pins", &repo);
+    assert!(!other.contains("It would be") && other.contains("forbid, in the shadow: not enforced"), "{other}");
+    let tests = ask("policy test", &repo);
+    assert!(tests.contains("with the shadow policies deny: forbid policies/ledger.cedar:20"), "{tests}");
+    assert!(tests.contains("3 of 3 policies (100 %)") && tests.contains("exit 0"), "{tests}");
+}
+
+#[test]
+fn tests_that_touch_too_few_policies_fail_if_that_is_asked_for() {
+    let (_folder, repo) = changed_city("tests.yaml", |text| {
+        text.replace("call: GET /entries, expect: deny", "call: GET /x, expect: deny")
+    });
+    let enough = ask("policy test --min-coverage 100", &repo);
+    assert!(enough.contains("3 of 3 policies (100 %)") && enough.contains("exit 0"), "{enough}");
+    let fewer = |text: String| text.split("---").next().expect("a document").to_owned();
+    let (_folder, repo) = changed_city("tests.yaml", fewer);
+    let told = ask("policy test --min-coverage 50", &repo);
+    assert!(told.contains("1 of 3 policies (33 %)") && told.contains("  policies/ledger.cedar:13\n"), "{told}");
+    assert!(told.contains("less than the 50 % that were asked for") && told.contains("exit 1"), "{told}");
+    assert!(ask("policy test --min-coverage 33", &repo).contains("exit 0"));
+    assert!(ask("policy test --min-coverage 101", &repo).contains("exit 2"));
+    let json = ask("policy test --output json", &repo);
+    assert!(json.contains("\"percent\": 33") && json.contains("\"touched\": 1"), "{json}");
+}
+
+#[test]
+fn a_commit_that_routes_elsewhere_is_refused_and_told() {
+    let (_folder, repo) = changed_city("services/board.yaml", |text| text.replace("weight: 90", "weight: 80"));
+    let told = ask("policy test", &repo);
+    assert!(
+        told.contains("FAILED  board: route prod/web to prod/board GET /api/pins") && told.contains("exit 1"),
+        "{told}"
+    );
+    let checked = Command::new(peers::weft()).arg("check").arg(&repo).output().expect("weft runs");
+    let text = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.code() == Some(1) && text.contains("WEFT0216"), "{text}");
+    let goes = "goes to prod/board v1 (80 of 90) and prod/board v2 (10 of 90), by board.prod/routes[1] (services/board.yaml:15)";
+    assert!(told.contains(goes), "{told}");
+}

@@ -62,6 +62,7 @@ pub(crate) fn intent(policies: usize) -> Intent {
             let rule = AccessRule {
                 from: vec![Caller::Service(testing::name(&caller(at % callers)))],
                 allow: allow(at),
+                shadow: false,
                 span: testing::span("services/shop-api.yaml", 11 + at as u32),
             };
             intent.services.get_mut(&testing::name(CALLEE)).expect("the callee").access.push(rule);

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use tonic::Code;
-use weft_policy::Decision;
+use weft_policy::{Decision, Shadow};
 use weft_telemetry::{Failure, Problem, problem};
 
 use crate::call::Call;
@@ -25,13 +25,15 @@ pub(crate) struct Verdict {
     /// Determining policies, `file:line, file:line`, or where a rule is missing.
     pub(crate) policy: Arc<str>,
     pub(crate) reason: Arc<str>,
+    /// What the shadow policies would have changed.
+    pub(crate) shadow: Option<Shadow>,
 }
 
 impl Verdict {
     /// A denial that no policy made.
     pub(crate) fn failed(failure: Failure, reason: &str) -> Self {
         let reason: Arc<str> = reason.into();
-        Self { failure: Some(failure), policy: reason.clone(), reason }
+        Self { failure: Some(failure), policy: reason.clone(), reason, shadow: None }
     }
 }
 
@@ -41,6 +43,7 @@ impl From<Decision> for Verdict {
             failure: (!decision.allowed).then_some(Failure::Denied),
             policy: decision.policy().clone(),
             reason: decision.reason,
+            shadow: decision.shadow,
         }
     }
 }
@@ -54,6 +57,8 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
         ("policy", &verdict.policy),
         ("reason", &verdict.reason),
     ];
+    let shadow = verdict.shadow.as_ref().map(|shadow| ("shadow", shadow.to_string()));
+    let fields = fields.into_iter().chain(shadow.iter().map(|(name, told)| (*name, &**told)));
     let (code, http) = match verdict.failure {
         None => (Code::Ok, HttpResponse::OkResponse(allowed(call))),
         Some(failure) => {
@@ -62,7 +67,7 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
     };
     CheckResponse {
         status: Some(rpc::Status { code: code.into(), ..Default::default() }),
-        dynamic_metadata: Some(Struct { fields: fields.map(|(name, value)| (name.to_owned(), text(value))).into() }),
+        dynamic_metadata: Some(Struct { fields: fields.map(|(name, value)| (name.to_owned(), text(value))).collect() }),
         http_response: Some(http),
     }
 }

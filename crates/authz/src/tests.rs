@@ -310,3 +310,21 @@ fn a_sidecar_asks_about_itself_only() {
     assert_eq!(refused.code(), tonic::Code::PermissionDenied);
     assert!(refused.message().contains("sa/web") && refused.message().contains("sa/board"), "{}", refused.message());
 }
+
+#[tokio::test]
+async fn what_a_shadow_policy_would_change_is_told_and_not_done() {
+    const SHADOW: &str = r#"
+permit(principal == Service::"prod/web", action == Action::"call", resource);
+@shadow forbid(principal, action == Action::"call", resource) when { context.path like "/old/*" };
+"#;
+    let mut client = client(board(SHADOW)).await;
+    // The second is remembered.
+    for _ in 0..2 {
+        let old = ask(&mut client, check(WEB, get("/old/x"))).await;
+        assert!(is_allowed(&old));
+        assert_eq!(metadata(&old, "decision"), "allow");
+        assert_eq!(metadata(&old, "shadow"), "deny: forbid policies/x.cedar:3");
+    }
+    let new = ask(&mut client, check(WEB, get("/new"))).await;
+    assert!(is_allowed(&new) && !new.dynamic_metadata.expect("metadata").fields.contains_key("shadow"));
+}

@@ -75,6 +75,7 @@ fn any_service(name: &'static str) -> impl Strategy<Value = Service> {
         let rule = AccessRule {
             from: callers.into_iter().map(|caller| Caller::Service(caller.parse().unwrap())).collect(),
             allow: Vec::new(),
+            shadow: false,
             span: span(),
         };
         Service {

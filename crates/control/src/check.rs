@@ -1,10 +1,14 @@
 //! One answer to "is this commit good?", for the control plane before it applies a commit and for `weft check` before one
 //! is made: the same code, so the two never disagree.
 
+use std::sync::Arc;
+
 use weft_model::finding::{Finding, Severity};
 use weft_model::intent::Intent;
 use weft_model::parse;
 use weft_model::source::SourceFile;
+
+use crate::routes;
 
 pub use weft_model::render::{Look, render, summary, to_json};
 
@@ -35,15 +39,19 @@ pub fn check(files: &[SourceFile]) -> Checked {
     Checked { intent: intent.filter(|_| sound), findings }
 }
 
-/// The mesh's own tests decide with the policies of the same commit, so they are run when nothing else is wrong.
+/// The mesh's own tests decide and route with what the same commit says, so they are run when nothing else is wrong.
 fn failed_tests(intent: &Intent) -> Vec<Finding> {
     if intent.tests.is_empty() {
         return Vec::new();
     }
-    match weft_policy::compile(intent, "") {
-        Ok(model) => weft_policy::run_tests(intent, &model).into_iter().filter_map(|outcome| outcome.failure).collect(),
-        Err(findings) => findings,
-    }
+    let model = match weft_policy::compile(intent, "") {
+        Ok(model) => Arc::new(model),
+        Err(findings) => return findings,
+    };
+    let decisions = weft_policy::run_tests(intent, &model).into_iter().filter_map(|outcome| outcome.failure);
+    let mut failed: Vec<Finding> = decisions.collect();
+    failed.extend(routes::run(intent, model.clone()).into_iter().filter_map(|outcome| outcome.failure));
+    failed
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod metrics;
 pub mod node;
 mod registrar;
 pub mod registry;
+pub mod routes;
 mod saved;
 mod server;
 pub mod status;

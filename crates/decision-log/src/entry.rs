@@ -62,6 +62,14 @@ pub struct Shadow<'a> {
     pub reason: Cow<'a, str>,
 }
 
+impl<'a> Shadow<'a> {
+    /// Of a decision.
+    pub fn of(shadow: &'a weft_policy::Shadow) -> Self {
+        let policies = shadow.policies.iter().map(Place::of).collect();
+        Self { decision: Outcome::of(shadow.allowed), policies, reason: Cow::Borrowed(&shadow.reason) }
+    }
+}
+
 /// A decision and its grounds. Fields that say nothing are left out of the line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry<'a> {

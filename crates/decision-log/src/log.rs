@@ -10,7 +10,7 @@ use weft_policy::{CallRequest, Decision, Engine};
 use weft_telemetry::lines::{Log, LogBuffer, LogSink, Rotation};
 
 use crate::allowed::{Allowed, Chooser};
-use crate::entry::{Entry, Outcome, Place};
+use crate::entry::{Entry, Outcome, Place, Shadow};
 
 /// How a decision log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +155,7 @@ fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
         reads: engine.map(|engine| engine.reads_of(request.principal)).unwrap_or_default(),
         policies: decision.policies.iter().map(Place::of).collect(),
         errors: decision.errors.iter().map(|error| Cow::Borrowed(&**error)).collect(),
+        shadow: decision.shadow.as_ref().map(Shadow::of),
         policy_version: engine.map_or("", Engine::version).into(),
         request_id: made.request_id.map(Cow::Borrowed),
         trace_id: made.trace_id.map(Cow::Borrowed),

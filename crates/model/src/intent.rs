@@ -139,6 +139,26 @@ pub struct Paths {
     pub escaped_slashes: EscapedSlashes,
     /// `//` in a path.
     pub slashes: Slashes,
+    /// Upper and lower case in a path. Left out of documents where it is the default, so that those are as they were.
+    #[serde(skip_serializing_if = "Case::is_sensitive")]
+    pub case: Case,
+}
+
+/// Whether the app tells `/Admin` from `/admin`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Case {
+    /// It does. The default.
+    #[default]
+    Sensitive,
+    /// It does not: policies are asked about the path in lower case.
+    Ignore,
+}
+
+impl Case {
+    fn is_sensitive(&self) -> bool {
+        *self == Self::Sensitive
+    }
 }
 
 /// What becomes of several slashes in a row, which are one slash to many frameworks and not to others.
@@ -188,6 +208,8 @@ pub struct AccessRule {
     pub from: Vec<Caller>,
     /// What; empty means everything.
     pub allow: Vec<Allow>,
+    /// Evaluated and logged, and not enforced.
+    pub shadow: bool,
     /// Where the entry starts.
     pub span: Span,
 }
@@ -285,13 +307,15 @@ pub struct SshKey {
     pub comment: Arc<str>,
 }
 
-/// `kind: Test`: calls, and what is to be decided about them. A commit whose decisions are others is refused.
+/// `kind: Test`: calls, what is to be decided about them, and where they are to go. A commit that does otherwise is refused.
 #[derive(Clone, Debug)]
 pub struct Test {
     /// For people.
     pub name: Arc<str>,
     /// In the order written.
     pub decisions: Vec<ExpectedDecision>,
+    /// In the order written.
+    pub routes: Vec<ExpectedRoute>,
 }
 
 /// One entry of `Test.decisions`.
@@ -317,6 +341,38 @@ pub struct ExpectedDecision {
     pub by: Option<Arc<str>>,
     /// Where the entry starts.
     pub span: Span,
+}
+
+/// One entry of `Test.routes`.
+#[derive(Clone, Debug)]
+pub struct ExpectedRoute {
+    /// Whose sidecar routes the call.
+    pub from: ServiceName,
+    /// Whom it calls; not a TCP service.
+    pub to: ServiceName,
+    /// The host that the call names; `None` is the callee's own.
+    pub host: Option<Arc<str>>,
+    /// As sent.
+    pub method: Arc<str>,
+    /// Path and query, as sent.
+    pub target: Arc<str>,
+    /// Header fields by lower-case name.
+    pub headers: BTreeMap<Arc<str>, Arc<str>>,
+    /// All that such calls go to, in any order; empty for `expect: none`.
+    pub backends: Vec<ExpectedBackend>,
+    /// Where the entry starts.
+    pub span: Span,
+}
+
+/// Where calls are expected to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedBackend {
+    /// Whose endpoints.
+    pub service: ServiceName,
+    /// Which of them; `None` is all.
+    pub subset: Option<Arc<str>>,
+    /// The weight that it must have, if it is said.
+    pub weight: Option<u32>,
 }
 
 /// Who calls in a test.

@@ -3,15 +3,17 @@
 //!
 //! Policies are built in Cedar's JSON form, never by pasting text: a name or a path from a file cannot become syntax.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cedar_policy::{Policy, PolicyId};
 use serde_json::{Value, json};
-use weft_model::intent::{AccessRule, Allow, Caller, Paths, Service};
+use weft_model::intent::{AccessRule, Allow, Caller, Case, Paths, Service};
 use weft_model::{Finding, Severity};
 
+use crate::path;
 use crate::pattern::{self, Pattern, Refused};
-use crate::source::Source;
+use crate::source::{SHADOW, Source};
 
 /// The policies of all entries of `service`; entries that cannot become policies are reported and left out.
 pub(crate) fn policies(service: &Service, findings: &mut Vec<Finding>) -> Vec<Source> {
@@ -30,7 +32,12 @@ fn condition(rule: &AccessRule, paths: Paths, findings: &mut Vec<Finding>) -> Op
     let mut any = Vec::new();
     let (mut everything, mut refused) = (rule.allow.is_empty(), false);
     for Allow { method, path } in &rule.allow {
-        let path = match Pattern::parse(path, paths) {
+        // Where the app does not tell upper from lower case, policies are asked about the path in lower case.
+        let path = match paths.case {
+            Case::Ignore => path::lower_case(path),
+            Case::Sensitive => Cow::Borrowed(&**path),
+        };
+        let path = match Pattern::parse(&path, paths) {
             Ok(pattern) => pattern.condition(),
             Err(Refused(problem, hint)) => {
                 findings.push(Finding {
@@ -81,6 +88,9 @@ fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Opt
         "resource": {"op": "==", "entity": entity("Service", service.name.as_str())},
         "conditions": [],
     });
+    if rule.shadow {
+        form["annotations"] = json!({SHADOW: ""});
+    }
     if let Some(body) = condition {
         form["conditions"] = json!([{"kind": "when"}]);
         form["conditions"][0]["body"] = body.clone();
@@ -170,18 +180,20 @@ mod tests {
         fn a_rule_is_always_one_valid_policy_a_caller(
             from in proptest::collection::vec(any_caller(), 1..4),
             allow in proptest::collection::vec(any_allow(), 0..4),
+            shadow in any::<bool>(),
         ) {
             let mesh = testing::mesh(&[]);
             let mut service = testing::service("prod/board");
             service.paths.slashes = Slashes::Keep;
             let span = Span { file: "services/\"x\";.yaml".into(), line: 7, column: 3 };
-            service.access = vec![AccessRule { from: from.clone(), allow, span }];
+            service.access = vec![AccessRule { from: from.clone(), allow, shadow, span }];
             let mut findings = Vec::new();
             let sources = policies(&service, &mut findings);
             prop_assert!(findings.is_empty(), "{findings:?}");
             prop_assert_eq!(sources.len(), from.len());
             for source in sources {
                 let parsed = Policy::parse(Some(PolicyId::new(&source.id)), &source.text).expect("the text parses");
+                prop_assert_eq!(parsed.annotation(SHADOW).is_some(), shadow);
                 let form = |policy: &Policy| joined(policy.to_json().expect("a JSON form"));
                 prop_assert_eq!(form(&parsed), form(&source.policy));
                 let set = PolicySet::from_policies([parsed]).expect("one policy");

@@ -50,8 +50,9 @@ pub(crate) struct GlassRules {
 }
 
 impl GlassRules {
+    /// Those in shadow say nothing here.
     pub(crate) fn new(policies: Vec<Source>) -> Self {
-        Self { policies }
+        Self { policies: policies.into_iter().filter(|source| !source.is_shadow()).collect() }
     }
 
     /// Decides as on calls: default is deny, `forbid` wins, and one that cannot be evaluated denies.
@@ -105,7 +106,7 @@ impl GlassRules {
             (false, true) => format!("permit {places}").into(),
             (false, false) => format!("forbid {places}").into(),
         };
-        Decision { allowed, policies: policies.into(), places, reason, errors: errors.into() }
+        Decision { allowed, policies: policies.into(), places, reason, errors: errors.into(), shadow: None }
     }
 }
 
@@ -152,6 +153,7 @@ mod tests {
             when { context.minutes <= 60 && principal.name == "alice" };
             forbid(principal, action == Action::"breakGlass", resource) when { context.reason like "*test*" };
             permit(principal, action, resource);
+            @shadow permit(principal == Operator::"bob", action == Action::"breakGlass", resource);
             forbid(principal, action, resource) when { principal.namespace != resource.namespace };
         "#;
         let allowed = decide(policies, "alice", 60);

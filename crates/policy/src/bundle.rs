@@ -93,6 +93,10 @@ pub struct Bundle {
     pub break_glass: Option<BreakGlass>,
     /// In the order of the mesh's files.
     pub policies: Vec<PolicyText>,
+    /// Those that are evaluated and logged, and not enforced. Left out of the document where there are none; a sidecar too old to know of
+    /// them refuses the document rather than enforce them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shadow: Vec<PolicyText>,
     /// Every service that some `permit` could allow, sorted by name. Others are denied.
     pub callers: Vec<ServiceFacts>,
 }
@@ -121,6 +125,7 @@ impl Bundle {
             paths: Paths::default(),
             break_glass: None,
             policies: Vec::new(),
+            shadow: Vec::new(),
             callers: Vec::new(),
         }
     }

@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{EntityUid, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde_json::Value;
-use weft_model::intent::{Intent, Mesh, Slashes};
+use weft_model::intent::{Intent, Mesh};
 use weft_model::{Finding, Severity};
 
 use crate::scope::Universe;
-use crate::source::Source;
-use crate::{bound, context, read, schema, scope};
+use crate::source::{SHADOW, Source};
+use crate::{bound, covered, never, read, schema, scope, spelled};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -19,33 +19,51 @@ const OUR_WORDS: &str = "docs/reference/policy.md lists what has which type";
 
 /// Everything that a check finds in the policies: `.cedar` files and `access` entries.
 pub fn check(intent: &Intent) -> Vec<Finding> {
-    read_and_check(intent).1
+    bound::with_stack(|| read_and_check_here(intent, true)).1
 }
 
-/// The policies and the findings.
+/// The policies and the findings, but for mere advice.
 pub(crate) fn read_and_check(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
-    bound::with_stack(|| read_and_check_here(intent))
+    bound::with_stack(|| read_and_check_here(intent, false))
 }
 
-fn read_and_check_here(intent: &Intent) -> (Vec<Source>, Vec<Finding>) {
+fn read_and_check_here(intent: &Intent, with_advice: bool) -> (Vec<Source>, Vec<Finding>) {
     let mut findings = Vec::new();
     let sources = read::policies(intent, &mut findings);
     // A policy made from an `access` entry is valid by construction (a property test says so).
     let written: Vec<&Source> = sources.iter().filter(|source| source.origin.is_some()).collect();
+    let mut told = HashSet::new();
     if reserved_attributes(&intent.mesh, &mut findings) {
         let (of_glass, of_calls): (Vec<_>, Vec<_>) =
             written.iter().copied().partition(|source| scope::concerns_break_glass(&source.policy));
-        validate(schema::of(&intent.mesh), &of_calls, &mut findings);
-        validate(schema::of_glass(&intent.mesh), &of_glass, &mut findings);
+        told = validate(schema::of(&intent.mesh), &of_calls, &mut findings);
+        told.extend(validate(schema::of_glass(&intent.mesh), &of_glass, &mut findings));
     }
     let names = Names::of(intent);
     for source in written {
         names.check(source, &mut findings);
+        shadow_is_said(source, &mut findings);
         vocabulary(&intent.mesh, source, &mut findings);
     }
-    kept_slashes(intent, &sources, &mut findings);
+    if with_advice {
+        advise(intent, &sources, &told, &mut findings);
+    }
     findings.sort_by(|a, b| (a.severity, &a.span).cmp(&(b.severity, &b.span)));
     (sources, findings)
+}
+
+/// What is legal, and hardly meant. `told` are the policies of which Cedar has something to say.
+fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings: &mut Vec<Finding>) {
+    let roles = scope::roles_of_services(intent);
+    let services: Vec<_> =
+        intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..]))).collect();
+    let universe = Universe::new(services.iter().copied());
+    spelled::warn(intent, &universe, sources, findings);
+    // Where something is wrong, it says too little of what it is for.
+    if findings.iter().all(|finding| finding.severity != Severity::Error) {
+        never::warn(intent, &roles, &universe, sources, told, findings);
+        covered::warn(&services, sources, findings);
+    }
 }
 
 /// False if an attribute of the mesh has the name of one that every service has.
@@ -62,7 +80,8 @@ fn reserved_attributes(mesh: &Mesh, findings: &mut Vec<Finding>) -> bool {
     findings.len() == before
 }
 
-fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) {
+/// Cedar's word on the policies, and the ids of those that it has something to say of.
+fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) -> HashSet<String> {
     let by_id: HashMap<&str, &Source> = written.iter().map(|source| (&*source.id, *source)).collect();
     let set = PolicySet::from_policies(written.iter().map(|source| source.policy.clone())).expect("ids are unique");
     let result = Validator::new(schema).validate(&set, ValidationMode::Strict);
@@ -86,6 +105,8 @@ fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) {
     // A policy that is wrong is often impossible for the same reason; once is enough.
     let warnings = result.validation_warnings().filter(|warning| !wrong.contains(warning.policy_id()));
     findings.extend(warnings.filter_map(|warning| report("WEFT0208", Severity::Warning, warning.policy_id(), warning)));
+    let told = result.validation_errors().map(|error| error.policy_id());
+    told.chain(result.validation_warnings().map(|warning| warning.policy_id())).map(ToString::to_string).collect()
 }
 
 /// Every entity that a policy may name.
@@ -136,33 +157,23 @@ impl Names {
     }
 }
 
-/// A service that tells `//x` from `/x`, and has rules on paths: whoever wrote those may not have thought of both.
-fn kept_slashes(intent: &Intent, sources: &[Source], findings: &mut Vec<Finding>) {
-    if intent.services.values().all(|service| service.paths.slashes == Slashes::Merge) {
-        return;
-    }
-    let roles = scope::roles_of_services(intent);
-    let named = intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..])));
-    let universe = Universe::new(named);
-    let reads_path = |source: &&Source| context::reads(&source.policy, &intent.mesh.policy).has_path();
-    let rules: Vec<_> =
-        sources.iter().filter(reads_path).map(|rule| (rule, universe.resources(&rule.policy))).collect();
-    for (index, service) in intent.services.values().enumerate() {
-        if service.paths.slashes == Slashes::Merge {
+/// `@shadow` has no value, and what is almost its name is meant to be it: Cedar itself takes any annotation, and the policy would be enforced.
+fn shadow_is_said(source: &Source, findings: &mut Vec<Finding>) {
+    for (name, value) in source.policy.annotations() {
+        let is_it = name == SHADOW;
+        let is_meant = is_it || distance(&name.to_ascii_lowercase(), SHADOW) <= 1;
+        if !is_meant || is_it && value.is_empty() {
             continue;
         }
-        let Some((rule, _)) = rules.iter().find(|(_, callees)| callees.contains(index)) else { continue };
         findings.push(Finding {
-            code: "WEFT0210",
-            severity: Severity::Warning,
-            message: format!(
-                "{} keeps `//` in paths, and {}:{} is a rule on paths",
-                service.name, rule.file, rule.line
-            ),
-            hint: "a call is allowed only if its path is allowed as it is and with one `/` for several; see \
-                   docs/reference/paths.md"
-                .to_owned(),
-            span: Some(service.span.clone()),
+            code: "WEFT0217",
+            severity: Severity::Error,
+            message: match is_it {
+                true => format!("`@shadow` has no value, and this one has \"{value}\""),
+                false => format!("`@{name}` is almost `@shadow`, and the policy is enforced"),
+            },
+            hint: "write `@shadow` for a policy that is only logged, and nothing for one that is enforced".to_owned(),
+            span: Some(source.span(source.text.find(&format!("@{name}")).unwrap_or(0))),
         });
     }
 }
@@ -255,7 +266,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::intent::{Allow, Caller};
+    use weft_model::intent::{Allow, Caller, Slashes};
 
     use super::*;
     use crate::testing;
@@ -263,6 +274,8 @@ mod tests {
     fn findings(policies: &str) -> String {
         let mut intent = testing::intent(&["prod/web", "prod/board", "staging/web"]);
         intent.mesh = testing::mesh(&[("sensitivity", &["low", "high"])]);
+        let web = intent.services.get_mut(&testing::name("prod/web")).expect("it is there");
+        web.attributes.insert("sensitivity".into(), "low".into());
         testing::policies(&mut intent, policies);
         check(&intent)
             .iter()

@@ -33,12 +33,31 @@ pub struct Decision {
     pub reason: Arc<str>,
     /// Policies that could not be evaluated, one sentence each.
     pub errors: Arc<[String]>,
+    /// What would be decided instead, were the shadow policies enforced; `None` if that is the same.
+    pub shadow: Option<Shadow>,
+}
+
+/// The other decision that there would be, were all shadow policies enforced. Displayed as `deny: forbid policies/x.cedar:3`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// Whether the call would be allowed: never what the decision itself says.
+    pub allowed: bool,
+    /// The policies that would determine it, sorted by place.
+    pub policies: Arc<[PolicyRef]>,
+    /// One sentence, like `forbid policies/x.cedar:3`.
+    pub reason: Arc<str>,
+}
+
+impl fmt::Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", if self.allowed { "allow" } else { "deny" }, self.reason)
+    }
 }
 
 impl Decision {
     /// A denial that no policy made, for this reason.
     pub fn refused(reason: Arc<str>) -> Self {
-        Self { allowed: false, policies: Arc::new([]), places: "".into(), reason, errors: Arc::new([]) }
+        Self { allowed: false, policies: Arc::new([]), places: "".into(), reason, errors: Arc::new([]), shadow: None }
     }
 
     /// What a log calls the policy: the places of those that determined it, or where a rule is missing.

@@ -3,13 +3,14 @@
 //! Default is deny, `forbid` wins. Cedar skips a policy whose evaluation errors; here a `forbid` that errors denies, because a
 //! rule that was written to stop something must not fail open. A `permit` that errors permits nothing and is reported.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use cedar_policy::{Effect, EntityUid};
-use weft_model::intent::{Paths, PolicyInputs};
+use weft_model::intent::{Case, Paths, PolicyInputs};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 use weft_policy_eval::AskCedar;
 
@@ -18,7 +19,7 @@ use crate::bound;
 use crate::break_glass::BreakGlass;
 use crate::bundle::{Bundle, PolicyError};
 use crate::context::{self, Attribute, Clock, Live, Reads, Surroundings};
-use crate::decision::{Decision, PolicyRef, places};
+use crate::decision::{Decision, PolicyRef, Shadow, places};
 use crate::entities;
 use crate::index::Candidate;
 use crate::load::{self, Caller, Known, Parts};
@@ -46,6 +47,14 @@ pub struct Engine {
     no_errors: Arc<[String]>,
 }
 
+/// Which policies are asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Enforced,
+    /// Those, and the shadow policies as if they were enforced.
+    All,
+}
+
 /// What policies say of a call, by their positions. One may be there several times.
 #[derive(Default)]
 struct Found {
@@ -68,7 +77,8 @@ impl Engine {
     fn new_here(bundle: &Bundle) -> Result<Self, PolicyError> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let parts = load::load(bundle)?;
-        let reads = parts.callers.values().fold(Reads::default(), |all, caller| all.union(&caller.groups.reads));
+        let read = parts.callers.values().flat_map(|caller| [&caller.groups.reads, &caller.shadow.reads]);
+        let reads = read.fold(Reads::default(), |all, reads| all.union(reads));
         let clock = Clock::new(&bundle.inputs).map_err(PolicyError::TimeZone)?;
         Ok(Self {
             number: MADE.fetch_add(1, Ordering::Relaxed),
@@ -117,7 +127,7 @@ impl Engine {
         &self.reads
     }
 
-    /// Whether a decision about a call of `caller` can be another one at another time.
+    /// Whether a decision about a call of `caller` can be another one at another time; what shadow policies say of it does not count.
     pub fn reads_time(&self, caller: &SpiffeId) -> bool {
         let caller = self.parts.callers.get(caller.as_str());
         caller.is_some_and(|caller| caller.groups.reads.iter().any(Attribute::is_of_time))
@@ -149,44 +159,97 @@ impl Engine {
         Surroundings { port: self.port, clock: &self.clock, break_glass: self.is_glass_broken(now) }
     }
 
+    /// The same of [`Decision::shadow`].
+    pub(crate) fn shadow_reads_time(&self, caller: &SpiffeId) -> bool {
+        let caller = self.parts.callers.get(caller.as_str());
+        caller.is_some_and(|caller| caller.shadow.reads.iter().any(Attribute::is_of_time))
+    }
+
     /// Decides on one call. Pure; a few microseconds, also among thousands of policies.
     ///
     /// A path is decided on in every way that an app may read it ([`path::readings`]), or `/admin;x/users` would pass the rule about
-    /// `/admin/users` and be that to the app. Each of them must be allowed; but where the app is said to take `%2F` for no slash,
-    /// the reading in which it is one must only not be forbidden.
+    /// `/admin/users` and be that to the app. Each of them must be allowed; but a [lenient](path::Reading::is_lenient) one must only not be
+    /// forbidden. To an app that does not tell upper from lower case a path is what it is in lower case: that must be allowed, and the path
+    /// as written not be forbidden.
+    ///
+    /// Shadow policies change nothing of it; [`Decision::shadow`] says what they would.
     pub fn decide(&self, request: &CallRequest<'_>) -> Decision {
-        let decision = self.decide_as_written(request);
-        if !decision.allowed {
-            return decision;
-        }
-        for reading in path::readings(request.path) {
-            let otherwise = self.decide_as_written(&CallRequest { path: &reading.path, ..*request });
-            // A denial that names no policy is one by default: nothing permits that path.
-            let is_default = otherwise.policies.is_empty();
-            if otherwise.allowed || is_default && reading.decoded {
-                continue;
-            }
-            let reason = format!("{}; some read the path as {}", otherwise.reason, shorten(&reading.path));
-            return Decision { reason: format!("{reason} ({})", how(&reading)).into(), ..otherwise };
-        }
+        let (mut decision, denied_as) = self.decide_on_readings(request, Which::Enforced);
+        decision.shadow = self.shadow(request, decision.allowed, denied_as);
         decision
     }
 
-    fn decide_as_written(&self, request: &CallRequest<'_>) -> Decision {
+    /// The other decision that there would be, were the shadow policies enforced. `denied_as` is the reading of the path in which the call is
+    /// denied, if it is not the path as written.
+    fn shadow(&self, request: &CallRequest<'_>, allowed: bool, denied_as: Option<String>) -> Option<Shadow> {
+        self.parts.shadow.as_ref()?;
+        let caller = self.parts.callers.get(request.principal?.as_str())?;
+        if caller.shadow.is_empty() {
+            return None;
+        }
+        let (mut other, _) = self.decide_on_readings(request, Which::All);
+        if other.allowed == allowed {
+            return None;
+        }
+        if let Some(path) = denied_as {
+            // What permits this reading, rather than the path as written, makes the difference.
+            other = self.decide_as_written(&CallRequest { path: &path, ..*request }, Which::All);
+        }
+        Some(Shadow { allowed: other.allowed, policies: other.policies, reason: other.reason })
+    }
+
+    /// The decision, and the reading of the path that it is about where that is not the path as written.
+    fn decide_on_readings(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {
+        let lower = match self.paths.case {
+            Case::Ignore => path::lower_case(request.path),
+            Case::Sensitive => Cow::Borrowed(request.path),
+        };
+        let (is_written, written) = (*lower == *request.path, request.path);
+        let lower = CallRequest { path: &lower, ..*request };
+        let decision = self.decide_as_written(&lower, which);
+        if !decision.allowed {
+            return match is_written {
+                true => (decision, None),
+                false => read_as(decision, lower.path, IGNORING_CASE),
+            };
+        }
+        for reading in path::readings(lower.path) {
+            let otherwise = self.decide_as_written(&CallRequest { path: &reading.path, ..*request }, which);
+            if !(otherwise.allowed || is_default(&otherwise) && reading.is_lenient()) {
+                return read_as(otherwise, &reading.path, &reading.how(request.path));
+            }
+        }
+        if !is_written {
+            // Rules on capitals count where they forbid.
+            let otherwise = self.decide_as_written(request, which);
+            if !otherwise.allowed && !is_default(&otherwise) {
+                return (otherwise, None);
+            }
+            for reading in path::readings(written) {
+                let otherwise = self.decide_as_written(&CallRequest { path: &reading.path, ..*request }, which);
+                if !otherwise.allowed && !is_default(&otherwise) {
+                    return read_as(otherwise, &reading.path, &reading.how(request.path));
+                }
+            }
+        }
+        (decision, None)
+    }
+
+    fn decide_as_written(&self, request: &CallRequest<'_>, which: Which) -> Decision {
         let Some(principal) = request.principal else {
             return self.refuse("the caller has shown no identity: no client certificate with a SPIFFE ID".into());
         };
         let Some(caller) = self.parts.callers.get(principal.as_str()) else {
             return self.refuse(self.why_unknown(principal));
         };
-        self.explain(request, caller, self.evaluate(request, caller))
+        self.explain(request, caller, self.evaluate(request, caller, which))
     }
 
     /// Evaluates all that may apply, also what cannot change the decision any more: each error is reported.
-    fn evaluate(&self, request: &CallRequest<'_>, caller: &Caller) -> Found {
+    fn evaluate(&self, request: &CallRequest<'_>, caller: &Caller, which: Which) -> Found {
         let around = self.surroundings(request.now);
         let (mut found, call) = (Found::default(), Live::new(request, &self.inputs, around));
-        self.parts.index.candidates(&caller.groups, request.method, request.path, |Candidate { policy, code }| {
+        let mut look_at = |Candidate { policy, code }| {
             let known = &self.parts.policies[policy as usize];
             let evaluate = || self.parts.program.evaluate(code, caller.entity, &call);
             let applies = bound::with_stack_for(code.depth(), evaluate)
@@ -197,7 +260,11 @@ impl Engine {
                 Ok(true) => found.forbids.push(policy),
                 Err(error) => found.errors.push((policy, error)),
             }
-        });
+        };
+        self.parts.index.candidates(&caller.groups, request.method, request.path, &mut look_at);
+        if let Some(shadow) = self.parts.shadow.as_ref().filter(|_| which == Which::All) {
+            shadow.candidates(&caller.shadow, request.method, request.path, &mut look_at);
+        }
         found
     }
 
@@ -225,7 +292,14 @@ impl Engine {
             broken.sort_by(|a, b| a.0.place.cmp(&b.0.place));
             let reason = format!("{}, and a forbid that cannot be evaluated denies", errors[broken[0].1]).into();
             let policies: Arc<[PolicyRef]> = broken.iter().map(|(policy, _)| policy.place.clone()).collect();
-            return Decision { allowed: false, places: places(&policies).into(), policies, reason, errors };
+            return Decision {
+                allowed: false,
+                places: places(&policies).into(),
+                policies,
+                reason,
+                errors,
+                shadow: None,
+            };
         }
         match &determining[..] {
             [] => Decision {
@@ -234,16 +308,17 @@ impl Engine {
                 places: self.no_places.clone(),
                 reason: self.why_default(request, caller, &errors),
                 errors,
+                shadow: None,
             },
             [one] => {
                 let (policies, places, reason) = one.alone.clone();
-                Decision { allowed, policies, places, reason, errors }
+                Decision { allowed, policies, places, reason, errors, shadow: None }
             }
             several => {
                 let policies: Arc<[PolicyRef]> = several.iter().map(|policy| policy.place.clone()).collect();
                 let places: Arc<str> = places(&policies).into();
                 let reason = format!("{} {places}", several[0].effect).into();
-                Decision { allowed, policies, places, reason, errors }
+                Decision { allowed, policies, places, reason, errors, shadow: None }
             }
         }
     }
@@ -259,7 +334,7 @@ impl Engine {
 
     fn refuse(&self, reason: Arc<str>) -> Decision {
         let (policies, places, errors) = (self.no_policies.clone(), self.no_places.clone(), self.no_errors.clone());
-        Decision { allowed: false, policies, places, reason, errors }
+        Decision { allowed: false, policies, places, reason, errors, shadow: None }
     }
 
     fn why_unknown(&self, principal: &SpiffeId) -> Arc<str> {
@@ -293,15 +368,17 @@ impl Engine {
     }
 }
 
-/// What whoever reads a path so takes for what.
-fn how(reading: &path::Reading) -> String {
-    let ways = [
-        (reading.decoded, "%2F as a slash"),
-        (reading.cut, "no parameters after ;"),
-        (reading.merged, "several slashes as one"),
-    ];
-    let ways: Vec<&str> = ways.into_iter().filter(|(used, _)| *used).map(|(_, way)| way).collect();
-    ways.join(", ")
+const IGNORING_CASE: &str = "no difference between upper and lower case";
+
+/// A denial that names no policy is one by default: nothing permits the call.
+fn is_default(denial: &Decision) -> bool {
+    denial.policies.is_empty()
+}
+
+/// The denial of a path as somebody reads it, and that path.
+fn read_as(denial: Decision, path: &str, how: &str) -> (Decision, Option<String>) {
+    let reason = format!("{}; some read the path as {} ({how})", denial.reason, shorten(path)).into();
+    (Decision { reason, ..denial }, Some(path.to_owned()))
 }
 
 /// At most 200 characters, for a sentence in a log.
@@ -313,5 +390,9 @@ fn shorten(text: &str) -> &str {
 mod differential;
 #[cfg(test)]
 mod inputs_tests;
+#[cfg(test)]
+mod reading_tests;
+#[cfg(test)]
+mod shadow_tests;
 #[cfg(test)]
 mod tests;

@@ -39,6 +39,13 @@ pub(crate) struct Groups {
     pub(crate) reads: Reads,
 }
 
+impl Groups {
+    /// Nothing concerns the caller.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
 /// Where policies are gathered before there is an index.
 #[derive(Debug)]
 pub(crate) struct Gathering {

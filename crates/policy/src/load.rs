@@ -19,7 +19,9 @@ use crate::parse;
 pub(crate) struct Parts {
     pub(crate) program: Program,
     pub(crate) index: Index,
-    /// In the order of the bundle.
+    /// Where the shadow policies are found, if there are any.
+    pub(crate) shadow: Option<Index>,
+    /// In the order of the bundle, the shadow policies last.
     pub(crate) policies: Box<[Known]>,
     /// By SPIFFE ID.
     pub(crate) callers: HashMap<Box<str>, Caller>,
@@ -34,6 +36,8 @@ pub(crate) struct Caller {
     pub(crate) uid: EntityUid,
     /// Where the policies are that concern it.
     pub(crate) groups: Groups,
+    /// The same of shadow policies.
+    pub(crate) shadow: Groups,
 }
 
 /// What is kept of a policy, beside its code.
@@ -60,25 +64,31 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     let request = Request { action: entities::describe_call(&mut builder), resource, context: context::field };
     let mut loader = Loader::new(builder, request, callers.clone());
 
-    let mut gathering = Gathering::new(callers.len());
-    let mut policies = Vec::with_capacity(bundle.policies.len());
-    let mut ids = HashSet::with_capacity(bundle.policies.len());
-    parse::parse(&bundle.policies, |text, policy| {
-        if !ids.insert(&text.id) {
-            return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
-        }
-        gathering.add(policies.len() as u32, &context::reads(policy, &bundle.inputs), loader.add(policy.as_ref()));
-        policies.push(known(text, policy.effect()));
-        Ok(())
-    })?;
-    let (index, groups) = gathering.finish();
-    let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), groups)| {
+    let mut policies = Vec::with_capacity(bundle.policies.len() + bundle.shadow.len());
+    let mut ids = HashSet::with_capacity(policies.capacity());
+    let mut gather = |texts| {
+        let mut gathering = Gathering::new(callers.len());
+        parse::parse(texts, |text, policy| {
+            if !ids.insert(&text.id) {
+                return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
+            }
+            gathering.add(policies.len() as u32, &context::reads(policy, &bundle.inputs), loader.add(policy.as_ref()));
+            policies.push(known(text, policy.effect()));
+            Ok(())
+        })?;
+        Ok(gathering.finish())
+    };
+    let (index, groups) = gather(&bundle.policies)?;
+    let (shadow, of_shadow) = gather(&bundle.shadow)?;
+    let groups = groups.into_iter().zip(of_shadow);
+    let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), (groups, shadow))| {
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
         let uid = entities::service(&facts.name);
-        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups })
+        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups, shadow })
     });
     let callers = callers.collect();
-    Ok(Parts { program: loader.finish(), index, policies: policies.into(), callers, entities })
+    let shadow = (!bundle.shadow.is_empty()).then_some(shadow);
+    Ok(Parts { program: loader.finish(), index, shadow, policies: policies.into(), callers, entities })
 }
 
 fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {

@@ -40,6 +40,8 @@ pub struct Concern {
     pub place: PolicyRef,
     /// A `permit`, or else a `forbid`.
     pub is_permit: bool,
+    /// Evaluated and logged, and not enforced.
+    pub is_shadow: bool,
     /// As Cedar text.
     pub text: Arc<str>,
     /// What of a call it mentions, as policies write it: `context.method`, `context.headers.x-tenant`.
@@ -52,6 +54,7 @@ impl Concern {
         Self {
             place: PolicyRef { file: file.clone(), line: *line, id: id.clone() },
             is_permit: policy.source.is_permit(),
+            is_shadow: policy.source.is_shadow(),
             text: text.clone(),
             reads: policy.reads.iter().map(|attribute| format!("context.{attribute}")).collect(),
         }
@@ -105,7 +108,8 @@ impl PolicyModel {
             let principals = universe.principals(&source.policy);
             for callee in universe.resources(&source.policy).iter() {
                 services[callee].policies.push(policies.len());
-                if source.is_permit() {
+                // A shadow permit opens nothing, not even what a sidecar is sent.
+                if source.is_permit() && !source.is_shadow() {
                     services[callee].callers.union(&principals);
                 }
             }
@@ -146,9 +150,10 @@ impl PolicyModel {
         self.services.iter().filter(|service| service.policies.iter().any(asks)).count()
     }
 
-    /// Every policy about calls, in the order of the mesh's files.
+    /// Every policy about calls that is enforced, in the order of the mesh's files.
     pub fn policies(&self) -> impl Iterator<Item = PolicyRef> {
-        self.policies.iter().map(|policy| Concern::of(policy).place)
+        let enforced = self.policies.iter().filter(|policy| !policy.source.is_shadow());
+        enforced.map(|policy| Concern::of(policy).place)
     }
 
     /// Whether an operator may break the glass.
@@ -172,12 +177,16 @@ impl PolicyModel {
         let policies: Vec<&Policy> = policies.filter(|policy| policy.principals.intersects(&service.callers)).collect();
         let reads = policies.iter().fold(Reads::default(), |all, policy| all.union(&policy.reads));
         let callers = service.callers.iter().map(|caller| self.services[caller].facts.clone());
+        let (shadow, enforced): (Vec<&Policy>, Vec<&Policy>) =
+            policies.into_iter().partition(|policy| policy.source.is_shadow());
+        let texts = |policies: Vec<&Policy>| policies.iter().map(|policy| policy.source.to_text()).collect();
         Bundle {
             port: service.port,
             inputs: reads.inputs(&self.inputs),
             paths: service.paths,
             break_glass: glass.filter(|_| reads.has(&Attribute::BreakGlass)).cloned(),
-            policies: policies.iter().map(|policy| policy.source.to_text()).collect(),
+            policies: texts(enforced),
+            shadow: texts(shadow),
             callers: callers.collect(),
             ..Bundle::denying(trust_domain, service.facts.clone(), service.access.clone())
         }

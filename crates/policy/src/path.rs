@@ -7,9 +7,15 @@
 //! ([`EscapedSlashes::Keep`]), which are then parts of their segments. What an app can still read in another way are the path's
 //! [`readings`]: the engine decides about those too, so that no policy is passed by writing a path in another way.
 
+mod lower;
+mod reading;
+
 use std::borrow::Cow;
 
 use weft_model::intent::{EscapedSlashes, Paths, Slashes};
+
+pub use lower::lower_case;
+pub use reading::{Reading, readings};
 
 /// Why a path was refused. Answer 400; nothing that the caller may retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,9 +47,13 @@ pub enum PathError {
     /// `%0A` and the like: an end of the path to patterns that look for the end of a line.
     #[error("the path has an encoded control character (%00 to %1F, %7F)")]
     EncodedControl,
-    /// `..;x`: an ordinary segment by RFC 3986, a dot segment to servers that cut path parameters first.
-    #[error("the path has a dot segment with a parameter (like ..;)")]
+    /// `..;x`: an ordinary segment by RFC 3986, a dot segment to servers that cut path parameters first. And `..%3B`, `..%3F`, `..%23` to those
+    /// that get a path decoded.
+    #[error("the path has a dot segment with a parameter (like ..; or ..%3B)")]
     DotSegmentParameter,
+    /// `%FF`, or an overlong encoding such as `%C0%AF`: nothing to some readers, and something else to each of the others.
+    #[error("the path has percent-encoded bytes that are not UTF-8 (like %FF)")]
+    NotUtf8,
 }
 
 /// What a byte of a path means to the scan.
@@ -98,16 +108,16 @@ pub fn normalize(raw: &str, paths: Paths) -> Result<Cow<'_, str>, PathError> {
         return if raw == "*" { Ok(Cow::Borrowed(raw)) } else { Err(PathError::NotAbsolute) };
     }
     if is_normal(path.as_bytes(), paths)? {
-        refuse_beside_encoded_slashes(path)?;
+        refuse_encoded(path)?;
         return Ok(Cow::Borrowed(raw));
     }
     let spelled = respell(path.as_bytes(), paths.escaped_slashes)?;
     // In the order of Envoy, which merges what is left when dot segments are gone: `/a//../b` is `/a/b` to both.
     let mut normal = remove_dot_segments(&spelled)?;
     if paths.slashes == Slashes::Merge && normal.contains("//") {
-        normal = merge_slashes(&normal);
+        normal = reading::merge_slashes(&normal);
     }
-    refuse_beside_encoded_slashes(&normal)?;
+    refuse_encoded(&normal)?;
     normal.push_str(&raw[path.len()..]);
     Ok(Cow::Owned(normal))
 }
@@ -120,77 +130,33 @@ pub fn split(target: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// What some app makes of a path that is normal to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// The path as that app sees it.
-    pub path: String,
-    /// Whether `%2F` was taken for a slash. The service says that it is none to its app, so a rule that permits one spelling need
-    /// not permit the other.
-    pub decoded: bool,
-    /// Whether path parameters (`;` and what follows in a segment) were cut.
-    pub cut: bool,
-    /// Whether slashes in a row were made one.
-    pub merged: bool,
-}
-
-/// How else a normal path without its query may be read. Mostly in no other way; at most in seven.
-pub fn readings(path: &str) -> impl Iterator<Item = Reading> {
-    let may_differ = path.contains(ENCODED_SLASH) || path.contains(';') || path.contains("//");
-    let ways = if may_differ { 1..8 } else { 1..1u8 };
-    let mut seen = vec![];
-    ways.filter_map(move |way| {
-        let mut reading = Reading { path: path.to_owned(), decoded: false, cut: false, merged: false };
-        let mut read = |wanted: bool, read: fn(&str) -> String| {
-            let other = if wanted { read(&reading.path) } else { return false };
-            let differs = other != reading.path;
-            reading.path = other;
-            differs
-        };
-        let decoded = read(way & 1 != 0, |path| path.replace(ENCODED_SLASH, "/"));
-        let cut = read(way & 2 != 0, cut_parameters);
-        let merged = read(way & 4 != 0, merge_slashes);
-        let reading = Reading { decoded, cut, merged, ..reading };
-        let is_new = reading.path != path && !seen.contains(&reading.path);
-        seen.push(reading.path.clone());
-        is_new.then_some(reading)
-    })
+/// What is percent-encoded and may be more than data to somebody: slashes, semicolons, and bytes that are no text.
+///
+/// Dot segments were removed by the slashes of the path, and segments that begin with `;` refused; none may be left by those of
+/// another reading.
+fn refuse_encoded(path: &str) -> Result<(), PathError> {
+    if !path.contains('%') {
+        return Ok(());
+    }
+    let slash = path.contains(ENCODED_SLASH);
+    if slash || ENCODED_ENDS.iter().any(|end| path.contains(end)) {
+        for part in path.split('/').flat_map(|segment| segment.split(ENCODED_SLASH)) {
+            let ends = [";"].iter().chain(&ENCODED_ENDS).filter_map(|end| part.find(end));
+            match &part[..ends.min().unwrap_or(part.len())] {
+                "." | ".." if slash => return Err(PathError::EncodedDotSegment),
+                "." | ".." => return Err(PathError::DotSegmentParameter),
+                _ if slash && part.starts_with(';') => return Err(PathError::EmptySegmentParameter),
+                _ => {}
+            }
+        }
+    }
+    if lower::is_utf8(path) { Ok(()) } else { Err(PathError::NotUtf8) }
 }
 
 /// As it stands in a normal path.
 const ENCODED_SLASH: &str = "%2F";
-
-fn cut_parameters(path: &str) -> String {
-    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
-    segments.join("/")
-}
-
-/// A slash at the end stays one.
-fn merge_slashes(path: &str) -> String {
-    let mut merged = String::with_capacity(path.len());
-    for character in path.chars() {
-        if character != '/' || !merged.ends_with('/') {
-            merged.push(character);
-        }
-    }
-    merged
-}
-
-/// Dot segments were removed by the slashes of the path, and segments that begin with `;` refused; none may be left by those of
-/// another reading.
-fn refuse_beside_encoded_slashes(path: &str) -> Result<(), PathError> {
-    if !path.contains(ENCODED_SLASH) {
-        return Ok(());
-    }
-    for part in path.split('/').flat_map(|segment| segment.split(ENCODED_SLASH)) {
-        match part.split_once(';').map_or(part, |(name, _)| name) {
-            "." | ".." => return Err(PathError::EncodedDotSegment),
-            "" if !part.is_empty() => return Err(PathError::EmptySegmentParameter),
-            _ => {}
-        }
-    }
-    Ok(())
-}
+/// `;`, `?` and `#`: what ends a segment, or the path, to whoever gets it decoded.
+const ENCODED_ENDS: [&str; 3] = ["%3B", "%3F", "%23"];
 
 /// True if `path` is spelled as it should be; false if it can be respelled.
 fn is_normal(path: &[u8], paths: Paths) -> Result<bool, PathError> {
@@ -303,238 +269,4 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
-
-    fn normalize(raw: &str) -> Result<Cow<'_, str>, PathError> {
-        super::normalize(raw, Paths::default())
-    }
-
-    #[test]
-    fn each_path_has_one_spelling() {
-        for (raw, normal) in [
-            ("/", "/"),
-            ("/a/b?c=../d%2f\\", "/a/b?c=../d%2f\\"),
-            ("/a/./b", "/a/b"),
-            ("/a/../b", "/b"),
-            ("/a/%2e%2E/b", "/b"),
-            ("/a/.%2e/b", "/b"),
-            ("/../../a", "/a"),
-            ("/a/..", "/"),
-            ("/a/b/..", "/a/"),
-            ("/a/b/.", "/a/b/"),
-            ("/a/.?q", "/a/?q"),
-            ("/.", "/"),
-            ("/..", "/"),
-            ("//a///b", "/a/b"),
-            ("//", "/"),
-            ("/a//?b//c", "/a/?b//c"),
-            ("/a/..//..//b", "/b"),
-            ("/a//../b", "/a/b"),
-            ("/%61%7e%2D", "/a~-"),
-            ("/%c3%a9", "/%C3%A9"),
-            ("/é|[", "/%C3%A9%7C%5B"),
-            ("/%252e%252e/", "/%252e%252e/"),
-            ("/...", "/..."),
-            ("/.well-known/x", "/.well-known/x"),
-            ("/a..b/..c/d.", "/a..b/..c/d."),
-            ("/..%20x", "/..%20x"),
-            ("/.%25", "/.%25"),
-            ("/a%3Bb;c", "/a%3Bb;c"),
-            ("*", "*"),
-        ] {
-            assert_eq!(normalize(raw).as_deref(), Ok(normal), "{raw}");
-        }
-    }
-
-    #[test]
-    fn what_two_readers_could_take_differently_is_refused() {
-        for (raw, error) in [
-            ("", PathError::NotAbsolute),
-            ("a/b", PathError::NotAbsolute),
-            ("?q", PathError::NotAbsolute),
-            ("*?q", PathError::NotAbsolute),
-            ("http://h/a", PathError::NotAbsolute),
-            ("/a%2fb", PathError::EncodedSlash),
-            ("/a%2Fb", PathError::EncodedSlash),
-            ("/a\\b", PathError::Backslash),
-            ("/a%5cb", PathError::Backslash),
-            ("/a/..%5C..", PathError::Backslash),
-            ("/a%00", PathError::Nul),
-            ("/a\0", PathError::Nul),
-            ("/a%", PathError::MalformedPercent),
-            ("/a%2", PathError::MalformedPercent),
-            ("/a%zz", PathError::MalformedPercent),
-            ("/a%2?f", PathError::MalformedPercent),
-            ("/a#b", PathError::IllegalCharacter),
-            ("/a b", PathError::IllegalCharacter),
-            ("/a\tb", PathError::IllegalCharacter),
-            ("/a\u{7f}", PathError::IllegalCharacter),
-            ("/public/..;/admin", PathError::DotSegmentParameter),
-            ("/public/%2e%2e;x=y/admin", PathError::DotSegmentParameter),
-            ("/public/.;/admin", PathError::DotSegmentParameter),
-            ("/a%0A", PathError::EncodedControl),
-            ("/a%0d%0ab", PathError::EncodedControl),
-            ("/%7f", PathError::EncodedControl),
-            ("/%1F/x", PathError::EncodedControl),
-            ("/;/admin", PathError::EmptySegmentParameter),
-            ("/a//;x=y", PathError::EmptySegmentParameter),
-            ("/a/./;", PathError::EmptySegmentParameter),
-        ] {
-            assert_eq!(normalize(raw), Err(error), "{raw:?}");
-        }
-    }
-
-    #[test]
-    fn kept_slashes_are_parts_of_their_segments() {
-        for (raw, normal) in [
-            ("/repos/a%2Fb/files", "/repos/a%2Fb/files"),
-            ("/repos/a%2fb/../c%2Fd", "/repos/c%2Fd"),
-            ("/%2F", "/%2F"),
-            ("/a%2F%2e%2e%2e/b", "/a%2F.../b"),
-            ("/a%252Fb", "/a%252Fb"),
-            ("/a%2F?x=%2f..%2f", "/a%2F?x=%2f..%2f"),
-            ("/a/b", "/a/b"),
-            ("//a///b/", "//a///b/"),
-            ("/a//../b", "/a/b"),
-        ] {
-            assert_eq!(super::normalize(raw, KEEP).as_deref(), Ok(normal), "{raw}");
-        }
-        for (raw, error) in [
-            ("/a/..%2Fadmin", PathError::EncodedDotSegment),
-            ("/a%2f..", PathError::EncodedDotSegment),
-            ("/a%2F%2e%2E%2Fadmin", PathError::EncodedDotSegment),
-            ("/a%2F./b", PathError::EncodedDotSegment),
-            ("/a%2F..;x=y%2Fadmin", PathError::EncodedDotSegment),
-            ("/a%2F..;/admin", PathError::EncodedDotSegment),
-            ("/a%2F;x", PathError::EmptySegmentParameter),
-            ("//;x", PathError::EmptySegmentParameter),
-            ("/a%5Cb", PathError::Backslash),
-            ("/a%2F%00", PathError::Nul),
-        ] {
-            assert_eq!(super::normalize(raw, KEEP), Err(error), "{raw}");
-        }
-        let borrowed = super::normalize("/repos/a%2Fb", KEEP);
-        assert!(matches!(borrowed, Ok(Cow::Borrowed(_))));
-    }
-
-    #[test]
-    fn a_path_is_read_in_each_way() {
-        let all = |path| readings(path).map(|reading| reading.path).collect::<Vec<_>>();
-        assert_eq!(all("/a/b"), [""; 0]);
-        assert_eq!(all("/a//b%252F"), ["/a/b%252F"]);
-        assert_eq!(all("/a;v=1/b;"), ["/a/b"]);
-        assert_eq!(all("/a;b%2Fc"), ["/a;b/c", "/a", "/a/c"]);
-        let how =
-            |path| readings(path).map(|reading| (reading.decoded, reading.cut, reading.merged)).collect::<Vec<_>>();
-        assert_eq!(how("/a%2F/b;c")[..3], [(true, false, false), (false, true, false), (true, true, false)]);
-        assert_eq!(how("//a"), [(false, false, true)]);
-        assert_eq!(all("/a%2Fb/c"), ["/a/b/c"]);
-        assert_eq!(all("/a%2F/b"), ["/a//b", "/a/b"]);
-        assert_eq!(all("/%2Fa%2F%2F"), ["//a//", "/a/"]);
-    }
-
-    #[test]
-    fn a_normal_path_is_borrowed() {
-        for raw in ["/", "/api/v1/pins?x=%2e", "/a%20b", "/.well-known/..x/a.b", "/a;b/c;", "*"] {
-            assert!(matches!(normalize(raw), Ok(Cow::Borrowed(_))), "{raw}");
-        }
-    }
-
-    /// RFC 3986 s.5.2.4 as it is written there, on a path without percent-encodings.
-    fn remove_dot_segments_by_the_letter(path: &str) -> String {
-        let (mut input, mut output) = (path.to_owned(), String::new());
-        while !input.is_empty() {
-            if input.starts_with("/./") {
-                input.replace_range(..2, "");
-            } else if input == "/." {
-                input = "/".into();
-            } else if input.starts_with("/../") || input == "/.." {
-                input = if input == "/.." { "/".into() } else { input[3..].into() };
-                output.truncate(output.rfind('/').unwrap_or(0));
-            } else {
-                let end = input[1..].find('/').map_or(input.len(), |at| at + 1);
-                output.push_str(&input[..end]);
-                input.replace_range(..end, "");
-            }
-        }
-        output
-    }
-
-    fn nasty() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
-            4 => Just("/"), 2 => Just("."), 1 => Just(".."), 1 => Just("%2e"), 1 => Just("%2E"), 2 => Just("a"), 1 => Just("%61"),
-            1 => Just("%"), 1 => Just("%2"), 1 => Just("%2f"), 1 => Just("%5C"), 1 => Just("\\"), 1 => Just("?"), 1 => Just(";"),
-            1 => Just("%25"), 1 => Just("é"), 1 => Just("%c3"), 1 => Just("#"), 1 => Just("*"), 1 => Just("\0"), 1 => Just("{"),
-        ];
-        proptest::collection::vec(piece, 0..12).prop_map(|pieces| format!("/{}", pieces.concat()))
-    }
-
-    proptest! {
-        #[test]
-        fn the_result_is_normal(raw in nasty()) {
-            if let Ok(normal) = normalize(&raw) {
-                let (path, query) = split(&normal);
-                prop_assert_eq!(split(&raw).1, query);
-                prop_assert!(path.split('/').all(|segment| segment != ".." && segment != "."));
-                prop_assert!(path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#'));
-                let upper = path.to_ascii_uppercase();
-                prop_assert!(["%2F", "%5C", "%00", "%2E", "%61"].iter().all(|bad| !upper.contains(bad)));
-                prop_assert!(matches!(normalize(&normal), Ok(Cow::Borrowed(same)) if same == normal));
-            }
-        }
-
-        #[test]
-        fn no_reading_has_a_dot_segment_or_an_empty_one_with_a_parameter(raw in nasty()) {
-            let kept = super::normalize(&raw, KEEP);
-            if let (Ok(normal), Ok(kept)) = (normalize(&raw), &kept) {
-                let (path, query) = split(kept);
-                prop_assert_eq!(split(&normal), (&*merge_slashes(path), query), "they differ in nothing else");
-            }
-            if let Ok(normal) = kept {
-                let (path, query) = split(&normal);
-                prop_assert_eq!(split(&raw).1, query);
-                let upper = path.to_ascii_uppercase();
-                prop_assert!(["%5C", "%00", "%2E", "%61"].iter().all(|bad| !upper.contains(bad)) && !path.contains("%2f"));
-                let again = super::normalize(&normal, KEEP);
-                prop_assert_eq!(again.as_deref(), Ok(&*normal));
-                for reading in readings(path) {
-                    let again = super::normalize(&reading.path, KEEP);
-                    prop_assert_eq!(again.as_deref(), Ok(&*reading.path));
-                }
-            }
-        }
-
-        #[test]
-        fn any_text_is_refused_or_normal(raw in any::<String>()) {
-            if let Ok(normal) = normalize(&raw) {
-                prop_assert!(normal.starts_with('/') || normal == "*");
-                let again = normalize(&normal);
-                prop_assert_eq!(again.as_deref(), Ok(&*normal));
-            }
-        }
-
-        #[test]
-        fn dot_segments_go_as_the_rfc_says(segments in proptest::collection::vec(prop_oneof![
-            Just(""), Just("."), Just(".."), Just("a"), Just("..."), Just("b.c")], 1..10)) {
-            let raw = format!("/{}", segments.join("/"));
-            let (kept, expected) = (super::normalize(&raw, KEEP), remove_dot_segments_by_the_letter(&raw));
-            prop_assert_eq!(kept.as_deref(), Ok(expected.as_str()));
-            let (merged, expected) = (normalize(&raw), merge_slashes(&expected));
-            prop_assert_eq!(merged.as_deref(), Ok(expected.as_str()));
-        }
-
-        #[test]
-        fn encoding_unreserved_characters_changes_nothing(path in "(/[a-z.~_-]{0,4}){1,5}", which in any::<u32>()) {
-            let encoded: String = path.char_indices().map(|(at, c)| match (c, which >> (at % 32) & 1) {
-                ('/', _) | (_, 0) => c.to_string(),
-                _ => format!("%{:02x}", c as u32),
-            }).collect();
-            prop_assert_eq!(normalize(&encoded), normalize(&path));
-        }
-    }
-}
+mod tests;

@@ -192,11 +192,11 @@ fn node<const N: usize>(operator: &str, operands: [(&str, Value); N]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::intent::{EscapedSlashes, Slashes};
+    use weft_model::intent::{Case, EscapedSlashes, Slashes};
 
     use super::*;
 
-    const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
+    const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, case: Case::Sensitive };
 
     /// Three thousand patterns of sixteen wildcards took the check of a commit minutes, when each wildcard was a comparison.
     #[test]

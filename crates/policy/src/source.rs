@@ -9,6 +9,9 @@ use crate::bundle::PolicyText;
 use crate::decision::PolicyRef;
 use crate::split;
 
+/// The annotation of a policy that is evaluated and logged, and not enforced.
+pub(crate) const SHADOW: &str = "shadow";
+
 /// One policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
@@ -31,6 +34,20 @@ impl Source {
     /// As decisions name it.
     pub(crate) fn place(&self) -> PolicyRef {
         PolicyRef { file: self.file.clone(), line: self.line, id: self.id.clone() }
+    }
+
+    /// Evaluated and logged, and not enforced.
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.policy.annotation(SHADOW).is_some()
+    }
+
+    /// What a finding about it is about: an `access` entry is a policy for each of its callers.
+    pub(crate) fn subject(&self) -> String {
+        match self.id.rsplit_once('#') {
+            Some((_, caller)) if self.origin.is_none() => format!("what this entry says of `{caller}`"),
+            _ if self.origin.is_none() => "this entry".to_owned(),
+            _ => "this policy".to_owned(),
+        }
     }
 
     /// As a bundle carries it.

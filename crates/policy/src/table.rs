@@ -21,6 +21,10 @@ impl Members {
         list.iter().for_each(|group| bits.insert(*group as usize));
         Self { list: list.into(), bits }
     }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
 }
 
 /// To go through so many items costs no more than to search them for one group.

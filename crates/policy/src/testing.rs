@@ -76,7 +76,7 @@ pub fn intent(services: &[&str]) -> Intent {
 pub fn allow(intent: &mut Intent, callee: &str, from: Caller, allow: Vec<Allow>) {
     let service = intent.services.get_mut(&name(callee)).expect("in the mesh");
     let span = Span { line: 11 + service.access.len() as u32, ..service.access_span.clone() };
-    service.access.push(AccessRule { from: vec![from], allow, span });
+    service.access.push(AccessRule { from: vec![from], allow, shadow: false, span });
 }
 
 pub fn role(intent: &mut Intent, name: &str, members: Vec<Caller>) {

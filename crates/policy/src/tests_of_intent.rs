@@ -60,6 +60,7 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
         let hint = "add `at`, like 2026-03-29T09:00:00+02:00";
         return (None, Some(finding("WEFT0212", expected, message.to_owned(), hint)));
     }
+    let is_untold = expected.at.is_none() && engine.shadow_reads_time(&caller);
     let probe = Probe {
         caller,
         method: expected.method.clone(),
@@ -71,7 +72,8 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
         at: expected.at.unwrap_or(UNIX_EPOCH),
     };
     let decision = match probe.decide(engine) {
-        Ok(decision) => decision,
+        // What shadow policies say is only shown: they demand nothing of a test.
+        Ok(decision) => Decision { shadow: decision.shadow.filter(|_| !is_untold), ..decision },
         Err(error) => {
             let refused = format!("the call is refused before any policy is asked: {error}");
             return (None, Some(unlike(expected, refused, "write the path as a client sends it")));
@@ -149,7 +151,7 @@ mod tests {
     fn failures(decisions: Vec<ExpectedDecision>, policies: &str) -> Vec<String> {
         let mut intent = testing::intent(&["prod/web", "prod/board"]);
         testing::policies(&mut intent, policies);
-        intent.tests.push(Test { name: "board".into(), decisions });
+        intent.tests.push(Test { name: "board".into(), decisions, routes: Vec::new() });
         let model = crate::compile(&intent, "c0ffee").unwrap_or_else(|findings| panic!("{findings:#?}"));
         let outcomes = run_tests(&intent, &model);
         outcomes.into_iter().filter_map(|outcome| Some(outcome.failure?.to_string())).collect()

@@ -59,7 +59,7 @@ const TABLE: &[(&str, Fate)] = &[
     ("/api/..;/admin", Stopped),
     ("/api/..\\admin", Stopped),
     ("/api/pins%zz", Stopped),
-    ("/api/..%c0%af/admin", Arrives("/api/..%C0%AF/admin")),
+    ("/api/..%c0%af/admin", Refused),
 ];
 
 pub(super) fn table(world: &World) {

@@ -3,7 +3,7 @@
 //! Istio compares with the path without its query, as Envoy has normalised it; Weft normalises and refuses more. A value that no
 //! normalised path can have is therefore told.
 
-use weft_model::intent::{EscapedSlashes, Paths, Slashes};
+use weft_model::intent::{Case, EscapedSlashes, Paths, Slashes};
 use weft_policy::path::{PathError, normalize};
 
 use super::bounds::Bounds;
@@ -12,8 +12,8 @@ use super::template;
 use crate::cedar::expr::{Expr, Piece, context, equal, like, or};
 use crate::report::short;
 
-const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
-const MERGE: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge };
+const KEEP: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, case: Case::Sensitive };
+const MERGE: Paths = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge, case: Case::Sensitive };
 
 /// `paths`.
 pub(super) fn paths(value: &str) -> Bounds {

@@ -12,8 +12,11 @@ use crate::code;
 use crate::id::{ServiceName, is_dns_label};
 use crate::intent::{AccessRule, Allow, Caller, Paths, Protocol};
 
-const RULE: Shape =
-    Shape { what: "an access rule", fields: &["from", "allow"], later: &["when", "users", "deny", "to", "name"] };
+const RULE: Shape = Shape {
+    what: "an access rule",
+    fields: &["from", "allow", "shadow"],
+    later: &["when", "users", "deny", "to", "name"],
+};
 
 /// Reads the rules.
 pub(super) fn read(
@@ -33,7 +36,9 @@ pub(super) fn read(
             report.error(code::BAD_VALUE, from.span(), "this rule allows nobody anything", hint);
         }
         let allow = fields.optional("allow").map(|allow| allows(allow, protocol, paths, report)).unwrap_or_default();
-        rules.push(AccessRule { from: from_callers, allow, span: item.span().clone() });
+        let words = [("true", true), ("false", false)];
+        let shadow = fields.optional("shadow").and_then(|field| field.choice(&words, &[], report)).unwrap_or_default();
+        rules.push(AccessRule { from: from_callers, allow, shadow, span: item.span().clone() });
     }
     rules
 }

@@ -16,7 +16,7 @@ use super::yaml::{Node, Value};
 use crate::code;
 use crate::finding::Span;
 use crate::id::ServiceName;
-use crate::intent::{App, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint};
+use crate::intent::{App, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint};
 
 const SERVICE: Shape = Shape {
     what: "a Service",
@@ -58,7 +58,7 @@ const SERVICE: Shape = Shape {
 };
 
 const APP: Shape = Shape { what: "`app`", fields: &["idleTimeout"], later: &["address", "maxConnections"] };
-const PATHS: Shape = Shape { what: "`paths`", fields: &["escapedSlashes", "slashes"], later: &[] };
+const PATHS: Shape = Shape { what: "`paths`", fields: &["escapedSlashes", "slashes", "case"], later: &[] };
 const ENDPOINTS: Shape =
     Shape { what: "`endpoints`", fields: &["static"], later: &["dns", "etcd", "consul", "kubernetes", "registry"] };
 const ENDPOINT: Shape =
@@ -168,7 +168,13 @@ fn paths(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> P
     let repeated = [("merge", Slashes::Merge), ("keep", Slashes::Keep)];
     let escaped_slashes = fields.optional("escapedSlashes").and_then(|it| it.choice(&escaped, &["unescape"], report));
     let slashes = fields.optional("slashes").and_then(|it| it.choice(&repeated, &["reject"], report));
-    Paths { escaped_slashes: escaped_slashes.unwrap_or_default(), slashes: slashes.unwrap_or_default() }
+    let cases = [("sensitive", Case::Sensitive), ("ignore", Case::Ignore)];
+    let case = fields.optional("case").and_then(|it| it.choice(&cases, &[], report));
+    Paths {
+        escaped_slashes: escaped_slashes.unwrap_or_default(),
+        slashes: slashes.unwrap_or_default(),
+        case: case.unwrap_or_default(),
+    }
 }
 
 fn attributes(field: Field<'_>, declared: &Declared, report: &mut Report) -> Labels {

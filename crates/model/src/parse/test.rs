@@ -1,4 +1,4 @@
-//! `kind: Test`: calls, and what is to be decided about them.
+//! `kind: Test`: calls, what is to be decided about them, and where they are to go.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,29 +9,77 @@ use super::fields::{Field, Shape, short};
 use super::local::service;
 use super::report::Report;
 use super::values::method_problem;
-use super::yaml::Node;
+use super::yaml::{Node, Value};
 use crate::code;
-use crate::id::SpiffeId;
-use crate::intent::{ExpectedDecision, Test, TestCaller};
+use crate::id::{ServiceName, SpiffeId};
+use crate::intent::{ExpectedBackend, ExpectedDecision, ExpectedRoute, Test, TestCaller};
 
-const TEST: Shape = Shape { what: "a Test", fields: &["kind", "name", "decisions"], later: &["routes"] };
+const TEST: Shape = Shape { what: "a Test", fields: &["kind", "name", "decisions", "routes"], later: &[] };
 const DECISION: Shape = Shape {
     what: "a decision",
     fields: &["from", "to", "call", "headers", "source", "at", "expect", "by"],
     later: &["user", "host", "sni", "protocol"],
 };
+const ROUTE: Shape =
+    Shape { what: "a route of a Test", fields: &["from", "to", "host", "call", "headers", "expect"], later: &["port"] };
+const BACKEND: Shape = Shape { what: "where a call goes", fields: &["service", "subset", "weight"], later: &[] };
 
 /// Reads the document. `None` if it has no legal name.
 pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Option<Test> {
     let fields = TEST.read(root, report)?;
     let name = fields.required("name", "board", report).and_then(|name| name.dns_label(report));
-    let list =
-        fields.required("decisions", "[{from: prod/web, to: prod/board, call: GET /api, expect: allow}]", report);
-    let mut decisions = Vec::new();
-    for item in list.and_then(|list| list.items(report)).into_iter().flatten() {
+    let routed = fields.optional("routes");
+    let decided = match routed {
+        Some(_) => fields.optional("decisions"),
+        None => {
+            fields.required("decisions", "[{from: prod/web, to: prod/board, call: GET /api, expect: allow}]", report)
+        }
+    };
+    let (mut decisions, mut routes) = (Vec::new(), Vec::new());
+    for item in decided.and_then(|list| list.items(report)).into_iter().flatten() {
         decisions.extend(decision(item, declared, report));
     }
-    Some(Test { name: name?.into(), decisions })
+    for item in routed.and_then(|list| list.items(report)).into_iter().flatten() {
+        routes.extend(route(item, declared, report));
+    }
+    Some(Test { name: name?.into(), decisions, routes })
+}
+
+fn route(item: Field<'_>, declared: &Declared, report: &mut Report) -> Option<ExpectedRoute> {
+    let fields = ROUTE.read(item.node, report)?;
+    let from = fields.required("from", "prod/web", report).and_then(|field| service(field, declared, report));
+    let to = fields.required("to", "prod/board", report).and_then(|field| service(field, declared, report));
+    let host = fields.optional("host").and_then(|field| field.text(report)).map(Into::into);
+    let call = fields.required("call", "GET /api/pins", report).and_then(|field| call(field, report));
+    let headers = fields.optional("headers").and_then(|field| headers(field, report)).unwrap_or_default();
+    let expect = fields.required("expect", "{subset: v2}", report);
+    let (to, expect) = (to?, expect?);
+    let backends = match &expect.node.value {
+        Value::Scalar { text, .. } if text == "none" => Vec::new(),
+        Value::Map(_) => vec![backend(expect, &to, declared, report)?],
+        Value::List(items) if !items.is_empty() => {
+            let items = expect.items(report)?;
+            items.map(|item| backend(item, &to, declared, report)).collect::<Option<_>>()?
+        }
+        _ => {
+            let hint = "write where the call goes, like {subset: v2}, a list of all such places, or `none`";
+            report.error(code::BAD_TEST, expect.span(), "`expect` names no place where a call could go", hint);
+            return None;
+        }
+    };
+    let ((method, target), span) = (call?, item.span().clone());
+    Some(ExpectedRoute { from: from?, to, host, method, target, headers, backends, span })
+}
+
+fn backend(item: Field<'_>, to: &ServiceName, declared: &Declared, report: &mut Report) -> Option<ExpectedBackend> {
+    let fields = BACKEND.read(item.node, report)?;
+    let service = match fields.optional("service") {
+        Some(field) => service(field, declared, report)?,
+        None => to.clone(),
+    };
+    let subset = fields.optional("subset").and_then(|field| field.text(report)).map(Into::into);
+    let weight = fields.optional("weight").and_then(|field| field.number(1, 1_000_000, report));
+    Some(ExpectedBackend { service, subset, weight: weight.map(|weight| weight as u32) })
 }
 
 fn decision(item: Field<'_>, declared: &Declared, report: &mut Report) -> Option<ExpectedDecision> {

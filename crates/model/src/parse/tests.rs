@@ -226,7 +226,8 @@ fn the_app_and_paths_have_defaults() {
         let service = intent.unwrap().services.into_values().next().unwrap();
         (service.app.idle_timeout.as_millis(), service.paths)
     };
-    let (default, keep) = (Paths::default(), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep });
+    let (default, keep) =
+        (Paths::default(), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, ..Paths::default() });
     assert_eq!((default.escaped_slashes, default.slashes), (EscapedSlashes::Reject, Slashes::Merge));
     assert_eq!(read(""), (60_000, default));
     assert_eq!(read("app: {idleTimeout: 4s500ms}\npaths: {escapedSlashes: keep, slashes: keep}\n"), (4_500, keep));
@@ -368,6 +369,33 @@ fn tests_of_decisions() {
         "  - {from: web, to: prod/baord, call: get /, expect: maybe}\n  - {from: 'spiffe://X/y', to: prod/board, call: /api, expect: deny, user: ada}\n  \
          - {from: prod/web, to: prod/board, call: GET api, at: tomorrow, source: here, headers: [a]}\n"
     ));
+}
+
+#[test]
+fn tests_of_routes() {
+    let test = |routes: &str| {
+        let text = format!("kind: Test\nname: board\nroutes:\n{routes}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
+    };
+    let good = "  - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2}}\n  \
+                - {from: prod/web, to: prod/board, host: board, call: GET /, headers: {X-Tenant: a}, expect: [{service: prod/board, weight: 1}]}\n  \
+                - {from: prod/web, to: prod/board, call: GET /, expect: none}\n";
+    assert_eq!(test(good), "");
+    insta::assert_snapshot!(test(
+        "  - {from: web, to: prod/board, expect: []}\n  - {from: prod/web, to: prod/board, call: GET /, expect: v2}\n  \
+         - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2, weight: 0, host: x}}\n"
+    ));
+}
+
+#[test]
+fn a_rule_may_be_a_shadow() {
+    let rule = |shadow: &str| {
+        let rest = format!("access: [{{from: [prod/web], shadow: {shadow}}}]\n");
+        let board = format!("kind: Service\nname: x\nnamespace: prod\nport: 80\nprotocol: http\n{rest}");
+        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("x.yaml", &board)])
+    };
+    assert_eq!((rule("true"), rule("false")), (String::new(), String::new()));
+    assert!(rule("yes").contains("`shadow` cannot be `yes`"), "{}", rule("yes"));
 }
 
 #[test]

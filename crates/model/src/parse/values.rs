@@ -245,7 +245,7 @@ mod tests {
         ] {
             assert!(path_problem(bad, Paths::default()).is_some(), "{bad}");
         }
-        let keep = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep };
+        let keep = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, ..Paths::default() };
         for good in ["/a%2Fb", "/%2F", "/a%2F%2Fb/c", "/a%20b", "/a//b", "//"] {
             assert_eq!(path_problem(good, keep), None, "{good}");
         }
@@ -269,7 +269,7 @@ mod tests {
         fn no_value_panics(text in "(?s).{0,40}") {
             duration(&text);
             path_problem(&text, Paths::default());
-            path_problem(&format!("/{text}%"), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep });
+            path_problem(&format!("/{text}%"), Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, ..Paths::default() });
             method_problem(&text);
         }
 

@@ -178,7 +178,7 @@ fn several_determining_policies_are_named_in_the_order_of_their_places() {
     let span = testing::span("services/prod-board.yaml", 20);
     let from = vec![Caller::Role("reader".into()), Caller::Service(testing::name("prod/web"))];
     let service = intent.services.get_mut(&testing::name("prod/board")).expect("in the mesh");
-    service.access.push(weft_model::intent::AccessRule { from, allow: Vec::new(), span });
+    service.access.push(weft_model::intent::AccessRule { from, allow: Vec::new(), shadow: false, span });
     let decision = decide(&intent, "prod/web", "GET", "/api/x");
     assert_eq!(&*decision.reason, "permit services/prod-board.yaml:11, services/prod-board.yaml:20");
     assert_eq!(decision.policies.len(), 3);

@@ -264,7 +264,7 @@ fn paths(given: &mut Manager, at: &Path<'_>) -> Result<Option<Paths>, Refused> {
             ));
         }
     };
-    Ok(Some(Paths { escaped_slashes, slashes }))
+    Ok(Some(Paths { escaped_slashes, slashes, ..Paths::default() }))
 }
 
 /// Trace context is made and carried on; spans are not exported, so none may be asked for.

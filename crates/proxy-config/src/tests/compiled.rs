@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::http::{HeaderMap, Method};
-use weft_model::intent::{EscapedSlashes, Paths, Slashes};
+use weft_model::intent::{Case, EscapedSlashes, Paths, Slashes};
 
 use super::*;
 
@@ -40,7 +40,8 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     let http = http(egress);
     assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
     assert!(
-        http.paths == Some(Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge })
+        http.paths
+            == Some(Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge, case: Case::Sensitive })
             && http.interim
             && !http.preserve_request_id
     );

@@ -59,7 +59,7 @@ pub(crate) struct Facts {
 pub(crate) struct Asked {
     pub(crate) files: Vec<SourceFile>,
     pub(crate) intent: Intent,
-    pub(crate) model: PolicyModel,
+    pub(crate) model: Arc<PolicyModel>,
 }
 
 impl Asked {
@@ -74,7 +74,7 @@ impl Asked {
         };
         let model = weft_policy::compile(&intent, "")
             .map_err(|findings| hinted(render(&findings, &files, Look::default()), ""))?;
-        Ok(Self { files, intent, model })
+        Ok(Self { files, intent, model: Arc::new(model) })
     }
 
     /// A service of the mesh.

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::json;
+use weft_control::routes;
 use weft_model::ServiceName;
+use weft_model::intent::{ExpectedRoute, Protocol};
 use weft_policy::{Concern, Decision, PolicyRef};
 
 use super::asked::{Asked, Call, Repo, exit};
@@ -14,7 +16,7 @@ use crate::output::{Format, say, shown};
 /// Lines that are shown of a policy.
 const EXCERPT: usize = 14;
 
-/// Explain what would be decided about a call: the policies that decide it, and all that have a say
+/// Explain what would be decided about a call: the policies that decide it, and all that have a say; and where it would go
 ///
 /// The policies are those of a folder, as weft check reads them. Exit code 0 if the call is allowed, 1 if it is denied, 2 if it cannot be told.
 #[derive(Debug, clap::Args)]
@@ -45,27 +47,36 @@ fn explain(args: &Args) -> Result<bool> {
     let decided = probe.decide(&engine);
     // A service of another trust domain may have the name of one of this mesh.
     let ours = caller.service().filter(|_| caller.trust_domain() == asked.intent.mesh.trust_domain);
-    let concerning = ours.map(|name| asked.model.concerning(&name, &callee)).unwrap_or_default();
+    let concerning = ours.as_ref().map(|name| asked.model.concerning(name, &callee)).unwrap_or_default();
+    // What is routed is a call by a sidecar of this mesh, of something that has routes.
+    let has_routes = asked.intent.services.get(&callee).is_some_and(|service| service.protocol != Protocol::Tcp);
+    let is_known = |name: &ServiceName| has_routes && asked.intent.services.contains_key(name);
+    let routed = ours.filter(is_known).map(|from| {
+        let (host, method, target) = (Some(probe.host.as_str().into()), probe.method.clone(), probe.target.clone());
+        let (to, headers, span) = (callee.clone(), probe.headers.clone(), asked.intent.mesh.span.clone());
+        let call = ExpectedRoute { from, to, host, method, target, headers, backends: Vec::new(), span };
+        routes::tell(&asked.intent, asked.model.clone(), &call)
+    });
     let call = match probe.method.is_empty() {
         true => format!("{} to {callee}", args.caller),
         false => format!("{} to {callee}: {} {}", args.caller, probe.method, probe.target),
     };
     match args.output {
-        Format::Json => say(format_args!("{:#}\n", as_json(&call, &decided, &concerning))),
-        Format::Text => say(as_text(&asked, &callee, args, &call, &decided, &concerning)),
+        Format::Json => say(format_args!("{:#}\n", as_json(&call, &decided, &concerning, routed))),
+        Format::Text => say(as_text(&asked, &callee, args, &call, &decided, &concerning, routed.as_deref())),
     }
     Ok(decided.is_ok_and(|decision| decision.allowed))
 }
 
 type Decided = std::result::Result<Decision, weft_policy::path::PathError>;
 
-fn as_json(call: &str, decided: &Decided, concerning: &[Concern]) -> serde_json::Value {
+fn as_json(call: &str, decided: &Decided, concerning: &[Concern], routed: Option<String>) -> serde_json::Value {
     let places = |policies: &[PolicyRef]| policies.iter().map(PolicyRef::to_string).collect::<Vec<_>>();
     let concerning: Vec<_> = concerning
         .iter()
         .map(|concern| {
             let effect = if concern.is_permit { "permit" } else { "forbid" };
-            json!({"place": concern.place.to_string(), "effect": effect, "reads": concern.reads})
+            json!({"place": concern.place.to_string(), "effect": effect, "shadow": concern.is_shadow, "reads": concern.reads})
         })
         .collect();
     match decided {
@@ -75,6 +86,12 @@ fn as_json(call: &str, decided: &Decided, concerning: &[Concern]) -> serde_json:
             "policies": places(&decision.policies),
             "reason": &*decision.reason,
             "errors": &*decision.errors,
+            "shadow": decision.shadow.as_ref().map(|shadow| json!({
+                "decision": if shadow.allowed { "allow" } else { "deny" },
+                "policies": places(&shadow.policies),
+                "reason": &*shadow.reason,
+            })),
+            "route": routed,
             "concerning": concerning,
         }),
         Err(error) => {
@@ -90,6 +107,7 @@ fn as_text(
     call: &str,
     decided: &Decided,
     concerning: &[Concern],
+    routed: Option<&str>,
 ) -> String {
     let mut out = String::new();
     let decision = match decided {
@@ -104,13 +122,22 @@ fn as_text(
     for policy in decision.policies.iter() {
         show(&mut out, asked, policy);
     }
+    if let Some(routed) = routed.filter(|_| decision.allowed) {
+        let _ = writeln!(out, "\n  goes {}", shown(routed));
+    }
     for error in decision.errors.iter().filter(|error| !decision.reason.contains(&***error)) {
         let _ = writeln!(out, "\n  {}", shown(error));
     }
-    let others: Vec<&Concern> = concerning
-        .iter()
-        .filter(|concern| !decision.policies.iter().any(|policy| policy.id == concern.place.id))
-        .collect();
+    let mut shown_already: Vec<&PolicyRef> = decision.policies.iter().collect();
+    if let Some(shadow) = &decision.shadow {
+        let word = if shadow.allowed { "allowed" } else { "denied" };
+        let _ =
+            writeln!(out, "\n  It would be {word}, were the shadow policies enforced:\n\n  {}", shown(&shadow.reason));
+        shadow.policies.iter().for_each(|policy| show(&mut out, asked, policy));
+        shown_already.extend(shadow.policies.iter());
+    }
+    let others: Vec<&Concern> =
+        concerning.iter().filter(|concern| !shown_already.iter().any(|policy| policy.id == concern.place.id)).collect();
     if others.is_empty() {
         if decision.policies.is_empty() {
             let _ = writeln!(out, "\n  no policy is about {} and {callee}", shown(&args.caller));
@@ -120,7 +147,7 @@ fn as_text(
     let _ =
         writeln!(out, "\n  other policies about {} and {callee}, which did not decide this call:", shown(&args.caller));
     for concern in others {
-        let effect = if concern.is_permit { "permit" } else { "forbid" };
+        let effect = effect(concern);
         let open = concern.reads.iter().filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref()));
         let open: Vec<&str> = open.map(String::as_str).collect();
         let hint = match &open[..] {
@@ -131,6 +158,16 @@ fn as_text(
         show(&mut out, asked, &concern.place);
     }
     out
+}
+
+/// As a policy begins, with what it is for.
+fn effect(concern: &Concern) -> &'static str {
+    match (concern.is_permit, concern.is_shadow) {
+        (true, false) => "permit",
+        (false, false) => "forbid",
+        (true, true) => "permit, in the shadow: not enforced",
+        (false, true) => "forbid, in the shadow: not enforced",
+    }
 }
 
 fn show(out: &mut String, asked: &Asked, policy: &PolicyRef) {

@@ -118,7 +118,12 @@ pub(super) fn what_can(args: &WhatCan) -> Result<bool> {
     let mut found = Vec::new();
     for callee in asked.intent.services.keys().filter(|callee| asked.model.may_call(&caller, callee)) {
         for concern in asked.model.concerning(&caller, callee) {
-            let effect = if concern.is_permit { "permit" } else { "forbid" };
+            let effect = match (concern.is_permit, concern.is_shadow) {
+                (true, false) => "permit",
+                (false, false) => "forbid",
+                (true, true) => "shadow permit",
+                (false, true) => "shadow forbid",
+            };
             let says = asked.excerpt(&concern.place, 1).pop().unwrap_or_default().trim().to_owned();
             rows.push(vec![callee.to_string(), effect.to_owned(), concern.place.to_string(), says]);
             found.push(json!({"callee": callee.as_str(), "effect": effect, "place": concern.place.to_string(), "text": &*concern.text, "reads": concern.reads}));

@@ -142,7 +142,9 @@ fn tests_that_touch_too_few_policies_fail_if_that_is_asked_for() {
 
 #[test]
 fn a_commit_that_routes_elsewhere_is_refused_and_told() {
-    let (_folder, repo) = changed_city("services/board.yaml", |text| text.replace("weight: 90", "weight: 80"));
+    let (_folder, repo) = changed_city("services/board.yaml", |text| {
+        text.replace("backendRefs: [{subset: v2}]", "backendRefs: [{subset: v1}]")
+    });
     let told = ask("policy test", &repo);
     assert!(
         told.contains("FAILED  board: route prod/web to prod/board GET /api/pins") && told.contains("exit 1"),
@@ -151,6 +153,6 @@ fn a_commit_that_routes_elsewhere_is_refused_and_told() {
     let checked = Command::new(peers::weft()).arg("check").arg(&repo).output().expect("weft runs");
     let text = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.code() == Some(1) && text.contains("WEFT0216"), "{text}");
-    let goes = "goes to prod/board v1 (80 of 90) and prod/board v2 (10 of 90), by board.prod/routes[1] (services/board.yaml:15)";
+    let goes = "is expected to go to prod/board v2, and goes to prod/board v1, by board.prod/routes[0] (services/board.yaml:13)";
     assert!(told.contains(goes), "{told}");
 }

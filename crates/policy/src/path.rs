@@ -204,11 +204,11 @@ fn respell(path: &[u8], slashes: EscapedSlashes) -> Result<String, PathError> {
                 if is_unreserved(byte) {
                     out.push(char::from(byte));
                 } else {
-                    encode(byte, &mut out);
+                    lower::encode(byte, &mut out);
                 }
                 at += 2;
             }
-            Class::Encode => encode(byte, &mut out),
+            Class::Encode => lower::encode(byte, &mut out),
             _ => out.push(char::from(byte)),
         }
         at += 1;
@@ -254,13 +254,6 @@ fn decode(rest: &[u8], slashes: EscapedSlashes) -> Result<u8, PathError> {
         },
         _ => Err(PathError::MalformedPercent),
     }
-}
-
-fn encode(byte: u8, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    out.push('%');
-    out.push(char::from(HEX[usize::from(byte >> 4)]));
-    out.push(char::from(HEX[usize::from(byte & 15)]));
 }
 
 /// RFC 3986 s.2.3.

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use super::*;
 use crate::intent::{Caller, Endpoints, EscapedSlashes, PathMatch, Paths, Protocol, Slashes};
 
+mod entries;
+
 const MESH: &str = "\
 kind: Mesh
 name: acme
@@ -353,73 +355,6 @@ fn what_policies_may_read() {
              timeZones: {utc: Europe/Berlin, office: Europe/Berln, home: europe/berlin, 'a-b': UTC, here: Local}\n  log: all\n",
         ),
     )]));
-}
-
-#[test]
-fn tests_of_decisions() {
-    let test = |decisions: &str| {
-        let text = format!("kind: Test\nname: board\ndecisions:\n{decisions}");
-        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
-    };
-    let good = "  - {from: prod/web, to: prod/board, call: 'GET /api?x=1', expect: allow, by: prod.yaml}\n  \
-                - {from: 'spiffe://other.example/ns/a/sa/b', to: prod/board, call: PUT /, expect: deny, headers: {X-Tenant: a}, \
-                source: '::1', at: '2026-03-29T09:00:00+02:00'}\n";
-    assert_eq!(test(good), "");
-    insta::assert_snapshot!(test(
-        "  - {from: web, to: prod/baord, call: get /, expect: maybe}\n  - {from: 'spiffe://X/y', to: prod/board, call: /api, expect: deny, user: ada}\n  \
-         - {from: prod/web, to: prod/board, call: GET api, at: tomorrow, source: here, headers: [a]}\n"
-    ));
-}
-
-#[test]
-fn tests_of_routes() {
-    let test = |routes: &str| {
-        let text = format!("kind: Test\nname: board\nroutes:\n{routes}");
-        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("test.yaml", &text)])
-    };
-    let good = "  - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2}}\n  \
-                - {from: prod/web, to: prod/board, host: board, call: GET /, headers: {X-Tenant: a}, expect: [{service: prod/board, weight: 1}]}\n  \
-                - {from: prod/web, to: prod/board, call: GET /, expect: none}\n";
-    assert_eq!(test(good), "");
-    insta::assert_snapshot!(test(
-        "  - {from: web, to: prod/board, expect: []}\n  - {from: prod/web, to: prod/board, call: GET /, expect: v2}\n  \
-         - {from: prod/web, to: prod/board, call: GET /, expect: {subset: v2, weight: 0, host: x}}\n"
-    ));
-}
-
-#[test]
-fn a_rule_may_be_a_shadow() {
-    let rule = |shadow: &str| {
-        let rest = format!("access: [{{from: [prod/web], shadow: {shadow}}}]\n");
-        let board = format!("kind: Service\nname: x\nnamespace: prod\nport: 80\nprotocol: http\n{rest}");
-        told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("x.yaml", &board)])
-    };
-    assert_eq!((rule("true"), rule("false")), (String::new(), String::new()));
-    assert!(rule("yes").contains("`shadow` cannot be `yes`"), "{}", rule("yes"));
-}
-
-#[test]
-fn roles_in_roles() {
-    let roles = |text: &str| told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("roles.yaml", text)]);
-    assert_eq!(roles("kind: Role\nname: all\nmembers: [role:reporting, prod/b*, '*/web', '*']\n"), "");
-    insta::assert_snapshot!(roles(
-        "kind: Role\nname: a\nmembers: [role:b, role:a]\n---\nkind: Role\nname: b\nmembers: [role:c]\n---\nkind: Role\nname: c\n\
-         members: [role:a, role:reporting, dev/w*, prod/*x/y, role:*]\n"
-    ));
-}
-
-#[test]
-fn roles_and_local_apps() {
-    insta::assert_snapshot!(told(&[
-        ("mesh.yaml", MESH),
-        ("prod.yaml", BOARD),
-        (
-            "more.yaml",
-            "kind: Role\nname: ops\nmembers: [role:reporting, prod/web, dev/*]\n---\nkind: Role\nname: none\n---\nkind: Local\napps:\n  \
-             - {service: board, command: [weft]}\n  - {service: prod/baord, command: weft demo}\n  - {service: prod/web, labels: {version: 'v 1'}, \
-             command: []}\n  - {command: [weft, {}], env: {}}\n"
-        ),
-    ]));
 }
 
 #[test]

@@ -74,7 +74,15 @@ fn push(letter: char, out: &mut String) {
         out.push(letter);
         return;
     }
-    letter.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| super::encode(byte, out));
+    letter.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| encode(byte, out));
+}
+
+/// A byte as it stands in a path where it is no character of one.
+pub(super) fn encode(byte: u8, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    out.push('%');
+    out.push(char::from(HEX[usize::from(byte >> 4)]));
+    out.push(char::from(HEX[usize::from(byte & 15)]));
 }
 
 #[cfg(test)]

@@ -70,8 +70,17 @@ pub fn readings(path: &str) -> impl Iterator<Item = Reading> {
     })
 }
 
-/// The ways that can make a difference, alone or after others.
+/// The ways that can make a difference, alone or after others. Of nearly all paths none can, and one look at each byte says so.
 fn usable(path: &str) -> u8 {
+    let mut before = 0;
+    let has_mark = path.bytes().any(|byte| {
+        let is_mark = matches!(byte, b'%' | b';') || byte == b'/' && before == b'/';
+        before = byte;
+        is_mark
+    });
+    if !has_mark && (path.len() <= 1 || !path.ends_with('/')) {
+        return 0;
+    }
     let has = |part: &str| path.contains(part);
     let encoded = has("%2F") || has("%3B");
     let ended = has("%3F") || has("%23");

@@ -6,21 +6,23 @@
 
 mod answer;
 mod call;
+mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
 use weft_model::SpiffeId;
-use weft_policy::{Decisions, Engine};
+use weft_policy::Engine;
 use weft_telemetry::Failure;
 use weft_xds::ConnectPeer;
 
 use crate::answer::Verdict;
 use crate::call::Call;
+use crate::memory::Memory;
 
 /// Where the policies of a callee are found.
 pub trait EngineSource: Send + Sync + 'static {
@@ -35,23 +37,25 @@ impl<F: Fn(Option<&SpiffeId>) -> Option<Arc<Engine>> + Send + Sync + 'static> En
     }
 }
 
+/// A check is at most so long, in bytes. Of a request's body, which an Envoy sends along if it is told to (`with_request_body`), no policy
+/// reads anything: it is taken and ignored. A longer check fails with `OUT_OF_RANGE`, so the call is not let through.
+const CHECK_MAX: usize = 4 * 1024 * 1024;
+
 /// The `envoy.service.auth.v3.Authorization` service.
 pub struct ExtAuthz<S> {
     engines: S,
-    /// Of all callees. One lock for all: it is held for a look-up, or for the microseconds of one evaluation, and each check costs
-    /// many times that in gRPC.
-    decisions: Mutex<Decisions>,
+    memory: Memory,
 }
 
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines, decisions: Mutex::default() }
+        Self { engines, memory: Memory::default() }
     }
 
     /// As a gRPC service, to be added to a server.
     pub fn into_service(self) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(self)
+        AuthorizationServer::new(self).max_decoding_message_size(CHECK_MAX)
     }
 
     /// The answer to one check, which `peer` asks.
@@ -62,7 +66,7 @@ impl<S: EngineSource> ExtAuthz<S> {
     fn answer(&self, peer: Option<&SpiffeId>, check: &CheckRequest) -> Result<CheckResponse, Status> {
         let id = weft_telemetry::trace::decision_id(&mut rand::rng());
         let id = std::str::from_utf8(&id).unwrap_or_default();
-        let callee = call::callee(check);
+        let callee = call::callee(check, peer);
         if let Some(peer) = peer.filter(|peer| callee.as_ref() != Some(*peer)) {
             let callee = callee.as_ref().map_or("nobody", SpiffeId::as_str);
             return Err(Status::permission_denied(format!("{peer} may ask about calls to itself, not to {callee}")));
@@ -80,10 +84,7 @@ impl<S: EngineSource> ExtAuthz<S> {
             return Verdict::failed(Failure::NoPolicy, "no policy has been delivered for the callee");
         };
         match call.request() {
-            Ok(request) => {
-                let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-                Verdict::from(decisions.decide(engine, &request))
-            }
+            Ok(request) => Verdict::from(self.memory.decide(engine, &request)),
             Err(error) => Verdict::failed(Failure::BadPath, &error.to_string()),
         }
     }

@@ -1,8 +1,9 @@
 //! What the agent serves to a local Envoy beside its configuration: certificates, and decisions by the mesh's policy.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tonic::Status;
 use weft_model::SpiffeId;
@@ -21,15 +22,15 @@ impl Directory for Secrets {
 
 /// The policy in force; none until one was delivered, and then nothing is allowed.
 #[derive(Clone, Default)]
-pub(crate) struct Policy(Arc<Mutex<Option<Arc<Engine>>>>);
+pub(crate) struct Policy(Arc<ArcSwapOption<Engine>>);
 
 impl Policy {
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.load_full()
     }
 
     fn set(&self, engine: Option<Arc<Engine>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = engine;
+        self.0.store(engine);
     }
 }
 

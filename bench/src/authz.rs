@@ -4,6 +4,7 @@
 
 mod mix;
 mod plain;
+mod rpc;
 mod table;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use crate::spread::percentile;
 use crate::{meter, report, root, tool};
 use mix::Call;
 use plain::Plain;
+use rpc::Checks;
+pub(crate) use rpc::{Who, serve};
 
 /// How many policies, and how often.
 #[derive(clap::Args)]
@@ -35,6 +38,12 @@ pub(crate) struct Options {
     /// Milliseconds of a round that plain Cedar gets; at least 20 calls are decided.
     #[arg(long, default_value_t = 300)]
     cedar_ms: u64,
+    /// Rounds of checks over ext_authz; each asks both servers. 0 leaves them out.
+    #[arg(long, default_value_t = 10)]
+    check_rounds: usize,
+    /// Checks of one round.
+    #[arg(long, default_value_t = 20_000)]
+    checks: usize,
 }
 
 /// What was seen at one number of policies.
@@ -76,14 +85,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         );
         results.insert(*policies, case);
     }
+    let checks = match options.check_rounds {
+        0 => None,
+        rounds => Some(rpc::measure(rounds, options.checks).context("checks over ext_authz")?),
+    };
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("authz.json");
-    std::fs::write(&file, format!("{:#}\n", json(&results)))?;
-    println!("\n{}wrote {}", table::table(&results), file.display());
-    if options.policies == [10, 1_000, 10_000] && options.rounds >= 20 {
+    std::fs::write(&file, format!("{:#}\n", json(&results, checks)))?;
+    println!("\n{}{}wrote {}", table::table(&results), table::checks(checks), file.display());
+    if options.policies == [10, 1_000, 10_000] && options.rounds >= 20 && options.check_rounds >= 10 {
         let page = root().join("docs/benchmarks.md");
-        report::put(&page, "authz", &table::page(&results))?;
+        report::put(&page, "authz", &table::page(&results, checks))?;
         println!("wrote the table into {}", page.display());
     }
     Ok(())
@@ -166,8 +179,7 @@ pub(crate) fn load(bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The last figure is that of another measurement.
-fn json(results: &BTreeMap<usize, Case>) -> Value {
+fn json(results: &BTreeMap<usize, Case>, checks: Option<Checks>) -> Value {
     let round = |us: f64| (us * 100.0).round() / 100.0;
     let times = |times: Times| json!({"p50_us": round(times.p50), "p99_us": round(times.p99)});
     let case = |case: &Case| {
@@ -182,7 +194,12 @@ fn json(results: &BTreeMap<usize, Case>) -> Value {
     };
     let policies: serde_json::Map<_, _> =
         results.iter().map(|(policies, seen)| (policies.to_string(), case(seen))).collect();
-    json!({"policies": policies, "ext_authz_checks_per_cpu_second": null})
+    json!({
+        "policies": policies,
+        "ext_authz_checks_per_cpu_second": checks.map(|checks| checks.weft.round()),
+        "plain_checks_per_cpu_second": checks.map(|checks| checks.plain.round()),
+        "ext_authz_to_plain": checks.map(|checks| round(checks.ratio())),
+    })
 }
 
 #[cfg(test)]
@@ -193,7 +210,8 @@ mod tests {
     fn the_report_has_a_case_for_each_number_of_policies() {
         let times = Times::of((1..=1_000).map(Duration::from_nanos).collect());
         let case = Case { weft: times, calm_p99: 0.7, cedar: times, load_ms: 1.234, rss_kib: 7 };
-        let report = json(&BTreeMap::from([(10, case)]));
+        let checks = Checks { weft: 30_000.4, plain: 40_000.0 };
+        let report = json(&BTreeMap::from([(10, case)]), Some(checks));
         assert_eq!(
             report,
             json!({
@@ -203,7 +221,9 @@ mod tests {
                     "load_ms": 1.23,
                     "rss_kib": 7,
                 }},
-                "ext_authz_checks_per_cpu_second": null,
+                "ext_authz_checks_per_cpu_second": 30_000.0,
+                "plain_checks_per_cpu_second": 40_000.0,
+                "ext_authz_to_plain": 0.75,
             })
         );
     }

@@ -5,7 +5,8 @@
 //! `target/bench/chain.json` and the table in `docs/benchmarks.md`. Absolute numbers do not travel between machines; ratios
 //! within one run do, and counts of instructions and system calls on machines that are busy too.
 //!
-//! `weft-bench authz` measures decisions of the policy engine beside plain Cedar, in one process.
+//! `weft-bench authz` measures decisions of the policy engine beside plain Cedar, in one process, and checks of ext_authz beside a plain
+//! tonic server.
 
 mod app;
 mod authz;
@@ -46,6 +47,15 @@ enum Case {
     Chain(chain::Options),
     /// One policy decision: latency beside plain Cedar, and what a bundle takes to load and to keep.
     Authz(authz::Options),
+    /// Answers checks of ext_authz (the benchmark starts it by itself).
+    AuthzServer {
+        /// Whose server.
+        #[arg(long)]
+        who: authz::Who,
+        /// Unix socket to listen on.
+        #[arg(long)]
+        socket: PathBuf,
+    },
     /// Loads a bundle and says what it took (the benchmark starts it by itself).
     Load {
         /// The file.
@@ -64,6 +74,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().case {
         Case::Chain(options) => chain::run(&options),
         Case::Authz(options) => authz::run(&options),
+        Case::AuthzServer { who, socket } => authz::serve(who, &socket),
         Case::Load { bundle } => authz::load(&bundle),
         Case::App { listen } => app::serve(listen),
     }

@@ -204,6 +204,7 @@ impl Mesh {
     pub fn sidecar(&self, name: &str, mut spec: Spec) -> Sidecar {
         let token = self.token(&spec.service);
         spec.program.get_or_insert_with(|| self.program.clone());
+        spec.authz = Some(self.authz);
         Sidecar::start(self.folder(), name, self.xds, &token, spec)
     }
 

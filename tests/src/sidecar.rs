@@ -43,6 +43,8 @@ pub struct Spec {
     pub drain: Option<u32>,
     /// The `weft` to run; `None` is [`peers::weft`].
     pub program: Option<PathBuf>,
+    /// The control plane's ext_authz; `None` leaves it to the sidecar.
+    pub authz: Option<SocketAddr>,
     /// What it runs under, a program and its arguments; empty for nothing.
     pub under: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl Spec {
             app_host: None,
             drain: None,
             program: None,
+            authz: None,
             under: Vec::new(),
         }
     }
@@ -298,7 +301,10 @@ fn spawn(folder: &Path, name: &str, spec: &Spec, args: &[String]) -> Process {
         DataPlane::Envoy => peers::venv("envoy").display().to_string(),
         DataPlane::Weft => String::new(),
     };
-    let env: &[(&str, &str)] = if envoy.is_empty() { &[] } else { &[("WEFT_ENVOY", &envoy)] };
+    // In the environment: an older `weft` that is compared has no such option.
+    let authz = spec.authz.map(|authz| authz.to_string()).unwrap_or_default();
+    let env = [("WEFT_ENVOY", &*envoy), ("WEFT_AUTHZ_SERVER", &*authz)];
+    let env: Vec<_> = env.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let program = spec.program.clone().unwrap_or_else(peers::weft);
-    Process::start_under(&spec.under, folder, name, program, args, env)
+    Process::start_under(&spec.under, folder, name, program, args, &env)
 }

@@ -1,4 +1,5 @@
-//! The same calls are decided alike, for the same reasons, by our data plane and by Envoy with the policies behind ext_authz.
+//! The same calls are decided alike, for the same reasons, by our data plane and by Envoy with the policies behind ext_authz, and by both
+//! when they ask the control plane.
 
 use std::collections::HashMap;
 
@@ -84,9 +85,14 @@ struct Outcome {
     policy: Value,
 }
 
-fn outcomes(data_plane: DataPlane) -> Vec<Outcome> {
+/// Of calls about which the callee's sidecar decides by itself, or asks the control plane.
+fn outcomes(data_plane: DataPlane, authorization: &str) -> Vec<Outcome> {
     let template = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("authz");
-    let mesh = Mesh::start_from(&template, |_| {});
+    let mesh = Mesh::start_from(&template, |repo| {
+        // At the end, in the document of prod/board: no line moves, and each stands in the reason of a decision.
+        let services = repo.read("services/all.yaml");
+        repo.write("services/all.yaml", &format!("{services}authorization: {authorization}\n"));
+    });
     let app = App::start("v1");
     let board = mesh.sidecar("board", Spec::new("prod/board", app.address()).on(data_plane));
     let callers: Vec<(&str, Sidecar)> = CALLERS
@@ -140,10 +146,14 @@ fn outcome(call: String, reply: &Reply, line: &Value) -> Outcome {
 
 #[test]
 fn the_same_calls_are_decided_alike_on_both_data_planes() {
-    let (weft, envoy) = (outcomes(Weft), outcomes(Envoy));
+    const BY_SERVER: &str = "{by: server, timeout: 10s}";
+    let weft = outcomes(Weft, "{by: sidecar}");
     assert_eq!(weft.len(), 3 * (ASKS.len() + BROKEN.len()));
-    let differ: Vec<_> = weft.iter().zip(&envoy).filter(|(weft, envoy)| weft != envoy).collect();
-    assert!(differ.is_empty(), "{} of {} differ: {differ:#?}", differ.len(), weft.len());
+    for (data_plane, by) in [(Envoy, "{by: sidecar}"), (Weft, BY_SERVER), (Envoy, BY_SERVER)] {
+        let other = outcomes(data_plane, by);
+        let differ: Vec<_> = weft.iter().zip(&other).filter(|(weft, other)| weft != other).collect();
+        assert!(differ.is_empty(), "{data_plane:?} by {by}: {} of {} differ: {differ:#?}", differ.len(), weft.len());
+    }
     let all: String =
         weft.iter().map(|one| format!("{} -> {} {} {}\n", one.call, one.status, one.decision, one.detail)).collect();
     insta::assert_snapshot!(all);

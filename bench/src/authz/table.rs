@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Case;
+use super::{Case, Checks};
 use crate::report;
 
 const HEAD: &str = "\
@@ -28,9 +28,20 @@ pub(crate) fn table(results: &BTreeMap<usize, Case>) -> String {
     text
 }
 
-/// The table with where it was taken.
-pub(crate) fn page(results: &BTreeMap<usize, Case>) -> String {
-    format!("On {}.\n\n{}", report::machine(), table(results))
+/// A Markdown table of the checks over ext_authz; nothing if there were none.
+pub(crate) fn checks(checks: Option<Checks>) -> String {
+    let Some(checks) = checks else { return String::new() };
+    let Checks { weft, plain } = checks;
+    format!(
+        "\n| checks of ext_authz per second of the server's CPU | |\n|---|---|\n| weft, every check decided | {weft:.0} |\n\
+         | tonic alone | {plain:.0} |\n| **weft / tonic alone** | **{:.2}x** |\n\n",
+        checks.ratio()
+    )
+}
+
+/// The tables with where they were taken.
+pub(crate) fn page(results: &BTreeMap<usize, Case>, seen: Option<Checks>) -> String {
+    format!("On {}.\n\n{}{}", report::machine(), table(results), checks(seen))
 }
 
 #[cfg(test)]

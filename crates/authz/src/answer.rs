@@ -18,6 +18,9 @@ use crate::call::Call;
 /// Names the decision in the response to a denied call; never accepted from a caller.
 const DECISION_ID: &str = "x-weft-decision-id";
 
+/// What only the mesh says of a caller. An Envoy that the mesh has configured takes them off by itself; others are told to.
+const IDENTITY: [&str; 3] = [DECISION_ID, "x-weft-principal", "x-weft-source"];
+
 /// What was decided.
 pub(crate) struct Verdict {
     /// `None` lets the call pass.
@@ -72,11 +75,12 @@ pub(crate) fn respond(call: &Call<'_>, verdict: &Verdict, id: &str) -> CheckResp
     }
 }
 
-/// A decision id that the caller made up does not reach the app, and the path reaches it as it was decided on: Envoy leaves
-/// some spellings that are one path to the policies, like `%c3` for `%C3`.
+/// An identity or a decision id that the caller made up does not reach the app, and the path reaches it as it was decided on: Envoy
+/// leaves some spellings that are one path to the policies, like `%c3` for `%C3`.
 fn allowed(call: &Call<'_>) -> OkHttpResponse {
     let headers = call.respelled().map(|target| header(":path", target)).into_iter().collect();
-    OkHttpResponse { headers, headers_to_remove: vec![DECISION_ID.to_owned()], ..Default::default() }
+    let headers_to_remove = IDENTITY.into_iter().chain(call.look_alikes(&IDENTITY)).map(str::to_owned).collect();
+    OkHttpResponse { headers, headers_to_remove, ..Default::default() }
 }
 
 /// A problem document. A gRPC caller cannot read one: Envoy answers it with trailers only and the body as `grpc-message`, so

@@ -35,6 +35,14 @@ pub(crate) struct Call<'a> {
 #[derive(Debug)]
 struct Sent<'a>(Option<&'a HttpRequest>);
 
+impl<'a> Sent<'a> {
+    fn names(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let raw = self.0.and_then(|http| http.header_map.as_ref()).into_iter().flat_map(|map| &map.headers);
+        let raw = raw.map(|entry| &*entry.key);
+        self.0.into_iter().flat_map(|http| http.headers.keys()).map(|name| &**name).chain(raw)
+    }
+}
+
 impl Headers for Sent<'_> {
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
         let http = self.0?;
@@ -77,6 +85,12 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Names of fields that are there and look to some apps (CGI, WSGI) like one of `names`: with underscores for dashes.
+    pub(crate) fn look_alikes<'b>(&'b self, names: &'b [&str]) -> impl Iterator<Item = &'b str> {
+        let looks_like = |given: &&str| given.contains('_') && names.contains(&&*given.replace('_', "-"));
+        self.headers.names().filter(looks_like)
+    }
+
     /// Path and query, if normalising changed them.
     pub(crate) fn respelled(&self) -> Option<&str> {
         match &self.target {
@@ -112,9 +126,13 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Who is called: the URI SAN of the asking sidecar's own certificate, if it is a SPIFFE ID.
-pub(crate) fn callee(check: &CheckRequest) -> Option<SpiffeId> {
-    principal(check.attributes.as_ref()?.destination.as_ref()?)
+/// Who is called: the URI SAN of the asking sidecar's own certificate, if it is a SPIFFE ID. A check that says nothing of it is about calls
+/// to `peer`, who asks: nobody may ask about others.
+pub(crate) fn callee(check: &CheckRequest, peer: Option<&SpiffeId>) -> Option<SpiffeId> {
+    match check.attributes.as_ref().and_then(|attributes| attributes.destination.as_ref()) {
+        Some(destination) if !destination.principal.is_empty() => principal(destination),
+        _ => peer.cloned(),
+    }
 }
 
 /// Envoy gives the first URI SAN of a verified certificate, else a DNS name or the subject: those are no identity here.

@@ -5,10 +5,11 @@
 
 mod answer;
 mod call;
+mod memory;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
@@ -16,12 +17,13 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
 use weft_decision_log::{DecisionLog, Made};
 use weft_model::SpiffeId;
-use weft_policy::{Decided, Decision, Decisions, Engine};
+use weft_policy::{Decided, Decision, Engine};
 use weft_telemetry::Failure;
 use weft_xds::ConnectPeer;
 
 use crate::answer::Verdict;
 use crate::call::Call;
+use crate::memory::Memory;
 
 const NO_POLICY: &str = "no policy has been delivered for the callee";
 
@@ -38,12 +40,14 @@ impl<F: Fn(Option<&SpiffeId>) -> Option<Arc<Engine>> + Send + Sync + 'static> En
     }
 }
 
+/// A check is at most so long, in bytes. Of a request's body, which an Envoy sends along if it is told to (`with_request_body`), no policy
+/// reads anything: it is taken and ignored. A longer check fails with `OUT_OF_RANGE`, so the call is not let through.
+const CHECK_MAX: usize = 4 * 1024 * 1024;
+
 /// The `envoy.service.auth.v3.Authorization` service.
 pub struct ExtAuthz<S> {
     engines: S,
-    /// Of all callees. One lock for all: it is held for a look-up, or for the microseconds of one evaluation, and each check costs
-    /// many times that in gRPC.
-    decisions: Mutex<Decisions>,
+    memory: Memory,
     log: Option<Log>,
 }
 
@@ -56,7 +60,7 @@ struct Log {
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines, decisions: Mutex::default(), log: None }
+        Self { engines, memory: Memory::default(), log: None }
     }
 
     /// Logs decisions; `commit` gives the one that is in force.
@@ -66,7 +70,7 @@ impl<S: EngineSource> ExtAuthz<S> {
 
     /// As a gRPC service, to be added to a server.
     pub fn into_service(self) -> AuthorizationServer<Self> {
-        AuthorizationServer::new(self)
+        AuthorizationServer::new(self).max_decoding_message_size(CHECK_MAX)
     }
 
     /// The answer to one check, which `peer` asks.
@@ -77,7 +81,7 @@ impl<S: EngineSource> ExtAuthz<S> {
     fn answer(&self, peer: Option<&SpiffeId>, check: &CheckRequest) -> Result<CheckResponse, Status> {
         let id = weft_telemetry::trace::decision_id(&mut rand::rng());
         let id = std::str::from_utf8(&id).unwrap_or_default();
-        let callee = call::callee(check);
+        let callee = call::callee(check, peer);
         if let Some(peer) = peer.filter(|peer| callee.as_ref() != Some(*peer)) {
             let callee = callee.as_ref().map_or("nobody", SpiffeId::as_str);
             return Err(Status::permission_denied(format!("{peer} may ask about calls to itself, not to {callee}")));
@@ -96,7 +100,7 @@ impl<S: EngineSource> ExtAuthz<S> {
             Err(error) => return Verdict::failed(Failure::BadPath, &error.to_string()),
         };
         let Decided { decision, evaluated } = match engine {
-            Some(engine) => self.decisions.lock().unwrap_or_else(PoisonError::into_inner).decide(engine, &request),
+            Some(engine) => self.memory.decide(engine, &request),
             None => Decided { decision: Decision::refused(NO_POLICY.into()), evaluated: None },
         };
         if let Some(Log { log, commit }) = &self.log {

@@ -15,6 +15,8 @@ use weft_policy::testing;
 
 use super::*;
 
+mod strangers;
+
 const WEB: &str = "spiffe://acme.internal/ns/prod/sa/web";
 
 fn engine(policies: &str) -> Arc<Engine> {
@@ -120,7 +122,7 @@ async fn an_allowed_call_names_its_policy_and_loses_a_forged_decision_id() {
     assert_eq!(metadata(&response, "policy"), "policies/x.cedar:2");
     assert_eq!(metadata(&response, "reason"), "permit policies/x.cedar:2");
     let Some(HttpResponse::OkResponse(ok)) = &response.http_response else { panic!("not allowed: {response:?}") };
-    assert_eq!(ok.headers_to_remove, ["x-weft-decision-id"]);
+    assert_eq!(ok.headers_to_remove, ["x-weft-decision-id", "x-weft-principal", "x-weft-source"]);
     assert!(ok.headers.is_empty());
 }
 

@@ -42,8 +42,9 @@ const ISTIO: [(&str, &str); 24] = [
 ];
 
 /// What Weft adds on both hops. Envoy has nothing in the namespace `weft` and prints `null`; our proxy knows.
-const BOTH: [(&str, &str); 5] = [
+const BOTH: [(&str, &str); 6] = [
     ("attempt_count", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
+    ("authz_failed_open", "%REQ(X-ENVOY-AUTH-FAILURE-MODE-ALLOWED)%"),
     ("cause", "%DYNAMIC_METADATA(weft:cause)%"),
     ("config_version", "%DYNAMIC_METADATA(weft:config_version)%"),
     ("layer", "%DYNAMIC_METADATA(weft:layer)%"),

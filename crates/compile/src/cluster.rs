@@ -57,26 +57,46 @@ pub(crate) fn outbound_for_grpc(trust_domain: &TrustDomain, service: &Service, s
 /// The app behind a sidecar, in clear.
 pub(crate) fn inbound(service: &Service, app: SocketAddr) -> Arc<Resource> {
     let name = names::inbound_cluster(service);
-    let endpoint = Endpoint { address: socket_address(app), ..Default::default() };
-    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() };
     let cluster = Cluster {
-        name: name.to_string(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
-        connect_timeout: duration(CONNECT_TIMEOUT),
         typed_extension_protocol_options: match service.protocol {
             Protocol::Http => speaking(http1(), idle_for(service.app.idle_timeout)),
             Protocol::Grpc => speaking(http2(), limits::FROM_APP.of_responses()),
             Protocol::Tcp => HashMap::new(),
         },
         circuit_breakers: Some(bounds()),
+        ..fixed(&name, Some(app))
+    };
+    Resource::new(type_url::CLUSTER, &name, &cluster)
+}
+
+/// A gRPC service of the control plane; without an address nobody answers.
+pub(crate) fn control_plane(name: &str, trust_domain: &TrustDomain, address: Option<SocketAddr>) -> Arc<Resource> {
+    let peer = SpiffeId::of_control_plane(trust_domain);
+    let cluster = Cluster {
+        transport_socket: Some(tls::upstream(&peer, name.to_owned(), &["h2"])),
+        typed_extension_protocol_options: speaking(http2(), limits::BETWEEN.of_responses()),
+        circuit_breakers: Some(bounds()),
+        ..fixed(name, address)
+    };
+    Resource::new(type_url::CLUSTER, name, &cluster)
+}
+
+fn fixed(name: &str, address: Option<SocketAddr>) -> Cluster {
+    let lb_endpoints = address.into_iter().map(|address| {
+        let endpoint = Endpoint { address: socket_address(address), ..Default::default() };
+        LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() }
+    });
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into())),
+        connect_timeout: duration(CONNECT_TIMEOUT),
         load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: name.to_string(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: lb_endpoints.collect(), ..Default::default() }],
             ..Default::default()
         }),
         ..Default::default()
-    };
-    Resource::new(type_url::CLUSTER, &name, &cluster)
+    }
 }
 
 fn eds(name: &str, lb_policy: LbPolicy) -> Cluster {

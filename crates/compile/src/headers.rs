@@ -11,6 +11,9 @@ pub const UNTOUCHED: &str = "x-weft-untouched";
 /// where a sidecar calls from, and the path that was decided on would not be the one that is served.
 pub const PATH: [&str; 2] = ["script-name", "path-info"];
 
+/// Tells the app, and the log, that nobody could be asked whether this call is allowed, and that it is let through all the same.
+pub const FAILED_OPEN: &str = "x-envoy-auth-failure-mode-allowed";
+
 /// Who calls, as the ingress tells the app. Envoy itself takes it off in this spelling.
 pub const CERTIFICATE: &str = "x-forwarded-client-cert";
 
@@ -31,7 +34,8 @@ pub(crate) fn look_alikes(name: &str) -> impl Iterator<Item = String> {
 
 /// What steers Envoy per request. Whoever may set these could retry what must not be retried, lift the route's timeout or forge
 /// the path in the log, so they are taken off as well.
-pub const STEERING: [&str; 14] = [
+pub const STEERING: [&str; 15] = [
+    FAILED_OPEN,
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
     "x-envoy-max-retries",

@@ -7,6 +7,7 @@
 //! [`bootstrap`] writes what a stock Envoy needs to ask the agent next door for those resources.
 
 mod access_log;
+mod authz;
 pub mod bootstrap;
 mod cluster;
 mod endpoint;
@@ -30,6 +31,7 @@ use weft_model::ServiceName;
 use weft_model::intent::Service;
 use weft_xds::{Snapshot, type_url};
 
+pub use authz::AUTHZ_CLUSTER;
 pub use endpoint::{Endpoint, EndpointSet, Labels};
 pub use hop::{EGRESS, INGRESS};
 pub use mesh::{CompiledMesh, REVISION_NAME};
@@ -47,6 +49,8 @@ pub struct Proxy {
     pub egress: SocketAddr,
     /// Where its app listens.
     pub app: SocketAddr,
+    /// Where it reaches the control plane's ext_authz, if it has said so.
+    pub authz: Option<SocketAddr>,
     /// Where the access log goes, like `/dev/stdout`.
     pub access_log: String,
     /// What it understands.
@@ -89,7 +93,9 @@ pub fn compile(mesh: &CompiledMesh, endpoints: &EndpointSet, proxy: &Proxy) -> S
 /// What only this one sidecar has.
 fn own_side(mesh: &CompiledMesh, service: &Service, proxy: &Proxy, snapshot: &mut Snapshot) {
     snapshot.insert(listener::egress(proxy, mesh.neighbours(service).slashes));
-    snapshot.insert(listener::ingress(proxy, service, &mesh.intent().mesh.trust_domain));
+    let trust_domain = &mesh.intent().mesh.trust_domain;
+    snapshot.insert(listener::ingress(proxy, service, trust_domain));
+    authz::server(proxy, service, trust_domain).into_iter().for_each(|cluster| snapshot.insert(cluster));
     snapshot.insert(cluster::inbound(service, proxy.app));
     snapshot.insert(mesh.bundle(service));
 }

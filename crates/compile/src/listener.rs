@@ -8,23 +8,21 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::{HeaderMutation, header_mutation};
 use envoy_types::pb::envoy::config::core::v3::{
-    ApiVersion, DataSource, Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection, TransportSocket,
-    TypedExtensionConfig, data_source::Specifier,
+    DataSource, Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection, TransportSocket, TypedExtensionConfig,
+    data_source::Specifier,
 };
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, tracing};
-use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{self as http_authz, ext_authz::Services};
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as tcp_authz;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm,
     http_connection_manager::proxy_status_config::ProxyName, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, UpstreamConnectMode, tcp_proxy};
 use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
-use envoy_types::pb::envoy::r#type::v3::{HttpStatus, Percent};
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 use weft_model::TrustDomain;
@@ -33,15 +31,8 @@ use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
 use crate::hop::{EGRESS, Hop, INGRESS};
-use crate::local_reply::NO_DECISION;
 use crate::pb::{ads, agent_service, any, boolean, duration, socket_address, uint32};
-use crate::{Proxy, headers, limits, local_reply, names, route, tls, wire};
-
-/// Envoy's question to its agent next door, which answers from memory within a millisecond. Envoy's own 200 ms are less than a busy
-/// machine may take to run the agent at all (two cores under a load of ten: just over a second), and each such pause would fail
-/// calls; after five seconds the agent is rather stuck than slow. An agent that is gone is told at once. It is far below the 15 s
-/// that a route allows, so that the caller is told the cause and not that its time ran out.
-const AUTHZ_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::{Proxy, authz, headers, limits, local_reply, names, route, tls, wire};
 
 /// What a TCP caller may send while the app is being connected to.
 const EARLY_DATA_BYTES: u32 = 64 * 1024;
@@ -110,14 +101,7 @@ pub(crate) fn for_grpc(name: &str, routes: &str) -> Arc<Resource> {
 }
 
 fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
-    let authz = http_authz::ExtAuthz {
-        services: Some(Services::GrpcService(agent_service(Some(AUTHZ_TIMEOUT)))),
-        transport_api_version: ApiVersion::V3.into(),
-        status_on_error: Some(HttpStatus { code: NO_DECISION.into() }),
-        include_tls_session: true,
-        ..Default::default()
-    };
-    let mut filters = vec![http_filter(HTTP_AUTHZ, &authz), router()];
+    let mut filters = vec![http_filter(HTTP_AUTHZ, &authz::of_requests(&service.authorization)), router()];
     if service.protocol == Protocol::Http {
         filters.insert(1, app_response());
     }
@@ -145,13 +129,7 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
 }
 
 fn ingress_tcp(proxy: &Proxy, service: &Service) -> Vec<Filter> {
-    let authz = tcp_authz::ExtAuthz {
-        stat_prefix: INGRESS.to_owned(),
-        grpc_service: Some(agent_service(Some(AUTHZ_TIMEOUT))),
-        transport_api_version: ApiVersion::V3.into(),
-        include_tls_session: true,
-        ..Default::default()
-    };
+    let authz = authz::of_connections(&service.authorization);
     let forward = TcpProxy {
         stat_prefix: INGRESS.to_owned(),
         cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(names::inbound_cluster(service).to_string())),
@@ -200,7 +178,7 @@ fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
 
 /// `traceparent` is made where a request has none, and carried on; nothing is sampled, so nothing is exported.
 fn trace_context() -> hcm::Tracing {
-    let provider = OpenTelemetryConfig { grpc_service: Some(agent_service(None)), ..Default::default() };
+    let provider = OpenTelemetryConfig { grpc_service: Some(agent_service()), ..Default::default() };
     hcm::Tracing {
         random_sampling: Some(Percent { value: 0.0 }),
         provider: Some(tracing::Http {

@@ -65,19 +65,24 @@ pub(crate) fn agent_source() -> Option<ConfigSource> {
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(ApiConfigSource {
             api_type: ApiType::Grpc.into(),
             transport_api_version: ApiVersion::V3.into(),
-            grpc_services: vec![agent_service(None)],
+            grpc_services: vec![agent_service()],
             ..Default::default()
         })),
         ..Default::default()
     })
 }
 
-/// The agent as a gRPC service, with a bound for each call.
-pub(crate) fn agent_service(timeout: Option<Duration>) -> GrpcService {
+/// The agent as a gRPC service.
+pub(crate) fn agent_service() -> GrpcService {
+    grpc_service(AGENT_CLUSTER, None)
+}
+
+/// A gRPC service behind a cluster, with a bound for each call.
+pub(crate) fn grpc_service(cluster: &str, timeout: Option<Duration>) -> GrpcService {
     GrpcService {
         timeout: timeout.and_then(duration),
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-            cluster_name: AGENT_CLUSTER.to_owned(),
+            cluster_name: cluster.to_owned(),
             ..Default::default()
         })),
         ..Default::default()

@@ -59,6 +59,7 @@ pub fn sidecar(service: &str, number: u8) -> Proxy {
         ingress: at(15006),
         egress: at(15001),
         app: at(8080),
+        authz: None,
         access_log: "/dev/stdout".to_owned(),
         kind: ProxyKind::Sidecar,
     }

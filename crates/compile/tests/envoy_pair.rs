@@ -47,6 +47,7 @@ fn proxy(service: &str) -> Proxy {
         ingress: free(),
         egress: free(),
         app: free(),
+        authz: None,
         access_log: String::new(),
         kind: ProxyKind::Sidecar,
     }

@@ -16,6 +16,7 @@ mod withdraw;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 use weft_compile::CompiledMesh;
@@ -36,6 +37,8 @@ pub(crate) use streams::Opened;
 
 pub(crate) struct Hub {
     state: Mutex<State>,
+    /// The mesh of `state`, for whoever asks so often that the lock would be in the way.
+    mesh: ArcSwapOption<CompiledMesh>,
     /// There is something to publish.
     work: Notify,
     /// The registry differs from what is saved.
@@ -52,6 +55,7 @@ impl Hub {
     pub(crate) fn new(registry: Registry, issued: Issued, grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(registry, issued)),
+            mesh: ArcSwapOption::default(),
             work: Notify::new(),
             registry_changed: Notify::new(),
             issued_changed: Notify::new(),
@@ -65,9 +69,17 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The mesh in force, without the lock.
+    pub(crate) fn mesh(&self) -> Option<Arc<CompiledMesh>> {
+        self.mesh.load_full()
+    }
+
     /// Puts a checked and compiled commit in force.
     pub(crate) fn commit(&self, mesh: CompiledMesh, subject: String, took: Duration, findings: Vec<FindingStatus>) {
-        self.state().commit(mesh, subject, took, findings, Now::read());
+        let mut state = self.state();
+        state.commit(mesh, subject, took, findings, Now::read());
+        self.mesh.store(state.mesh.clone());
+        drop(state);
         self.metrics.validation_passed.add(1);
         self.work.notify_one();
         self.progressed();
@@ -78,6 +90,7 @@ impl Hub {
         let mut state = self.state();
         let mesh = state.mesh.clone();
         state.break_glass(broken);
+        self.mesh.store(state.mesh.clone());
         drop(state);
         self.work.notify_one();
         mesh.map_or(0, |mesh| mesh.policy().services_that_read_break_glass())

@@ -45,6 +45,8 @@ pub struct AgentNode {
     pub egress: SocketAddr,
     /// Where the app listens.
     pub app: SocketAddr,
+    /// Where the control plane's ext_authz is reached.
+    pub authz: Option<SocketAddr>,
     /// Matched by subsets.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Path of the access log.
@@ -74,8 +76,8 @@ impl AgentNode {
             ("access_log".to_owned(), text(&self.access_log)),
             ("data_plane".to_owned(), text(&self.data_plane)),
         ]);
-        if let Some(advertise) = self.advertise {
-            weft.insert("advertise".to_owned(), text(&advertise.to_string()));
+        for (key, address) in [("advertise", self.advertise), ("authz", self.authz)] {
+            address.map(|address| weft.insert(key.to_owned(), text(&address.to_string())));
         }
         if let Some(expires) = self.certificate_expires {
             weft.insert("certificate_expires".to_owned(), value(Kind::NumberValue(expires as f64)));
@@ -121,6 +123,7 @@ impl AgentNode {
             advertise: string("advertise").map(|text| address("advertise", text)).transpose()?,
             egress: address("egress", need("egress")?)?,
             app: address("app", need("app")?)?,
+            authz: string("authz").map(|text| address("authz", text)).transpose()?,
             labels: labels.collect(),
             access_log: string("access_log").unwrap_or("/dev/stdout").to_owned(),
             data_plane: string("data_plane").unwrap_or("weft").to_owned(),
@@ -273,6 +276,7 @@ mod tests {
             advertise: Some("10.0.0.7:15006".parse().expect("legal")),
             egress: "127.0.0.1:15001".parse().expect("legal"),
             app: "127.0.0.1:8080".parse().expect("legal"),
+            authz: Some("10.0.0.1:15011".parse().expect("legal")),
             labels: BTreeMap::from([("version".into(), "v1".into())]),
             access_log: "/var/log/weft.json".into(),
             data_plane: "envoy".into(),

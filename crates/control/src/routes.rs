@@ -136,6 +136,7 @@ fn config(mesh: &CompiledMesh, service: &ServiceName) -> Result<Config, String> 
         ingress: at(15006),
         egress: at(15001),
         app: at(8080),
+        authz: Some(at(15011)),
         access_log: "/dev/stdout".to_owned(),
         kind: ProxyKind::Sidecar,
     };

@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use weft_model::{ServiceName, SpiffeId, TrustDomain};
+use weft_model::{SpiffeId, TrustDomain};
 use weft_store::{Store, StoreError, Swap};
 
 use crate::ca::{self, Ca, CaError, KeyRequest, Names};
@@ -22,8 +22,6 @@ use crate::svid::{Svid, SvidError, TrustBundle};
 
 const ROOT: &str = "ca/root";
 const ISSUING: &str = "ca/issuing";
-/// The service name under which the control plane itself has its identity.
-const OWN_SERVICE: &str = "weft/server";
 
 /// How often the authority tries again what failed.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
@@ -280,8 +278,7 @@ fn own_plan(own: &LiveIdentity) -> Plan {
 
 /// The SPIFFE ID that every control plane of `domain` has.
 pub fn own_id(domain: &TrustDomain) -> SpiffeId {
-    let own: ServiceName = OWN_SERVICE.parse().expect("a legal name");
-    SpiffeId::for_service(domain, &own)
+    SpiffeId::of_control_plane(domain)
 }
 
 async fn read(store: &Store, key: &str) -> Result<Option<Ca>, AuthorityError> {

@@ -68,3 +68,5 @@ pub const ROLE_CIRCLE: &str = "WEFT0147";
 pub const BAD_INPUT: &str = "WEFT0148";
 /// A call of a test that is not written as one.
 pub const BAD_TEST: &str = "WEFT0149";
+/// A service whose calls are allowed when nobody can be asked.
+pub const FAIL_OPEN: &str = "WEFT0215";

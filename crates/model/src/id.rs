@@ -81,6 +81,11 @@ impl SpiffeId {
         Self { path_at: ("spiffe://".len() + trust_domain.as_str().len()) as u16, text: text.into() }
     }
 
+    /// The identity of every control plane of a mesh: that of `weft/server`. No intent can declare a service of that namespace.
+    pub fn of_control_plane(trust_domain: &TrustDomain) -> Self {
+        Self::for_service(trust_domain, &ServiceName { text: "weft/server".into(), slash: 4 })
+    }
+
     /// The whole ID.
     pub fn as_str(&self) -> &str {
         &self.text

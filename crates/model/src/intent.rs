@@ -104,6 +104,8 @@ pub struct Service {
     pub app: App,
     /// How paths of requests are read.
     pub paths: Paths,
+    /// Who decides whether calls to it are allowed.
+    pub authorization: Authorization,
     /// Where its sidecars are.
     pub endpoints: Endpoints,
     /// Subset -> labels that an endpoint must carry.
@@ -129,6 +131,32 @@ impl Default for App {
     fn default() -> Self {
         Self { idle_timeout: Duration::from_secs(60) }
     }
+}
+
+/// `Service.authorization`: who decides whether a call is allowed, and what happens when nobody can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorization {
+    /// Who decides.
+    pub by: DecidedBy,
+    /// How long the control plane may take to answer; 10 ms to 10 s. Default 1 s.
+    pub timeout: Duration,
+    /// Whether a call passes when the control plane cannot be asked. Never said of a service whose sidecars decide.
+    pub fail_open: bool,
+}
+
+impl Default for Authorization {
+    fn default() -> Self {
+        Self { by: DecidedBy::Sidecar, timeout: Duration::from_secs(1), fail_open: false }
+    }
+}
+
+/// Who decides whether a call is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// The callee's sidecar, from the policies that it was sent. The default: it needs nobody.
+    Sidecar,
+    /// The control plane, over ext_authz.
+    Server,
 }
 
 /// `Service.paths`: what is done with paths that two readers could take differently.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use weft_model::intent::{
-    AccessRule, Allow, App, Caller, Defaults, Endpoints, Intent, Member, Mesh, Paths, PolicyFile, PolicyInputs,
-    Protocol, Role, Service,
+    AccessRule, Allow, App, Authorization, Caller, Defaults, Endpoints, Intent, Member, Mesh, Paths, PolicyFile,
+    PolicyInputs, Protocol, Role, Service,
 };
 use weft_model::{ServiceName, Span, SpiffeId};
 use weft_policy_eval::Kind;
@@ -57,6 +57,7 @@ pub fn service(text: &str) -> Service {
         access_span: span(&file, 10),
         app: App::default(),
         paths: Paths::default(),
+        authorization: Authorization::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! What our proxy does not support is refused with the path of the field; nothing is ignored in silence. No I/O, no
 //! clock.
 
+mod authz;
 mod builder;
 mod cluster;
 mod listener;
@@ -20,6 +21,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub use authz::{Authorizer, AuthzServer};
 pub use builder::Builder;
 pub use cluster::{
     Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream, UpstreamProtocol,

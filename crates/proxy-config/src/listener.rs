@@ -9,6 +9,7 @@ use weft_model::{SpiffeId, TrustDomain};
 
 use weft_proxy_http::headers::Reserved;
 
+use super::authz::Authorizer;
 use super::cluster::ClusterRef;
 use super::log_format::LogFormat;
 use super::route::RouteTable;
@@ -83,8 +84,8 @@ pub enum ListenerKind {
 pub struct TcpListener {
     /// Where the bytes go.
     pub cluster: ClusterRef,
-    /// Whether the policy decides before the first byte.
-    pub authorize: bool,
+    /// Who decides before the first byte, if anybody does.
+    pub authorize: Option<Authorizer>,
     /// Prefix of this listener's statistics.
     pub stat_prefix: Arc<str>,
 }
@@ -96,8 +97,8 @@ pub struct HttpListener {
     pub routes: RouteSource,
     /// What clients may speak.
     pub protocol: DownstreamProtocol,
-    /// Whether the policy decides about each request.
-    pub authorize: bool,
+    /// Who decides about each request, if anybody does.
+    pub authorize: Option<Authorizer>,
     /// Prefix of this listener's statistics.
     pub stat_prefix: Arc<str>,
     /// `strip_any_host_port`: routes are found by the host without its port (but for CONNECT).

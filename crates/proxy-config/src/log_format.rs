@@ -83,6 +83,8 @@ pub enum LogField {
     DecisionId,
     /// `%DYNAMIC_METADATA(envoy.filters.http.ext_authz:policy)%`: what determined the decision.
     Policy,
+    /// `%REQ(x-envoy-auth-failure-mode-allowed)%`: `true` when nobody could be asked whether the call is allowed, and it passed.
+    FailedOpen,
     /// `%DYNAMIC_METADATA(weft:layer)%`: the layer of a failure made by the mesh.
     Layer,
     /// `%DYNAMIC_METADATA(weft:cause)%`: its cause.

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use weft_identity::{LiveIdentity, OwnFault};
-use weft_proxy_config::{Config, ListenerKind};
+use weft_proxy_config::{Authorizer, Config, ListenerKind};
 
 use crate::handle::ProxyHandle;
 
@@ -141,12 +141,17 @@ fn config(config: &Config) -> Value {
         .iter()
         .map(|listener| {
             let (kind, authorize) = match &listener.kind {
-                ListenerKind::Http(http) => ("http", http.authorize),
-                ListenerKind::Tcp(tcp) => ("tcp", tcp.authorize),
+                ListenerKind::Http(http) => ("http", &http.authorize),
+                ListenerKind::Tcp(tcp) => ("tcp", &tcp.authorize),
+            };
+            let authorized_by = match authorize {
+                None => None,
+                Some(Authorizer::Engine) => Some("this process"),
+                Some(Authorizer::Server(server)) => Some(&*server.cluster.name),
             };
             json!({
                 "name": &*listener.name, "address": listener.address.to_string(), "kind": kind,
-                "mutual_tls": listener.tls.is_some(), "authorize": authorize,
+                "mutual_tls": listener.tls.is_some(), "authorize": authorize.is_some(), "authorized_by": authorized_by,
             })
         })
         .collect();

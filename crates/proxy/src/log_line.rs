@@ -74,11 +74,22 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, record: &Record, duration_ms
             let trace = record.protocol.map(|_| record.trace.trace_id_hex());
             push_optional_bytes(out, trace.as_ref().map(|id| &id[..]));
         }
-        LogField::Decision => {
-            push_optional(out, record.verdict.as_ref().map(|verdict| if verdict.allowed { "allow" } else { "deny" }));
-        }
-        LogField::DecisionId => push_optional_bytes(out, record.verdict.as_ref().map(|verdict| &verdict.id[..])),
-        LogField::Policy => push_optional(out, record.verdict.as_ref().map(|verdict| &*verdict.policy)),
+        LogField::Decision => match &record.told {
+            Some(told) => push_optional(out, told.decision.as_deref()),
+            None => push_optional(
+                out,
+                record.verdict.as_ref().map(|verdict| if verdict.allowed { "allow" } else { "deny" }),
+            ),
+        },
+        LogField::DecisionId => match &record.told {
+            Some(told) => push_optional(out, told.decision_id.as_deref()),
+            None => push_optional_bytes(out, record.verdict.as_ref().map(|verdict| &verdict.id[..])),
+        },
+        LogField::Policy => match &record.told {
+            Some(told) => push_optional(out, told.policy.as_deref()),
+            None => push_optional(out, record.verdict.as_ref().map(|verdict| &*verdict.policy)),
+        },
+        LogField::FailedOpen => push_optional(out, record.failed_open.then_some("true")),
         LogField::Layer => push_optional(out, facts.map(|facts| facts.layer.as_str())),
         LogField::Cause => push_optional(out, facts.map(|facts| facts.cause)),
         LogField::ConfigVersion => push_json_string(out, &record.config.revision),

@@ -15,6 +15,7 @@ use weft_telemetry::Failure;
 use weft_telemetry::trace::TraceContext;
 
 use crate::connection::Connection;
+use crate::mutation::Mutation;
 
 /// What became of the request at the policy.
 #[derive(Clone)]
@@ -23,6 +24,14 @@ pub(crate) struct Verdict {
     pub(crate) id: [u8; 32],
     /// The determining policies as `file:line`, or why there is none.
     pub(crate) policy: Arc<str>,
+}
+
+/// What an authorization server says of its decision, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) decision: Option<Box<str>>,
+    pub(crate) decision_id: Option<Box<str>>,
+    pub(crate) policy: Option<Box<str>>,
 }
 
 /// What is known of one request, or of one TCP connection.
@@ -57,6 +66,12 @@ pub(crate) struct Record {
     pub(crate) is_open: bool,
     pub(crate) upstream_ms: Option<u64>,
     pub(crate) verdict: Option<Verdict>,
+    /// In place of a verdict, where an authorization server was asked.
+    pub(crate) told: Option<Box<Told>>,
+    /// Nobody could be asked whether it is allowed, and it passed.
+    pub(crate) failed_open: bool,
+    /// What an authorization server wants changed in the answer.
+    pub(crate) answer_mutations: Vec<Mutation>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) failure: Option<Failure>,
@@ -96,6 +111,9 @@ impl Record {
             is_open: false,
             upstream_ms: None,
             verdict: None,
+            told: None,
+            failed_open: false,
+            answer_mutations: Vec::new(),
             status: None,
             grpc_status: None,
             failure: None,

@@ -7,7 +7,9 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use weft_model::grpc::is_grpc;
 use weft_policy::path;
-use weft_proxy_config::{ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key};
+use weft_proxy_config::{
+    Authorizer, ForwardClientCert, HttpListener, Listener, ListenerKind, LogField, NoRoute, Route, host_key,
+};
 use weft_proxy_http::Malformed;
 use weft_proxy_http::headers::{self, TRACEPARENT, X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_proxy_http::server::{ClientRequest, Interim};
@@ -20,6 +22,7 @@ use crate::authorize::{Asked, Sent, authorize};
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
+use crate::ext_authz::authorize_request;
 use crate::forward::forward;
 use crate::response::ResponseBody;
 use crate::stop::Stop;
@@ -35,15 +38,21 @@ pub(crate) async fn handle(
     let ClientRequest { head, body, fault, interim, switched } = request;
     let mut response = match begin(worker.clone(), connection, head, fault, interim) {
         Err(stopped) => stopped,
-        Ok((mut call, http)) => match (decide(&mut call, &http), switched) {
-            (Err(stop), _) => stop.into_response(call.exchange),
-            (Ok(upstream), Some(client)) => Box::pin(tunnel::open(call, upstream, client)).await,
-            (Ok(upstream), None) => {
-                let body =
-                    RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
-                forward(call, upstream, body).await
-            }
-        },
+        Ok((mut call, http)) => {
+            let decided = decide(&mut call, &http).await;
+            let mutations = std::mem::take(&mut call.exchange.answer_mutations);
+            let mut response = match (decided, switched) {
+                (Err(stop), _) => stop.into_response(call.exchange),
+                (Ok(upstream), Some(client)) => Box::pin(tunnel::open(call, upstream, client)).await,
+                (Ok(upstream), None) => {
+                    let body =
+                        RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
+                    forward(call, upstream, body).await
+                }
+            };
+            mutations.into_iter().for_each(|mutation| mutation.apply(response.headers_mut()));
+            response
+        }
     };
     response.headers_mut().entry(header::DATE).or_insert_with(|| worker.date());
     response
@@ -68,17 +77,21 @@ pub(crate) fn refuse_unreadable(
     response
 }
 
-/// The phases before the first byte goes upstream. None of them waits for anything.
-fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
+/// The phases before the first byte goes upstream. None of them waits for anything, but where an authorization server is asked.
+async fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
     normalize(call, http)?;
     headers::strip_identity(&mut call.headers, &http.reserved);
+    match &http.authorize {
+        None => {}
+        Some(Authorizer::Engine) => {
+            let protocol = crate::record::protocol(call.exchange.protocol.unwrap_or_default());
+            let (target, authority, headers) = (call.path.as_str(), call.authority.as_str(), &Sent(&call.headers));
+            authorize(&mut call.exchange, Asked { target, authority, protocol, headers })?;
+        }
+        Some(Authorizer::Server(server)) => Box::pin(authorize_request(call, http, server)).await?,
+    }
     let authority = call.authority.clone();
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
-    if http.authorize {
-        let protocol = crate::record::protocol(call.exchange.protocol.unwrap_or_default());
-        let (target, authority, headers) = (call.path.as_str(), authority.as_str(), &Sent(&call.headers));
-        authorize(&mut call.exchange, Asked { target, authority, protocol, headers })?;
-    }
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
     if !http.interim {

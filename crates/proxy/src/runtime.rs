@@ -248,6 +248,11 @@ fn publish_gauges(shared: &Arc<Shared>) {
         Kind::Counter,
         |s| s.decision_log.as_ref().map_or(0, DecisionLog::dropped) as f64,
     );
+    let undecided =
+        "Calls that passed without a decision: no authorization server could be asked, and the service fails open.";
+    gauge("weft_authz_failed_open_total", undecided, Kind::Counter, |s| s.undecided.passed() as f64);
+    let undecided = "Calls that were refused because no authorization server could be asked.";
+    gauge("weft_authz_unavailable_total", undecided, Kind::Counter, |s| s.undecided.failed() as f64);
     gauge("weft_certificate_expiry_seconds", "Unix time at which the certificate expires.", Kind::Gauge, |s| {
         admin::expiry(&s.identity).unwrap_or(0) as f64
     });

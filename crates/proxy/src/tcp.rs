@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_proxy_config::{Listener, ListenerKind};
+use weft_proxy_config::{Authorizer, Listener, ListenerKind};
 use weft_proxy_http::{Stream, Way};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::TraceContext;
@@ -12,6 +12,7 @@ use crate::authorize::{TCP, authorize};
 use crate::carry::carry;
 use crate::connection::Connection;
 use crate::exchange::Exchange;
+use crate::ext_authz::authorize_connection;
 use crate::worker::Worker;
 
 /// Serves one connection to its end.
@@ -47,9 +48,12 @@ async fn open(record: &mut Exchange) -> Result<Stream, (Failure, String)> {
     let (worker, listener, config) = (record.worker.clone(), record.listener.clone(), record.config.clone());
     let ListenerKind::Tcp(tcp) = &listener.kind else { return Err((Failure::NoRoute, "no TCP listener".into())) };
     record.cluster = Some(Arc::new(tcp.cluster.clone()));
-    if tcp.authorize {
-        authorize(record, TCP).map_err(|stop| (stop.failure, stop.detail))?;
-    }
+    let authorized = match &tcp.authorize {
+        None => Ok(()),
+        Some(Authorizer::Engine) => authorize(record, TCP),
+        Some(Authorizer::Server(server)) => Box::pin(authorize_connection(record, server)).await,
+    };
+    authorized.map_err(|stop| (stop.failure, stop.detail))?;
     let missing = || (Failure::NoCluster, format!("{} is not configured", tcp.cluster.name));
     let upstream = config.upstream(&tcp.cluster).ok_or_else(missing)?;
     let endpoint = worker

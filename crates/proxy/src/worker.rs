@@ -22,6 +22,7 @@ use weft_telemetry::lines::{Log, LogBuffer, LogSink};
 use weft_telemetry::metrics::{Registry, Shard};
 
 use crate::balance;
+use crate::undecided::Undecided;
 use crate::upstream::Pools;
 use weft_proxy_config::{Cluster, Config, Endpoints, LogFormat};
 
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) app_refused: Notify,
     /// Whether the app, which took connections, takes none: calls are not to be sent here.
     pub(crate) app_gone: AtomicBool,
+    /// Calls about which no authorization server could be asked.
+    pub(crate) undecided: Undecided,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
     pub(crate) decision_log: Option<DecisionLog>,
 }
@@ -79,6 +82,7 @@ impl Shared {
             idle: Notify::new(),
             app_refused: Notify::new(),
             app_gone: AtomicBool::new(false),
+            undecided: Undecided::default(),
             logs: Mutex::default(),
             decision_log,
         }

@@ -103,6 +103,8 @@ pub enum Failure {
     Denied,
     /// No policy has been delivered yet, so everything is denied.
     NoPolicy,
+    /// The authorization server could not be asked, or its answer not be read.
+    NoDecision,
     /// Too many requests or connections are under way.
     Overflow,
     /// The caller went away before the response was complete.
@@ -388,6 +390,15 @@ impl Failure {
                 "ext_authz_error",
                 "proxy_configuration_error",
                 "No policy has been delivered to the callee's sidecar yet"
+            ),
+            NoDecision => facts!(
+                SERVICE_UNAVAILABLE,
+                "UAEX",
+                Policy,
+                "no_decision",
+                "ext_authz_error",
+                "http_request_denied",
+                "Nobody could be asked whether the call is allowed"
             ),
             Overflow => facts!(
                 SERVICE_UNAVAILABLE,

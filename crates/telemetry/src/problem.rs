@@ -1,5 +1,7 @@
 //! The body and the header of a mesh-made error: `application/problem+json` (RFC 9457) and `Proxy-Status` (RFC 9209).
 
+use http::StatusCode;
+
 use crate::failure::Failure;
 use crate::json::push_json_string;
 
@@ -21,6 +23,11 @@ pub struct Problem<'a> {
 impl Problem<'_> {
     /// The body.
     pub fn to_json(&self) -> Vec<u8> {
+        self.to_json_with(self.failure.facts().status)
+    }
+
+    /// The body of an answer that has another status than the failure's own.
+    pub fn to_json_with(&self, status: StatusCode) -> Vec<u8> {
         let facts = self.failure.facts();
         let mut out = Vec::with_capacity(256 + self.detail.len());
         out.extend_from_slice(b"{\"type\":\"urn:weft:problem:");
@@ -28,7 +35,7 @@ impl Problem<'_> {
         out.extend_from_slice(b"\",\"title\":");
         push_json_string(&mut out, facts.title);
         out.extend_from_slice(b",\"status\":");
-        out.extend_from_slice(facts.status.as_str().as_bytes());
+        out.extend_from_slice(status.as_str().as_bytes());
         for (key, value) in [
             ("detail", self.detail),
             ("flag", facts.flag),

@@ -15,6 +15,7 @@ pub(super) fn proxy_of(introduction: &Introduction) -> Proxy {
             ingress: agent.ingress,
             egress: agent.egress,
             app: agent.app,
+            authz: agent.authz,
             access_log: agent.access_log.clone(),
             kind: ProxyKind::Sidecar,
         },
@@ -25,6 +26,7 @@ pub(super) fn proxy_of(introduction: &Introduction) -> Proxy {
                 ingress: nowhere,
                 egress: nowhere,
                 app: nowhere,
+                authz: None,
                 access_log: String::new(),
                 kind: ProxyKind::Grpc,
             }

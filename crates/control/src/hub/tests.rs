@@ -44,6 +44,7 @@ fn agent(service: &str, instance: &str, port: u16, ready: bool) -> AgentNode {
         advertise: None,
         egress: local(1),
         app: local(2),
+        authz: None,
         labels: BTreeMap::new(),
         access_log: "/dev/null".into(),
         data_plane: "weft".into(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access;
+use super::authorization;
 use super::declared::Declared;
 use super::fields::{Field, Shape, not_yet, short};
 use super::report::Report;
@@ -16,7 +17,9 @@ use super::yaml::{Node, Value};
 use crate::code;
 use crate::finding::Span;
 use crate::id::ServiceName;
-use crate::intent::{App, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint};
+use crate::intent::{
+    App, Authorization, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint,
+};
 
 const SERVICE: Shape = Shape {
     what: "a Service",
@@ -29,6 +32,7 @@ const SERVICE: Shape = Shape {
         "protocol",
         "app",
         "paths",
+        "authorization",
         "endpoints",
         "subsets",
         "access",
@@ -93,6 +97,8 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         .and_then(|protocol| protocol.choice(&words, &["udp", "tls", "https"], report));
     let app = fields.optional("app").map(|field| app(field, protocol, report)).unwrap_or_default();
     let paths = fields.optional("paths").map(|field| paths(field, protocol, report)).unwrap_or_default();
+    let authorization =
+        fields.optional("authorization").map(|field| authorization::read(field, report)).unwrap_or_default();
     let endpoints =
         fields.optional("endpoints").and_then(|field| endpoints(field, report)).unwrap_or(Endpoints::Registry);
     let subsets = fields.optional("subsets").map(|field| subsets(field, &endpoints, report)).unwrap_or_default();
@@ -111,6 +117,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         protocol: protocol.unwrap_or(Protocol::Http),
         app,
         paths,
+        authorization,
         endpoints,
         subsets,
         access,
@@ -129,6 +136,7 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         protocol: Protocol::Http,
         app: App::default(),
         paths: Paths::default(),
+        authorization: Authorization::default(),
         endpoints: Endpoints::Registry,
         subsets: BTreeMap::new(),
         access: Vec::new(),

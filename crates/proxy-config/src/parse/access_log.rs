@@ -154,6 +154,7 @@ fn request(name: &str) -> Option<LogField> {
         ":path" | "x-envoy-original-path?:path" => LogField::Path,
         ":authority" => LogField::Authority,
         ":scheme" => LogField::Scheme,
+        "x-envoy-auth-failure-mode-allowed" => LogField::FailedOpen,
         name => LogField::RequestHeader(HeaderName::from_bytes(name.as_bytes()).ok()?),
     })
 }

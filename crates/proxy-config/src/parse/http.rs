@@ -7,7 +7,6 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, tracing::http::ConfigType as ProviderConfig};
-use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz::Services};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, ProxyStatusConfig, RouteSpecifier,
@@ -21,8 +20,9 @@ use http::HeaderName;
 use weft_model::intent::{EscapedSlashes, Paths, Slashes};
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, named, required, uint32, unbounded};
-use super::{Names, access_log, from_ads, limits, local_reply, route, to_agent, v3};
+use super::{Names, access_log, authz, from_ads, limits, local_reply, route, to_agent};
 use crate::Reserved;
+use crate::authz::Authorizer;
 use crate::listener::{DownstreamProtocol, ForwardClientCert, HttpListener, RouteSource};
 use crate::log_format::LogFormat;
 
@@ -44,7 +44,7 @@ pub(crate) fn manager(
     let listener = HttpListener {
         routes: routes(&mut given, at, names)?,
         protocol: protocol(&mut given, at)?,
-        authorize: filters(take(&mut given.http_filters), &at.field("http_filters"))?,
+        authorize: filters(take(&mut given.http_filters), &at.field("http_filters"), names)?,
         stat_prefix: named(&mut given.stat_prefix, &at.field("stat_prefix"))?,
         strip_port: strip_port(&mut given),
         xfcc: client_cert(&mut given, at)?,
@@ -123,9 +123,9 @@ fn common_options(given: &mut Manager, at: &Path<'_>) -> Result<(), Refused> {
     at.rest(&options)
 }
 
-/// Optionally the authorization of requests, then the router. Whether requests are authorized.
-fn filters(given: Vec<HttpFilter>, at: &Path<'_>) -> Result<bool, Refused> {
-    let mut authorize = false;
+/// Optionally the authorization of requests, then the router. Who decides about requests.
+fn filters(given: Vec<HttpFilter>, at: &Path<'_>, names: &mut Names) -> Result<Option<Authorizer>, Refused> {
+    let mut authorize = None;
     let mut routed = false;
     for (index, mut filter) in given.into_iter().enumerate() {
         let at = &at.index(index);
@@ -144,28 +144,15 @@ fn filters(given: Vec<HttpFilter>, at: &Path<'_>) -> Result<bool, Refused> {
         at.rest(&filter)?;
         if at_config.any(&config, |router: Router, at| at.rest(&router))?.is_some() {
             routed = true;
-        } else if at_config.any(&config, ext_authz)?.is_some() {
-            authorize = true;
+        } else if let Some(authorizer) = at_config.any(&config, |filter, at| authz::of_requests(filter, at, names))? {
+            if authorize.replace(authorizer).is_some() {
+                return Err(at.refuse("this proxy asks one authorization server, not several"));
+            }
         } else if !optional {
             return Err(at_config.refuse_type(&config));
         }
     }
     if routed { Ok(authorize) } else { Err(at.refuse("must end with the router")) }
-}
-
-fn ext_authz(mut given: ExtAuthz, at: &Path<'_>) -> Result<(), Refused> {
-    given.stat_prefix.clear(); // the listener's is used
-    given.status_on_error = None; // the policy engine of this process always answers
-    // The policy engine of this process sees both.
-    given.include_peer_certificate = false;
-    given.include_tls_session = false;
-    v3(&mut given.transport_api_version, &at.field("transport_api_version"))?;
-    match given.services.take() {
-        Some(Services::GrpcService(service)) => to_agent(service, &at.field("grpc_service"))?,
-        Some(Services::HttpService(_)) => return Err(at.field("http_service").refuse(NOT_SUPPORTED)),
-        None => return Err(at.field("grpc_service").refuse("required")),
-    }
-    at.rest(&given)
 }
 
 fn strip_port(given: &mut Manager) -> bool {

@@ -12,8 +12,9 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 
-use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, required, unbounded};
-use super::{Names, access_log, http, socket_address, tls, to_agent, v3};
+use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, unbounded};
+use super::{Names, access_log, authz, http, socket_address, tls};
+use crate::authz::Authorizer;
 use crate::listener::{Direction, Listener, ListenerKind, TcpListener};
 use crate::log_format::LogFormat;
 
@@ -64,7 +65,7 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
 /// Optionally the authorization of connections, then what serves them.
 fn filters(given: Vec<pb::Filter>, at: &Path<'_>, names: &mut Names) -> Result<Chain, Refused> {
     let last = given.len().checked_sub(1).ok_or_else(|| at.refuse("must not be empty"))?;
-    let mut authorize = false;
+    let mut authorize = None;
     for (index, mut filter) in given.into_iter().enumerate() {
         let at = &at.index(index);
         filter.name.clear(); // the type says what it is
@@ -79,11 +80,14 @@ fn filters(given: Vec<pb::Filter>, at: &Path<'_>, names: &mut Names) -> Result<C
             if !holds::<ExtAuthz>(&config) {
                 return Err(at_config.refuse_type(&config));
             }
-            at_config.any(&config, ext_authz)?;
-            authorize = true;
+            let authorizer = at_config.any(&config, |filter, at| authz::of_connections(filter, at, names))?;
+            if authorize.is_some() {
+                return Err(at.refuse("this proxy asks one authorization server, not several"));
+            }
+            authorize = authorizer;
             continue;
         }
-        if holds::<HttpConnectionManager>(&config) && authorize {
+        if holds::<HttpConnectionManager>(&config) && authorize.is_some() {
             return Err(at.refuse("connections of HTTP are authorized by request: use an HTTP filter"));
         }
         return serve(&config, at_config, authorize, names);
@@ -91,7 +95,7 @@ fn filters(given: Vec<pb::Filter>, at: &Path<'_>, names: &mut Names) -> Result<C
     Err(at.refuse("must not be empty"))
 }
 
-fn serve(config: &Any, at: &Path<'_>, authorize: bool, names: &mut Names) -> Result<Chain, Refused> {
+fn serve(config: &Any, at: &Path<'_>, authorize: Option<Authorizer>, names: &mut Names) -> Result<Chain, Refused> {
     if let Some((http, log)) = at.any(config, |manager, at| http::manager(manager, at, names))? {
         return Ok((ListenerKind::Http(http), log));
     }
@@ -101,26 +105,16 @@ fn serve(config: &Any, at: &Path<'_>, authorize: bool, names: &mut Names) -> Res
     Err(at.refuse_type(config))
 }
 
-fn ext_authz(mut given: ExtAuthz, at: &Path<'_>) -> Result<(), Refused> {
-    given.stat_prefix.clear(); // the prefix of what serves the connection is used
-    given.include_peer_certificate = false;
-    given.include_tls_session = false;
-    v3(&mut given.transport_api_version, &at.field("transport_api_version"))?;
-    let at_service = at.field("grpc_service");
-    to_agent(required(given.grpc_service.take(), &at_service)?, &at_service)?;
-    at.rest(&given)
-}
-
 fn tcp_proxy(
     mut given: TcpProxy,
     at: &Path<'_>,
-    authorize: bool,
+    authorize: Option<Authorizer>,
     names: &mut Names,
 ) -> Result<(TcpListener, Option<std::sync::Arc<LogFormat>>), Refused> {
     let log = access_log::only(take(&mut given.access_log), &at.field("access_log"))?;
     let stat_prefix = named(&mut given.stat_prefix, &at.field("stat_prefix"))?;
     unbounded(given.idle_timeout.take(), &at.field("idle_timeout"))?;
-    if authorize && given.upstream_connect_mode == UpstreamConnectMode::OnDownstreamData as i32 {
+    if authorize.is_some() && given.upstream_connect_mode == UpstreamConnectMode::OnDownstreamData as i32 {
         // It means that nothing may be connected before the decision. Ours is made when the handshake is done.
         given.upstream_connect_mode = 0;
         given.max_early_data_bytes = None;

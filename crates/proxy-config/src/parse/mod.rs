@@ -5,6 +5,7 @@
 //! under way has a bound (`idle_timeout`, `stream_idle_timeout`, `circuit_breakers`); bounds that are given are refused.
 
 pub(crate) mod access_log;
+mod authz;
 pub(crate) mod cluster;
 pub(crate) mod endpoint;
 pub(crate) mod http;

@@ -38,7 +38,7 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
     assert_eq!((egress.address, egress.direction), (([127, 0, 0, 1], 15001).into(), Direction::Outbound));
     assert!(egress.tls.is_none() && egress.access_log.is_some());
     let http = http(egress);
-    assert!(!http.authorize && http.strip_port && http.websocket && http.connect && http.tracing);
+    assert!(http.authorize.is_none() && http.strip_port && http.websocket && http.connect && http.tracing);
     assert!(
         http.paths
             == Some(Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Merge, case: Case::Sensitive })
@@ -62,7 +62,13 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     assert_eq!(tls.alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     assert_eq!(ingress.direction, Direction::Inbound);
     let http = http(ingress);
-    assert!(http.authorize && http.preserve_request_id && http.websocket && !http.connect && !http.strip_port);
+    assert!(
+        http.authorize == Some(Authorizer::Engine)
+            && http.preserve_request_id
+            && http.websocket
+            && !http.connect
+            && !http.strip_port
+    );
     assert!(http.interim);
     assert_eq!(http.xfcc, ForwardClientCert::SanitizeSet);
     let table = config.route_table(&http.routes).unwrap();
@@ -95,7 +101,7 @@ fn a_tcp_service_is_served_by_connections() {
     let config = builder.build();
     let ingress = listener_of(&config, "ingress");
     let ListenerKind::Tcp(tcp) = &ingress.kind else { panic!("not TCP") };
-    assert!(tcp.authorize && ingress.access_log.is_some());
+    assert!(tcp.authorize == Some(Authorizer::Engine) && ingress.access_log.is_some());
     assert_eq!(config.upstream(&tcp.cluster).unwrap().endpoints[0].address, ([127, 0, 0, 1], 8080).into());
 }
 
@@ -161,4 +167,42 @@ fn every_line_of_the_access_log_is_understood() {
     assert_eq!(field("config_version"), &LogField::ConfigVersion);
     assert_eq!(field("peer_id"), &LogField::UpstreamPeerUriSan);
     assert!(log.keys.len() >= 24 + 11, "{}", log.keys.len());
+}
+
+/// A snapshot of a service that has the control plane asked, which is at this address.
+fn asking(rest: &str, protocol: &str, authz: Option<std::net::SocketAddr>) -> Config {
+    let yaml = [MESH.to_owned(), service_of("prod/board", protocol, 8080, rest)].concat();
+    let files = [weft_model::source::SourceFile::new("mesh.yaml", yaml.as_bytes())];
+    let intent = weft_model::parse::parse(&files).0.unwrap(); // warnings aside
+    let mesh = testing::compiled(intent, "c0ffee");
+    let proxy = weft_compile::Proxy { authz, ..testing::sidecar("prod/board", 1) };
+    let mut builder = Builder::default();
+    assert_eq!(apply(&mut builder, &weft_compile::compile(&mesh, &Default::default(), &proxy)), []);
+    builder.build()
+}
+
+#[test]
+fn a_service_may_have_the_control_plane_asked() {
+    let at = std::net::SocketAddr::from(([10, 0, 0, 1], 15011));
+    let config = asking("authorization: {by: server, timeout: 300ms}", "http", Some(at));
+    let Some(Authorizer::Server(server)) = &http(listener_of(&config, "ingress")).authorize else { panic!() };
+    assert_eq!(
+        (&*server.cluster.name, server.timeout),
+        (weft_compile::AUTHZ_CLUSTER, Some(Duration::from_millis(300)))
+    );
+    assert!(!server.fail_open && !server.tells_fail_open && server.include_tls_session);
+    assert_eq!(server.status_on_error, 503);
+    let cluster = config.upstream(&server.cluster).unwrap();
+    assert_eq!((cluster.cluster.protocol, cluster.endpoints[0].address), (UpstreamProtocol::Http2, at));
+    let tls = cluster.cluster.tls.as_ref().unwrap();
+    assert_eq!(tls.expected.as_str(), "spiffe://acme.internal/ns/weft/sa/server");
+
+    let config = asking("authorization: {by: server, failOpen: true}", "http", None);
+    let Some(Authorizer::Server(server)) = &http(listener_of(&config, "ingress")).authorize else { panic!() };
+    assert!(server.fail_open && server.tells_fail_open);
+    assert!(config.upstream(&server.cluster).unwrap().endpoints.is_empty(), "nobody has said where it is");
+
+    let config = asking("authorization: {by: server, failOpen: true}", "tcp", Some(at));
+    let ListenerKind::Tcp(tcp) = &listener_of(&config, "ingress").kind else { panic!("not TCP") };
+    assert!(matches!(&tcp.authorize, Some(Authorizer::Server(server)) if server.fail_open));
 }

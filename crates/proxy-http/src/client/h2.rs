@@ -152,7 +152,7 @@ impl H2Connection {
         Ok((answer(response, interim).await?, stream))
     }
 
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         request: Request<()>,
         no_body: bool,
@@ -170,7 +170,10 @@ impl H2Connection {
 }
 
 /// Waits for the head of the response, and passes on what comes before it.
-async fn answer(mut response: ResponseFuture, interim: &mut Interim) -> Result<Response<RecvStream>, AttemptError> {
+pub(super) async fn answer(
+    mut response: ResponseFuture,
+    interim: &mut Interim,
+) -> Result<Response<RecvStream>, AttemptError> {
     poll_fn(|cx| {
         while let Some(head) = ready!(response.poll_informational(cx)) {
             let head = head.map_err(|error| failed(&error))?;
@@ -274,7 +277,7 @@ fn is_no_error(error: &BodyError) -> bool {
 
 /// What an error before the response proves (RFC 9113 s.6.8 and s.8.7): a refused stream, or one beyond the last that a
 /// GOAWAY names, was not processed.
-fn failed(error: &h2::Error) -> AttemptError {
+pub(super) fn failed(error: &h2::Error) -> AttemptError {
     let refused = error.is_remote() && (error.reason() == Some(Reason::REFUSED_STREAM) || error.is_go_away());
     let sent = if refused { Sent::NotProcessed } else { Sent::Perhaps };
     let failure = if error.is_reset() && error.is_remote() {

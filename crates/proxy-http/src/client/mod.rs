@@ -2,6 +2,7 @@
 //! connection a request takes is the proxy's to say.
 
 mod duplex;
+mod grpc;
 mod h1;
 mod h2;
 mod upload;

@@ -40,7 +40,6 @@ impl Interim {
     }
 
     /// Nobody hears it.
-    #[cfg(test)]
     pub(crate) fn deaf() -> Self {
         Self::new(Client::Deaf)
     }

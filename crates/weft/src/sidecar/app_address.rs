@@ -72,10 +72,12 @@ impl AppAddress {
 
     /// Where the app may well be, before anybody has asked it.
     pub(crate) async fn guess(&self) -> SocketAddr {
-        match timeout(GUESS_BOUND, self.addresses()).await {
-            Ok(Ok(addresses)) => addresses.first().copied().unwrap_or(NOWHERE),
-            _ => NOWHERE, // told by whoever waits for the app
-        }
+        self.first().await.unwrap_or(NOWHERE) // told by whoever waits for the app
+    }
+
+    /// The first of its addresses, if it has one now.
+    pub(crate) async fn first(&self) -> Option<SocketAddr> {
+        timeout(GUESS_BOUND, self.addresses()).await.ok()?.ok()?.first().copied()
     }
 
     /// Waits until something accepts connections at one of its addresses, and gives that one.

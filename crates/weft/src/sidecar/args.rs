@@ -11,6 +11,9 @@ use crate::address::address;
 use crate::command::server::seconds;
 use crate::decisions::DecisionArgs;
 
+/// Where a control plane serves ext_authz unless it is told otherwise.
+const AUTHZ_PORT: u16 = 15011;
+
 const SIGNALS: &str = "Signals:
   SIGTERM, SIGINT, SIGQUIT  withdraw, drain, stop the app; a second one, a second or more later, cuts that short
   SIGUSR1, SIGHUP           open the logs again (SIGHUP of a terminal that closes: stop)";
@@ -31,6 +34,9 @@ pub(crate) struct Args {
     /// The control plane's xDS and identity port
     #[arg(long, value_name = "HOST:PORT", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
     pub(crate) server: String,
+    /// The control plane's ext_authz, which is asked about calls of a service with `authorization: {by: server}` [default: port 15011 of --server]
+    #[arg(long, value_name = "HOST:PORT", env = "WEFT_AUTHZ_SERVER")]
+    pub(crate) authz_server: Option<AppAddress>,
     /// One-time token for the first start, from `weft identity join-token`
     #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
     pub(crate) join_token: Option<String>,
@@ -88,6 +94,14 @@ pub(crate) enum DataPlane {
     Weft,
     /// Stock Envoy, as a child process
     Envoy,
+}
+
+impl Args {
+    /// Where the control plane's ext_authz is.
+    pub(crate) fn authz_server(&self) -> Option<AppAddress> {
+        let given = self.authz_server.clone();
+        given.or_else(|| format!("{}:{AUTHZ_PORT}", self.server.rsplit_once(':')?.0).parse().ok())
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

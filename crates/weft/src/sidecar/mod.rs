@@ -6,6 +6,7 @@
 mod app;
 mod app_address;
 mod args;
+mod authz_server;
 mod envoy;
 pub(crate) mod envoy_binary;
 mod health;
@@ -54,12 +55,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let place = place::Place::prepare(&args)?;
     place.alone().await;
 
-    let node = place.node(&args, args.app.guess().await);
+    let authz_server = args.authz_server();
+    let node = place.node(&args, args.app.guess().await, authz_server::find(authz_server.as_ref()).await);
     let identity = tokio::select! {
         identity = identify(&args, &place, node.id()) => identity?,
         () = stop.wait() => return Ok(ExitCode::SUCCESS),
     };
     let (introduction, nodes) = Introduction::new(node);
+    tokio::spawn(authz_server::follow(authz_server, introduction.clone()));
     tokio::spawn(introduction.clone().report_certificate(identity.live().clone()));
 
     let source = Source {

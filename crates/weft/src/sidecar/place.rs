@@ -67,8 +67,8 @@ impl Place {
         }
     }
 
-    /// What the control plane is told at first, with `app` for where the app is.
-    pub(crate) fn node(&self, args: &Args, app: SocketAddr) -> AgentNode {
+    /// What the control plane is told at first, with `app` for where the app is and `authz` for where its own ext_authz is.
+    pub(crate) fn node(&self, args: &Args, app: SocketAddr, authz: Option<SocketAddr>) -> AgentNode {
         AgentNode {
             instance: self.instance.clone(),
             service: args.service.clone(),
@@ -77,6 +77,7 @@ impl Place {
             advertise: self.advertise,
             egress: args.egress,
             app,
+            authz,
             labels: args.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
             access_log: args.access_log.clone(),
             data_plane: match args.data_plane {

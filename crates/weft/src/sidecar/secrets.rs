@@ -1,8 +1,9 @@
 //! What the agent serves to a local Envoy beside its configuration: certificates, and decisions by the mesh's policy.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tonic::Status;
 use weft_model::SpiffeId;
@@ -22,22 +23,22 @@ impl Directory for Secrets {
 /// The policy in force; none until one was delivered, and then nothing is allowed.
 #[derive(Clone, Default)]
 pub(crate) struct Policy {
-    engine: Arc<Mutex<Option<Arc<Engine>>>>,
-    commit: Arc<Mutex<Arc<str>>>,
+    engine: Arc<ArcSwapOption<Engine>>,
+    commit: Arc<ArcSwapOption<Arc<str>>>,
 }
 
 impl Policy {
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
-        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.engine.load_full()
     }
 
     /// The commit that is in force, empty before the first.
     pub(crate) fn commit(&self) -> Arc<str> {
-        self.commit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.commit.load().as_deref().cloned().unwrap_or_default()
     }
 
     fn set(&self, engine: Option<Arc<Engine>>) {
-        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
+        self.engine.store(engine);
     }
 }
 
@@ -56,7 +57,7 @@ impl Sink for EnvoySink {
                 if let Some(revision) = update.changed.first() {
                     let commit = String::from_utf8_lossy(&revision.any.value);
                     tracing::info!(%commit, "configuration is in force");
-                    *self.policy.commit.lock().unwrap_or_else(PoisonError::into_inner) = (&*commit).into();
+                    self.policy.commit.store(Some(Arc::new((&*commit).into())));
                 }
                 Vec::new()
             }

@@ -37,6 +37,13 @@ pub(crate) fn free_port(preferred: u16) -> Result<SocketAddr> {
     bail!("no port from {} to {} is free on 127.0.0.1", PORTS.start, PORTS.end - 1)
 }
 
+/// Where sidecars find the control plane.
+#[derive(Clone, Copy)]
+pub(crate) struct Server {
+    pub(crate) xds: SocketAddr,
+    pub(crate) authz: SocketAddr,
+}
+
 /// One app and its sidecar, a child process each of the other.
 pub(crate) struct Member {
     /// Short and unique, like `board-v1`.
@@ -56,13 +63,13 @@ pub(crate) struct Member {
     prometheus: SocketAddr,
     port: SocketAddr,
     folder: PathBuf,
-    server: SocketAddr,
+    server: Server,
     child: Option<Child>,
 }
 
 impl Member {
     /// Chooses ports and a folder; starts nothing.
-    pub(crate) fn plan(name: String, app: LocalApp, folder: &Path, server: SocketAddr, egress: u16) -> Result<Self> {
+    pub(crate) fn plan(name: String, app: LocalApp, folder: &Path, server: Server, egress: u16) -> Result<Self> {
         let folder = folder.join(&name);
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         Ok(Self {
@@ -87,7 +94,8 @@ impl Member {
         let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);
         flag("service", self.app.service.to_string());
         flag("app", self.port.to_string());
-        flag("server", self.server.to_string());
+        flag("server", self.server.xds.to_string());
+        flag("authz-server", self.server.authz.to_string());
         flag("state-dir", self.folder.join("state").display().to_string());
         flag("egress", self.egress.to_string());
         flag("ingress", self.ingress.to_string());

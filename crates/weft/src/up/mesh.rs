@@ -9,7 +9,7 @@ use weft_control::status::{JoinTokenAnswer, JoinTokenRequest, MeshStatus};
 use weft_model::Intent;
 
 use super::child::Child;
-use super::member::{Member, free_port};
+use super::member::{Member, Server, free_port};
 use super::repo::Repo;
 use crate::command::identity::admin_token;
 use crate::http::Api;
@@ -52,7 +52,7 @@ impl LocalMesh {
         for (n, app) in intent.local.iter().enumerate() {
             let name = member_name(app, &mesh.members);
             let egress = if n == 0 { 15001 } else { 0 };
-            let mut member = Member::plan(name, app.clone(), folder, xds, egress)?;
+            let mut member = Member::plan(name, app.clone(), folder, Server { xds, authz }, egress)?;
             let wanted = JoinTokenRequest { service: app.service.to_string(), ttl: "10m".to_owned() };
             let token: JoinTokenAnswer = mesh.api.post("/api/join-tokens", &admin, &wanted).await?;
             member.start(Some(&token.token))?;

@@ -2,6 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz::Services};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_connection_manager as hcm, http_filter,
@@ -169,15 +170,85 @@ fn rbac(is_optional: bool) -> HttpFilter {
     HttpFilter { name: "x".into(), is_optional, config_type, ..Default::default() }
 }
 
+/// Changes the HTTP filter that authorizes.
+fn authz(m: &mut HttpConnectionManager, change: fn(&mut ExtAuthz)) {
+    match &mut m.http_filters[0].config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => inside(any, change),
+        _ => unreachable!(),
+    }
+}
+
+fn grpc_service(authz: &mut ExtAuthz) -> &mut core::GrpcService {
+    match &mut authz.services {
+        Some(Services::GrpcService(service)) => service,
+        _ => unreachable!(),
+    }
+}
+
+/// The filter asks the server at another cluster.
+fn asks_a_server(authz: &mut ExtAuthz) {
+    let grpc = core::grpc_service::EnvoyGrpc { cluster_name: "opa".into(), ..Default::default() };
+    grpc_service(authz).target_specifier = Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc));
+}
+
+#[test]
+fn an_authorization_server() {
+    const AUTHZ: &str = ".http_filters[0].typed_config(ExtAuthz)";
+    let in_authz = |text: &str| in_hcm(&format!("{AUTHZ}{text}"));
+    let changed = |change: fn(&mut ExtAuthz)| {
+        move |listener: &mut pb_listener::Listener| {
+            manager(|m| authz(m, asks_a_server))(listener);
+            match &mut listener.filter_chains[0].filters.last_mut().unwrap().config_type {
+                Some(ConfigType::TypedConfig(any)) => inside(any, |m: &mut HttpConnectionManager| authz(m, change)),
+                _ => unreachable!(),
+            }
+        }
+    };
+    let rows = vec![
+        row(changed(|_| ()), ACCEPTED),
+        row(changed(|a| (a.failure_mode_allow, a.failure_mode_allow_header_add) = (true, true)), ACCEPTED),
+        row(changed(|a| (a.clear_route_cache, a.include_tls_session) = (true, false)), ACCEPTED),
+        row(
+            changed(|a| a.status_on_error.as_mut().unwrap().code = 99),
+            in_authz(".status_on_error.code: 99 is no status of an answer"),
+        ),
+        row(changed(|a| a.with_request_body = Some(Default::default())), in_authz(".with_request_body: NS")),
+        row(changed(|a| a.include_peer_certificate = true), in_authz(".include_peer_certificate: NS")),
+        row(changed(|a| a.validate_mutations = true), in_authz(".validate_mutations: NS")),
+        row(changed(|a| a.allowed_headers = Some(Default::default())), in_authz(".allowed_headers: NS")),
+        row(changed(|a| a.filter_enabled = Some(Default::default())), in_authz(".filter_enabled: NS")),
+        row(
+            changed(|a| grpc_service(a).retry_policy = Some(Default::default())),
+            in_authz(".grpc_service.retry_policy: NS"),
+        ),
+        row(
+            changed(|a| {
+                let google = core::grpc_service::GoogleGrpc { target_uri: "opa:9191".into(), ..Default::default() };
+                grpc_service(a).target_specifier = Some(core::grpc_service::TargetSpecifier::GoogleGrpc(google));
+            }),
+            in_authz(".grpc_service.google_grpc: NS"),
+        ),
+        row(
+            changed(|a| {
+                let grpc = core::grpc_service::EnvoyGrpc {
+                    authority: "opa".into(),
+                    cluster_name: "opa".into(),
+                    ..Default::default()
+                };
+                grpc_service(a).target_specifier = Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc));
+            }),
+            in_authz(".grpc_service.envoy_grpc.authority: NS"),
+        ),
+        row(
+            manager(|m| m.http_filters.insert(0, m.http_filters[0].clone())),
+            in_hcm(".http_filters[1]: this proxy asks one authorization server, not several"),
+        ),
+    ];
+    check("prod/web", type_url::LISTENER, "ingress", rows);
+}
+
 #[test]
 fn ingress() {
-    use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz::Services};
-    fn authz(m: &mut HttpConnectionManager, change: fn(&mut ExtAuthz)) {
-        match &mut m.http_filters[0].config_type {
-            Some(http_filter::ConfigType::TypedConfig(any)) => inside(any, change),
-            _ => unreachable!(),
-        }
-    }
     let rows = vec![
         row(
             manager(|m| authz(m, |a| a.failure_mode_allow = true)),
@@ -190,21 +261,6 @@ fn ingress() {
         row(
             manager(|m| authz(m, |a| a.services = None)),
             in_hcm(".http_filters[0].typed_config(ExtAuthz).grpc_service: required"),
-        ),
-        row(
-            manager(|m| {
-                authz(m, |a| {
-                    let Some(Services::GrpcService(service)) = &mut a.services else { unreachable!() };
-                    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) = &mut service.target_specifier
-                    else {
-                        unreachable!()
-                    };
-                    grpc.cluster_name = "opa".into();
-                });
-            }),
-            in_hcm(
-                ".http_filters[0].typed_config(ExtAuthz).grpc_service.envoy_grpc.cluster_name: only weft_agent is supported by this proxy",
-            ),
         ),
         row(
             manager(|m| m.set_current_client_cert_details.as_mut().unwrap().chain = true),

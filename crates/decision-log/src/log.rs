@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_model::SpiffeId;
 use weft_policy::{CallRequest, Decision, Engine};
-use weft_telemetry::lines::{Log, LogBuffer, LogSink, Rotation};
+use weft_telemetry::lines::{LineCopy, Log, LogBuffer, LogSink, Rotation};
 
 use crate::allowed::{Allowed, Chooser};
 use crate::entry::{Entry, Outcome, Place, Shadow};
@@ -37,7 +37,7 @@ pub struct DecisionLog {
 
 impl DecisionLog {
     /// Appends to the file at `path`, made if it is not there. `copy`, if any, is given the lines too; it must not wait.
-    pub fn open(path: &Path, settings: Settings, copy: Option<Box<dyn FnMut(&[u8]) + Send>>) -> io::Result<Self> {
+    pub fn open(path: &Path, settings: Settings, copy: Option<LineCopy>) -> io::Result<Self> {
         let log = Log { name: "decision log", rotation: Some(settings.rotation), copy };
         Ok(Self { sink: LogSink::open(path, log)?, allowed: settings.allowed })
     }

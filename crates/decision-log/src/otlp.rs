@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use weft_telemetry::lines::LineCopy;
 
 use crate::entry::{Entry, Outcome};
 
@@ -74,7 +75,7 @@ impl Exporter {
     }
 
     /// What a [`crate::DecisionLog`] gives its lines to.
-    pub fn copy(&self) -> Box<dyn FnMut(&[u8]) + Send> {
+    pub fn copy(&self) -> LineCopy {
         let (lines, lost) = (self.lines.clone(), self.lost.clone());
         Box::new(move |written| {
             if lines.try_send(written.to_vec()).is_err() {

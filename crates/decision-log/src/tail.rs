@@ -131,7 +131,7 @@ mod tests {
         let mut file = File::create(&path).expect("made");
         file.write_all((line("2") + &line("3")[..20]).as_bytes()).expect("written");
         read(&["1", "2"]);
-        file.write_all(line("3")[20..].as_bytes()).expect("written");
+        file.write_all(&line("3").as_bytes()[20..]).expect("written");
         file.write_all(line("4").as_bytes()).expect("written");
         read(&["3", "4"]);
         file.write_all(line("5").as_bytes()).expect("written");

@@ -29,8 +29,11 @@ pub struct Log {
     /// `None` lets the file grow.
     pub rotation: Option<Rotation>,
     /// Is given all lines beside the file, on the writing thread; must not wait.
-    pub copy: Option<Box<dyn FnMut(&[u8]) + Send>>,
+    pub copy: Option<LineCopy>,
 }
+
+/// Whoever is given lines.
+pub type LineCopy = Box<dyn FnMut(&[u8]) + Send>;
 
 /// When a file is put aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -74,44 +74,40 @@ impl Wanted {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let logs = find(&args.logs)?;
     let earliest = args.wanted.since.map(|ago| since(SystemTime::now(), ago)).unwrap_or_default();
-    let mut entries = Vec::new();
-    let mut tails: Vec<Tail> = logs.iter().map(|log| Tail::new(log)).collect();
-    for tail in &mut tails {
-        tail.read(|entry| {
-            if args.wanted.fits(&entry, &earliest) {
-                entries.push(entry);
-            }
-        })?;
-        if tail.foreign() > 0 {
-            let what = format!("{} lines of {} are none of a decision log", tail.foreign(), tail.path().display());
-            print_error(&hinted(what, "they are left out"));
-        }
+    let mut tails: Vec<Tail> = find(&args.logs)?.iter().map(|log| Tail::new(log)).collect();
+    let entries = newest(&mut tails, &args.wanted, &earliest)?;
+    for tail in tails.iter().filter(|tail| tail.foreign() > 0) {
+        let what = format!("{} lines of {} are none of a decision log", tail.foreign(), tail.path().display());
+        print_error(&hinted(what, "they are left out"));
     }
-    entries.sort_by(|a, b| a.time.cmp(&b.time));
     match args.output {
         Format::Json => entries.iter().for_each(say_json),
         Format::Text if entries.is_empty() && !args.follow => say("no such decisions\n"),
         Format::Text => say(as_text(&entries)),
     }
-    while args.follow {
+    if !args.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         std::thread::sleep(LOOK);
-        let mut more = Vec::new();
-        for tail in &mut tails {
-            tail.read(|entry| {
-                if args.wanted.fits(&entry, &earliest) {
-                    more.push(entry);
-                }
-            })?;
-        }
-        more.sort_by(|a, b| a.time.cmp(&b.time));
-        match args.output {
-            Format::Json => more.iter().for_each(say_json),
-            Format::Text => more.iter().for_each(|entry| say(format_args!("{}\n", shown(&row(entry).join("  "))))),
+        for entry in &newest(&mut tails, &args.wanted, &earliest)? {
+            match args.output {
+                Format::Json => say_json(entry),
+                Format::Text => say(format_args!("{}\n", shown(&row(entry).join("  ")))),
+            }
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// What has come since the last time, by time.
+fn newest(tails: &mut [Tail], wanted: &Wanted, earliest: &str) -> Result<Vec<Entry<'static>>> {
+    let mut entries = Vec::new();
+    for tail in tails {
+        tail.read(|entry| entries.extend(wanted.fits(&entry, earliest).then_some(entry)))?;
+    }
+    entries.sort_by(|a, b| a.time.cmp(&b.time));
+    Ok(entries)
 }
 
 fn say_json(entry: &Entry<'_>) {

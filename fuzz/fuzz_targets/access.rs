@@ -9,7 +9,7 @@ use weft_policy::{Engine, path};
 
 fuzz_target!(|input: &str| {
     let Some((pattern, path)) = input.split_once('\n') else { return };
-    let Ok(path) = path::normalize(path::split(path).0) else { return };
+    let Ok(path) = path::normalize(path::split(path).0, Default::default()) else { return };
     let mut intent = intent();
     let board_name = "prod/board".parse().expect("legal");
     let service = intent.services.get_mut(&board_name).expect("in the mesh");

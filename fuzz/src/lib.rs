@@ -2,12 +2,13 @@
 
 use std::fmt::Debug;
 use std::sync::LazyLock;
+use std::time::UNIX_EPOCH;
 
 use weft_compile::CompiledMesh;
 pub use weft_compile::testing::snapshot;
 use weft_compile::testing::{self, MESH, ROUTES, service, service_of};
 use weft_model::{Intent, SpiffeId};
-use weft_policy::{Bundle, CallRequest, Decisions, Engine};
+use weft_policy::{Bundle, CallRequest, Decisions, Engine, NoHeaders};
 use weft_proxy_config::Builder;
 use weft_xds::{Rejection, Snapshot, Update, type_url};
 
@@ -69,14 +70,20 @@ pub fn decide(engine: &Engine, caller: Option<&SpiffeId>, path: &str) -> bool {
         principal: caller,
         method: "GET",
         path,
+        query: None,
         host: "board.prod",
         protocol: "HTTP/2",
         source_ip: Some([10, 1, 2, 3].into()),
+        headers: &NoHeaders,
+        grpc: false,
+        tls: None,
+        user: None,
+        now: UNIX_EPOCH,
     };
     let decision = engine.decide(&request);
     let mut remembered = Decisions::default();
     for _ in 0..2 {
-        let again = remembered.decide(engine, &request);
+        let again = remembered.decide(engine, &request).decision;
         assert_eq!(
             (again.allowed, &again.policies, &again.reason),
             (decision.allowed, &decision.policies, &decision.reason)

@@ -46,13 +46,15 @@ fn read_and_check_here(intent: &Intent, with_advice: bool) -> (Vec<Source>, Vec<
         vocabulary(&intent.mesh, source, &mut findings);
     }
     if with_advice {
-        advise(intent, &sources, &told, &mut findings);
+        let of_calls: Vec<Source> =
+            sources.iter().filter(|source| !scope::concerns_break_glass(&source.policy)).cloned().collect();
+        advise(intent, &of_calls, &told, &mut findings);
     }
     findings.sort_by(|a, b| (a.severity, &a.span).cmp(&(b.severity, &b.span)));
     (sources, findings)
 }
 
-/// What is legal, and hardly meant. `told` are the policies of which Cedar has something to say.
+/// What is legal, and hardly meant, of policies about calls. `told` are the policies of which Cedar has something to say.
 fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings: &mut Vec<Finding>) {
     let roles = scope::roles_of_services(intent);
     let services: Vec<_> =

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::Value;
 use weft_control::check::{Look, check, render};
-use weft_control::git::{read_dir, safe};
+use weft_control::git::{GitConfig, GitError, GitSource, read_dir, safe};
 use weft_model::intent::{Intent, Protocol};
 use weft_model::source::SourceFile;
 use weft_model::{ServiceName, SpiffeId};
@@ -67,6 +67,26 @@ impl Asked {
         let files = read_dir(dir).map_err(|error| {
             hinted(safe(&error.to_string()), "name the folder of the mesh's repository with --repo")
         })?;
+        Self::of(files)
+    }
+
+    /// The same of the newest commit of a branch.
+    pub(crate) fn read_branch(dir: &Path, branch: &str) -> Result<Self> {
+        let in_none =
+            || hinted(format!("{} is in no Git repository", dir.display()), "name the mesh's repository with --repo");
+        let config = GitConfig::discover(dir, std::env::temp_dir()).ok_or_else(in_none)?;
+        let read = || {
+            let mut source = GitSource::open(GitConfig { branch: Some(branch.to_owned()), ..config })?;
+            let head = source.head()?;
+            source.files(&head)
+        };
+        let files = read().map_err(|error: GitError| {
+            hinted(safe(&error.to_string()), "name a branch of the mesh's repository with --against")
+        })?;
+        Self::of(files)
+    }
+
+    fn of(files: Vec<SourceFile>) -> Result<Self> {
         let checked = check(&files);
         let Some(intent) = checked.intent else {
             let told = render(&checked.findings, &files, Look::default());

@@ -3,6 +3,7 @@
 mod break_glass;
 mod can;
 mod import;
+mod replay;
 mod test;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ pub(crate) enum Policy {
     Test(test::Args),
     WhoCan(Box<can::WhoCan>),
     WhatCan(can::WhatCan),
+    Replay(replay::Args),
     BreakGlass(break_glass::Args),
     /// Bring in the policies of another mesh
     #[command(subcommand)]
@@ -35,6 +37,7 @@ pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
         Policy::Test(args) => Ok(exit(test::run(args))),
         Policy::WhoCan(args) => Ok(exit(can::who_can(args))),
         Policy::WhatCan(args) => Ok(exit(can::what_can(args))),
+        Policy::Replay(args) => Ok(exit(replay::run(args))),
         Policy::BreakGlass(args) => crate::start(Threads::One, "warn", break_glass::run(args).done()),
         Policy::Import(Import::Istio(args)) => import::run(args),
     }

@@ -7,11 +7,12 @@ use weft_model::intent::{Intent, Paths, PolicyInputs};
 use weft_model::{Finding, ServiceName, Severity, TrustDomain};
 use weft_policy_eval::Bits;
 
-use crate::break_glass::{BreakGlass, Breaking, GlassRules};
+use crate::break_glass::BreakGlass;
 use crate::bundle::{Bundle, ServiceFacts};
 use crate::check;
 use crate::context::{self, Attribute, Reads};
 use crate::decision::{Decision, PolicyRef};
+use crate::glass_rules::{Breaking, GlassRules};
 use crate::scope::{self, Universe};
 use crate::source::Source;
 

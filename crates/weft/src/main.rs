@@ -1,22 +1,19 @@
 //! Weft: a service mesh in one binary. Every role is a subcommand; this file only parses and hands over.
 
 mod address;
-mod child;
 mod command;
 mod decisions;
 mod demo;
-mod exec;
-mod guard;
 mod http;
 mod output;
 mod sidecar;
-mod signal;
 mod up;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use weft_process::{child, exec, guard};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -16,7 +16,7 @@ use weft_model::SpiffeId;
 use crate::address::address;
 use crate::decisions::DecisionArgs;
 use crate::output::hinted;
-use crate::signal::Stop;
+use weft_process::signal::Stop;
 
 /// Run the control plane
 ///

@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     tracing::info!(name = args.name, %listen, egress = args.egress, "demo app");
     let app = Arc::new(App { name: args.name, egress: args.egress });
-    let mut stop = crate::signal::Stop::listen()?;
+    let mut stop = weft_process::signal::Stop::listen()?;
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {

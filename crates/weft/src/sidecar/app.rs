@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use super::args::Args;
 use super::place::Place;
-use crate::child::{Guarded, describe, exit_code};
 use crate::output::hinted;
+use weft_process::child::{Guarded, describe, exit_code};
 
 /// What a shell gives for a program that was killed.
 const KILLED: u8 = 128 + Signal::SIGKILL as u8;

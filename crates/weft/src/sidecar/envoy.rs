@@ -26,9 +26,9 @@ use super::args::Args;
 use super::envoy_binary;
 use super::place::Place;
 use super::secrets::{EnvoySink, Policy, Secrets};
-use crate::child::{Guarded, describe};
 use crate::http::{get, once};
 use crate::output::hinted;
+use weft_process::child::{Guarded, describe};
 
 /// Between two looks at Envoy's admin endpoint.
 const LOOK: Duration = Duration::from_millis(50);

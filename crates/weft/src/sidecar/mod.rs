@@ -31,11 +31,11 @@ use weft_identity::{Identity, IdentityConfig};
 use crate::command::identity::parse_token;
 use crate::http::{get, once};
 use crate::output::hinted;
-use crate::signal::{Reopen, Stop};
 use app::App;
 pub(crate) use args::{Args, DataPlane};
 use introduction::{Following, Introduction};
 use plane::Plane;
+use weft_process::signal::{Reopen, Stop};
 
 /// The control plane waits 5 s for subscribers; a little more for the way there and back.
 const WITHDRAW_BOUND: Duration = Duration::from_secs(6);

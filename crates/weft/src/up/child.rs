@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::process::{Child as Process, Command};
 
-use crate::child::{PARENT, terminate};
+use weft_process::child::{PARENT, terminate};
 
 /// A running child.
 pub(crate) struct Child {

@@ -19,9 +19,9 @@ use weft_control::check::{Look, check, render};
 use weft_model::{Intent, SourceFile};
 
 use crate::output::hinted;
-use crate::signal::Stop;
 use mesh::LocalMesh;
 use repo::Repo;
+use weft_process::signal::Stop;
 
 /// Run a whole mesh on this machine: control plane, sidecars and apps
 ///

@@ -26,7 +26,7 @@ const SAME: Duration = Duration::from_secs(1);
 
 /// The request to stop.
 #[derive(Debug)]
-pub(crate) struct Stop {
+pub struct Stop {
     signals: Asking,
     told: bool,
 }
@@ -42,7 +42,7 @@ struct Asking {
 
 impl Stop {
     /// From now on no signal kills the process, but SIGKILL and its own faults.
-    pub(crate) fn listen() -> Result<Self> {
+    pub fn listen() -> Result<Self> {
         for number in OTHERS {
             // What is caught once stays caught.
             drop(listen(SignalKind::from_raw(number))?);
@@ -56,13 +56,13 @@ impl Stop {
     }
 
     /// Waits to be told.
-    pub(crate) async fn wait(&mut self) {
+    pub async fn wait(&mut self) {
         self.signals.next().await;
         self.told = true;
     }
 
     /// Waits to be told once more than so far: twice, unless [`wait`](Self::wait) has returned.
-    pub(crate) async fn again(&mut self) {
+    pub async fn again(&mut self) {
         if !self.told {
             self.wait().await;
         }
@@ -106,18 +106,19 @@ impl Asking {
 
 /// The request to open log files again.
 #[derive(Debug)]
-pub(crate) struct Reopen {
+pub struct Reopen {
     user: Signal,
     hangup: Signal,
 }
 
 impl Reopen {
-    pub(crate) fn listen() -> Result<Self> {
+    /// From now on these ask for it, and kill nothing.
+    pub fn listen() -> Result<Self> {
         Ok(Self { user: listen(SignalKind::user_defined1())?, hangup: listen(SignalKind::hangup())? })
     }
 
     /// Waits for the next request.
-    pub(crate) async fn wait(&mut self) {
+    pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.user.recv() => {}
             // At a terminal it stops the process, and the files do not matter.

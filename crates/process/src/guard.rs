@@ -26,9 +26,9 @@ use crate::exec::NOT_STARTED;
 use family::{Family, Watch};
 
 /// To a guard, from its owner: ask the program to end.
-pub(crate) const ASK: Signal = Signal::SIGUSR1;
+pub const ASK: Signal = Signal::SIGUSR1;
 /// To a guard, from its owner: kill whatever is left.
-pub(crate) const KILL: Signal = Signal::SIGUSR2;
+pub const KILL: Signal = Signal::SIGUSR2;
 
 /// How long what the program has left behind may take to end after SIGTERM.
 const LEFT_BOUND: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ const DEATH_BOUND: Duration = Duration::from_secs(5);
 
 /// Arguments of `weft guard`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// Process whose end kills the program and all that it has started
     #[arg(long)]
     parent: i32,
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 }
 
 /// Runs the program to its end and gives its exit code, 128 and the signal if it was killed.
-pub(crate) fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
     let owner = Pid::from_raw(args.parent);
     let guarded = lock(&args.lock).and_then(|_held| guard(owner, &args.command).map_err(io::Error::from));
     guarded.unwrap_or_else(|error| {
@@ -114,13 +114,13 @@ fn end(watch: &mut Watch, family: &mut Family) -> ExitCode {
 
 /// Whether this is the first process of a container (or of a machine): it has to reap orphans that are not its own, and signals that it
 /// does not handle do nothing.
-pub(crate) fn is_first_process() -> bool {
+pub fn is_first_process() -> bool {
     getpid() == Pid::from_raw(1)
 }
 
 /// The first process: starts this very command again as its child, hands signals on to it and reaps orphans. When the child has ended,
 /// so does the first process, and the kernel kills whatever is left in the container.
-pub(crate) fn as_init() -> ExitCode {
+pub fn as_init() -> ExitCode {
     init().unwrap_or_else(|error| {
         eprintln!("weft: as the first process: {error}");
         ExitCode::from(NOT_STARTED)
@@ -158,6 +158,6 @@ fn spawn(command: &[OsString]) -> nix::Result<Pid> {
 }
 
 /// A signal to the guard `pid`, which may have ended.
-pub(crate) fn tell(pid: u32, signal: Signal) {
+pub fn tell(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }

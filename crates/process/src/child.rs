@@ -14,12 +14,12 @@ use tokio::process::{Child, Command};
 use crate::guard;
 
 /// Tells a child of `weft up` whose death it must not survive.
-pub(crate) const PARENT: &str = "WEFT_PARENT";
+pub const PARENT: &str = "WEFT_PARENT";
 /// How long a guard may take to kill what it guards.
 const KILL_BOUND: Duration = Duration::from_secs(8);
 
 /// Called first thing in `main`: a child of `weft up` asks the kernel to be stopped when `weft up` dies, however it dies.
-pub(crate) fn follow_parent() {
+pub fn follow_parent() {
     let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok()).map(Pid::from_raw) else { return };
     // SIGTERM, so that a sidecar stops its own children in order.
     if set_pdeathsig(Signal::SIGTERM).is_err() || getppid() != parent {
@@ -28,18 +28,18 @@ pub(crate) fn follow_parent() {
 }
 
 /// SIGTERM to a child that may have ended.
-pub(crate) fn terminate(child: &Child) {
+pub fn terminate(child: &Child) {
     if let Some(pid) = child.id() {
         let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM);
     }
 }
 
 /// A program under a [`guard`]: it and all that it starts end with this process, also when that is killed.
-pub(crate) struct Guarded(Child);
+pub struct Guarded(Child);
 
 impl Guarded {
     /// The command that runs `program` so. Standard input and output are the program's; `lock` is locked while anything of it runs.
-    pub(crate) fn command(program: impl AsRef<OsStr>, lock: &Path) -> Command {
+    pub fn command(program: impl AsRef<OsStr>, lock: &Path) -> Command {
         // Not `current_exe`, whose file may have been replaced since the start.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("weft").args(["guard", "--parent", &std::process::id().to_string(), "--lock"]).arg(lock);
@@ -54,23 +54,23 @@ impl Guarded {
     }
 
     /// Starts a command that [`Guarded::command`] made.
-    pub(crate) fn start(mut command: Command) -> std::io::Result<Self> {
+    pub fn start(mut command: Command) -> std::io::Result<Self> {
         command.spawn().map(Self)
     }
 
     /// Process id of the guard, unless it has ended.
-    pub(crate) fn id(&self) -> Option<u32> {
+    pub fn id(&self) -> Option<u32> {
         self.0.id()
     }
 
     /// Waits for the end of the program and of all that it has left behind. A guard ends as its program did, with 128 and the signal
     /// for one that was killed.
-    pub(crate) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+    pub async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         self.0.wait().await
     }
 
     /// SIGTERM to the program, SIGKILL to everything when that has not helped within `bound`. None when it had to be killed.
-    pub(crate) async fn stop(&mut self, bound: Duration) -> Option<ExitStatus> {
+    pub async fn stop(&mut self, bound: Duration) -> Option<ExitStatus> {
         self.tell(guard::ASK);
         match tokio::time::timeout(bound, self.0.wait()).await {
             Ok(status) => status.ok(),
@@ -82,7 +82,7 @@ impl Guarded {
     }
 
     /// SIGKILL to the program and to all that it has started.
-    pub(crate) async fn kill(&mut self) {
+    pub async fn kill(&mut self) {
         self.tell(guard::KILL);
         if tokio::time::timeout(KILL_BOUND, self.0.wait()).await.is_err() {
             let _ = self.0.kill().await; // it has just ended by itself
@@ -97,13 +97,13 @@ impl Guarded {
 }
 
 /// The exit code with which to pass on a program's end.
-pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+pub fn exit_code(status: ExitStatus) -> ExitCode {
     // A guard that was killed itself has no code.
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// How a guarded program ended, for a log line.
-pub(crate) fn describe(status: ExitStatus) -> String {
+pub fn describe(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => match Signal::try_from(code - 128) {
             Ok(signal) => format!("killed by {signal}"),

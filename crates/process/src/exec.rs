@@ -12,11 +12,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getppid};
 
 /// What a shell gives when it cannot start a program.
-pub(crate) const NOT_STARTED: u8 = 127;
+pub const NOT_STARTED: u8 = 127;
 
 /// Arguments of `weft exec`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// Process whose end kills the program
     #[arg(long)]
     parent: i32,
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 /// Returns only if the program cannot be started.
-pub(crate) fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
     let (program, arguments) = args.command.split_first().expect("clap demands one");
     if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
         eprintln!("weft: asking to be killed with the sidecar: {error}");

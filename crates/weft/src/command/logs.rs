@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use weft_decision_log::{Entry, Outcome, Tail, since};
+use weft_model::time::length;
 use weft_model::{ServiceName, SpiffeId};
 
 use crate::decisions::FILE;
@@ -55,7 +56,7 @@ pub(crate) struct Wanted {
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// Only those of so long ago and less, like 30m, 24h or 7d
-    #[arg(long, value_name = "TIME", value_parser = ago)]
+    #[arg(long, value_name = "TIME", value_parser = length)]
     since: Option<Duration>,
 }
 
@@ -182,33 +183,9 @@ fn gather(folder: &Path, depth: usize, logs: &mut Vec<PathBuf>) -> std::io::Resu
     Ok(())
 }
 
-/// `90s`, `30m`, `24h`, `7d`.
-pub(crate) fn ago(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no length of time: write 90s, 30m, 24h or 7d");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number = number.parse::<u64>().map_err(|_| wrong())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lengths_of_time_have_a_unit() {
-        assert_eq!(ago("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(ago("7d"), Ok(Duration::from_secs(604_800)));
-        for text in ["", "5", "m", "-1h", "1w", "1é", "99999999999999999d"] {
-            assert!(ago(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn logs_are_found_in_the_folders_of_a_mesh() {

@@ -10,8 +10,8 @@ use ssh_key::PrivateKey;
 use weft_control::glass::GlassAnswer;
 use weft_control::glass::signed::{GlassRequest, NAMESPACE};
 use weft_control::status::MeshStatus;
+use weft_model::time::length;
 
-use crate::command::logs::ago;
 use crate::http::Api;
 use crate::output::{Format, count, hinted, say, span};
 
@@ -22,7 +22,7 @@ use crate::output::{Format, count, hinted, say, span};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// For how long, like 30m, at most a day
-    #[arg(long = "for", value_name = "TIME", value_parser = ago, required_unless_present = "end")]
+    #[arg(long = "for", value_name = "TIME", value_parser = length, required_unless_present = "end")]
     time: Option<Duration>,
     /// End it now
     #[arg(long, conflicts_with = "time")]

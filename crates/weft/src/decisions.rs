@@ -23,7 +23,7 @@ pub(crate) struct DecisionArgs {
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "32MiB")]
     decision_log_size: u64,
     /// Send decisions to this OpenTelemetry collector too (OTLP over gRPC, in clear), like http://127.0.0.1:4317
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[arg(long, value_name = "URL", env = "WEFT_OTLP")]
     otlp: Option<String>,
 }
 

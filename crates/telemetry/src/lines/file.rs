@@ -28,7 +28,9 @@ impl Out {
             }
         })
     }
+}
 
+impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Stream(out) => out.write(bytes),
@@ -119,9 +121,8 @@ impl Writer {
     pub(super) fn write(&mut self, lines: &[u8]) {
         if self.torn {
             // What follows the beginning of a line would be taken for its end.
-            match self.out.write(b"\n") {
-                Ok(1..) => self.torn = false,
-                Ok(0) => return self.lose(lines, &io::ErrorKind::WriteZero.into()),
+            match self.out.write_all(b"\n") {
+                Ok(()) => self.torn = false,
                 Err(error) => return self.lose(lines, &error),
             }
         }

@@ -20,29 +20,37 @@ const GLASS_BOUND: Duration = Duration::from_secs(5);
 
 /// The role storefront may read and post, and not delete.
 pub(super) async fn by_role(mesh: &LocalMesh) -> Result<String> {
-    let reply = mesh.member("web")?.call(Method::DELETE, "board.prod", "/api/pins").await?;
-    expect(&reply, StatusCode::FORBIDDEN)?;
-    let reason = reason(&reply)?;
-    ensure!(reason.contains("services/board.yaml:"), "the reason does not name the rules' place: {reason}");
-    Ok(format!("DELETE board.prod/api/pins from web: 403, {reason}"))
+    denied(mesh, "web", (Method::DELETE, "board.prod", "/api/pins"), |reason| reason.contains("services/board.yaml:"))
+        .await
 }
 
 /// Nothing of high sensitivity is deleted, by whomever.
 pub(super) async fn by_attributes(mesh: &LocalMesh) -> Result<String> {
-    let reply = mesh.member("board-v1")?.call(Method::DELETE, "ledger.shared", "/entries").await?;
-    expect(&reply, StatusCode::FORBIDDEN)?;
-    let reason = reason(&reply)?;
-    ensure!(reason.starts_with("forbid policies/ledger.cedar:"), "another reason: {reason}");
-    Ok(format!("DELETE ledger.shared/entries from board: 403, {reason}"))
+    denied(mesh, "board-v1", (Method::DELETE, "ledger.shared", "/entries"), is_of_the_ledger).await
 }
 
 /// A role and an attribute together: a storefront never touches what is sensitive.
 pub(super) async fn hybrid(mesh: &LocalMesh) -> Result<String> {
-    let reply = mesh.member("web")?.call(Method::GET, "ledger.shared", "/").await?;
+    denied(mesh, "web", (Method::GET, "ledger.shared", "/"), is_of_the_ledger).await
+}
+
+fn is_of_the_ledger(reason: &str) -> bool {
+    reason.starts_with("forbid policies/ledger.cedar:")
+}
+
+/// A call that is denied, for a reason that names its place.
+async fn denied(
+    mesh: &LocalMesh,
+    from: &str,
+    (method, host, target): (Method, &str, &str),
+    is_place: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let told = format!("{method} {host}{target} from {from}");
+    let reply = mesh.member(from)?.call(method, host, target).await?;
     expect(&reply, StatusCode::FORBIDDEN)?;
     let reason = reason(&reply)?;
-    ensure!(reason.starts_with("forbid policies/ledger.cedar:"), "another reason: {reason}");
-    Ok(format!("GET ledger.shared/ from web: 403, {reason}"))
+    ensure!(is_place(&reason), "{told}: another reason, or without its place: {reason}");
+    Ok(format!("{told}: 403, {reason}"))
 }
 
 /// The denials of before are in the decision log, with their grounds.

@@ -34,6 +34,7 @@ pub(crate) fn describe(mesh: &LocalMesh) -> String {
         format!("\n{}\n", table(&["APP", "SERVICE", "EGRESS", "INGRESS (mTLS)", "ADMIN", "DATA PLANE"], &rows));
     text += &format!("dashboard  http://{}/\n", mesh.http);
     text += &format!("status     {} status --server {}\n", program(), mesh.http);
+    text += &format!("denials    {} logs --denied {}\n", program(), mesh.folder().display());
     let copy = if mesh.repo.is_copy() { " (a copy: edit it, commit, and watch the dashboard)" } else { "" };
     text += &format!("intent     {}{copy}\n", mesh.repo.root().display());
     if let (Some(first), Some(other)) = (mesh.members.first(), mesh.members.get(1)) {

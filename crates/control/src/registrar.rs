@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tonic::Status;
-use weft_identity::{Admission, Registrar, Withdrawal};
+use weft_authority::{Admission, Registrar};
+use weft_identity::Withdrawal;
 use weft_model::{ServiceName, SpiffeId};
 
 use crate::hub::Hub;

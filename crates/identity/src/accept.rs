@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_xds::ConnectPeer;
 
+use crate::certificate::serial_of;
 use crate::tls;
 
 /// A handshake that takes longer is given up.
@@ -83,11 +84,14 @@ fn refuse(from: SocketAddr, why: &str) {
 async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsIo> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
-    let id = match stream.get_ref().1.peer_certificates() {
-        Some(chain) => Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
-        None => None,
+    let peer = match stream.get_ref().1.peer_certificates() {
+        Some(chain @ [leaf, ..]) => ConnectPeer {
+            id: Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
+            serial: serial_of(leaf).map_err(io::Error::other)?,
+        },
+        _ => ConnectPeer::default(),
     };
-    Ok(TlsIo { stream, peer: ConnectPeer { id } })
+    Ok(TlsIo { stream, peer })
 }
 
 impl Connected for TlsIo {

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::ca::{KeyRequest, rfc3339};
 use crate::connect::{connect, is_pinned};
+use crate::follow::follow;
 use crate::live::LiveIdentity;
 pub use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest};
 use crate::obtain::{attest_for, verify_own};
@@ -21,7 +22,7 @@ pub use crate::renewal::IdentityStatus;
 use crate::renewal::keep_renewed;
 use crate::saved::{Saved, save};
 use crate::schedule;
-use crate::service::Withdrawal;
+use crate::wire::Withdrawal;
 
 /// Stands in for the life of a certificate while there is none yet: back-off goes up to 5 s.
 const NO_LIFE_YET: Duration = Duration::from_secs(100);
@@ -32,7 +33,7 @@ pub struct Identity {
     config: IdentityConfig,
     live: Arc<LiveIdentity>,
     status: watch::Receiver<IdentityStatus>,
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Identity {
@@ -59,8 +60,11 @@ impl Identity {
             }
         };
         let (status, receiver) = watch::channel(IdentityStatus::default());
-        let task = tokio::spawn(keep_renewed(renewal, live.clone(), issued_at, status)).abort_handle();
-        Ok(Self { config, live, status: receiver, task })
+        let renew = Arc::new(Notify::new());
+        let following = tokio::spawn(follow(config.clone(), live.clone(), renew.clone()));
+        let renewing = tokio::spawn(keep_renewed(renewal, live.clone(), issued_at, renew, status));
+        let tasks = [following.abort_handle(), renewing.abort_handle()];
+        Ok(Self { config, live, status: receiver, tasks })
     }
 
     /// For TLS configurations and everything else that must know who this process is.
@@ -86,7 +90,7 @@ impl Identity {
 
 impl Drop for Identity {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 

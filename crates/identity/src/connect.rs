@@ -12,9 +12,8 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
-use weft_model::TrustDomain;
+use weft_model::{SpiffeId, TrustDomain};
 
-use crate::authority::own_id;
 use crate::certificate::{parse, signing_domain};
 use crate::fault::{OwnFault, PeerError};
 use crate::live::LiveIdentity;
@@ -45,7 +44,7 @@ pub async fn connect(server: &str, identity: &Arc<LiveIdentity>) -> Result<Chann
     let domain = identity.load().bundle().map(|bundle| bundle.trust_domain().clone());
     let domain =
         domain.ok_or_else(|| ConnectError { server: server.to_owned(), why: OwnFault::Missing.to_string() })?;
-    let config = tls::client_config(identity.clone(), PeerMatch::Exact(own_id(&domain)), &[b"h2"]);
+    let config = tls::client_config(identity.clone(), PeerMatch::Exact(SpiffeId::of_control_plane(&domain)), &[b"h2"]);
     connect_with(server, config).await
 }
 
@@ -119,7 +118,7 @@ impl Judge for Pinned {
         let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
         let domain = signing_domain(&parse(root)?)?;
         let bundle = bundle_of(domain, root)?;
-        let expected = PeerMatch::Exact(own_id(bundle.trust_domain()));
+        let expected = PeerMatch::Exact(SpiffeId::of_control_plane(bundle.trust_domain()));
         expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;
         *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle);
         Ok(())

@@ -12,13 +12,13 @@ use weft_model::{ServiceName, SpiffeId};
 use crate::ca::{CaError, KeyRequest};
 use crate::connect::{ConnectError, connect, connect_pinned, is_pinned, root_cause};
 use crate::fault::PeerError;
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::peer::{self, Role};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
-use crate::service::from_proto;
 use crate::svid::{Svid, SvidError, TrustBundle};
-use crate::token::JoinToken;
+use crate::wire::bundle_from_proto;
 
 /// How long the control plane may take to answer one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,8 +125,15 @@ pub struct Obtained {
 }
 
 impl Obtained {
+    /// As the identity from nothing: the bundle is what the join token's server says.
     pub(crate) fn publish(self, live: &LiveIdentity) -> SystemTime {
         live.set(self.svid, self.bundle);
+        self.issued_at
+    }
+
+    /// As the next of the same identity: a newer bundle may have come meanwhile.
+    pub(crate) fn succeed(self, live: &LiveIdentity) -> SystemTime {
+        live.renew(self.svid, self.bundle);
         self.issued_at
     }
 }
@@ -180,7 +187,7 @@ pub(crate) async fn renew(
 /// A workload does not take what its peers would refuse: the answer must be for its key and its name, and verify.
 fn check(answer: proto::SvidResponse, request: &KeyRequest, id: &SpiffeId) -> Result<Obtained, IdentityError> {
     let bundle = answer.bundle.ok_or_else(|| IdentityError::Unusable("it came without a bundle".into()))?;
-    let bundle = from_proto(bundle).map_err(IdentityError::Unusable)?;
+    let bundle = bundle_from_proto(bundle).map_err(IdentityError::Unusable)?;
     let svid = Svid::from_der(answer.chain.into_iter().map(CertificateDer::from).collect(), &request.key)?;
     if svid.id() != id {
         return Err(IdentityError::Unusable(format!("it is for {}, not for {id}", svid.id())));

@@ -5,16 +5,16 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::ca::{KeyRequest, rfc3339};
 use crate::fault::OwnFault;
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest_for, renew};
 use crate::saved::save;
 use crate::schedule::{self, Plan};
 use crate::svid::Svid;
-use crate::token::JoinToken;
 
 /// While an identity cannot be renewed, every so many failures are told of again.
 const TELL_AGAIN: u32 = 20;
@@ -34,11 +34,21 @@ pub struct IdentityStatus {
     pub last_error: Option<String>,
 }
 
-/// Runs until it is aborted.
+/// By what the next identity came.
+#[derive(Clone, Copy)]
+enum How {
+    /// By the one before.
+    Renewed,
+    /// By a join token.
+    Joined,
+}
+
+/// Runs until it is aborted. `now` asks for a renewal before its time.
 pub(crate) async fn keep_renewed(
     mut config: IdentityConfig,
     live: Arc<LiveIdentity>,
     mut issued_at: SystemTime,
+    now: Arc<Notify>,
     status: watch::Sender<IdentityStatus>,
 ) {
     let mut is_saved = true;
@@ -52,19 +62,25 @@ pub(crate) async fn keep_renewed(
         });
         let (plan, begun) = (Plan { begun: SystemTime::now(), due, not_before: svid.not_before() }, Instant::now());
         while !plan.is_due(SystemTime::now(), begun.elapsed()) {
-            tokio::time::sleep(schedule::nap(SystemTime::now(), due)).await;
+            tokio::select! {
+                () = tokio::time::sleep(schedule::nap(SystemTime::now(), due)) => {}
+                () = now.notified() => break,
+            }
             if !is_saved && save(&config.state_dir, svid, bundle, issued_at).is_ok() {
                 tracing::info!(id = %svid.id(), "the identity is saved");
                 is_saved = true;
             }
         }
-        let obtained = renew_patiently(&mut config, &live, svid, issued_at, &status).await;
+        let (obtained, how) = renew_patiently(&mut config, &live, svid, issued_at, &status).await;
         let written = save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at);
         if let Err(error) = &written {
             tracing::warn!(%error, "the renewed identity is in use, but a restart would need the old one or a new join token; trying on");
         }
         is_saved = written.is_ok();
-        issued_at = obtained.publish(&live);
+        issued_at = match how {
+            How::Renewed => obtained.succeed(&live),
+            How::Joined => obtained.publish(&live),
+        };
         status.send_modify(|status| {
             status.renewals += 1;
             status.last_error = None;
@@ -79,7 +95,7 @@ async fn renew_patiently(
     svid: &Svid,
     issued_at: SystemTime,
     status: &watch::Sender<IdentityStatus>,
-) -> Obtained {
+) -> (Obtained, How) {
     let life = svid.not_after().duration_since(issued_at).unwrap_or_default();
     let mut failures = 0;
     let mut told = None;
@@ -90,17 +106,17 @@ async fn renew_patiently(
             tell(news, config, svid, &last_error);
         }
         let expired = matches!(fault, Some(OwnFault::Expired { .. }));
-        let attempt = match &config.join_token {
-            Some(token) if expired => join_again(config, token).await,
-            None if expired => Err(IdentityError::Expired), // unless the clock is wrong, and is put right
-            _ => renew(config, live, svid.id()).await,
+        let (attempt, how) = match &config.join_token {
+            Some(token) if expired => (join_again(config, token).await, How::Joined),
+            None if expired => (Err(IdentityError::Expired), How::Renewed), // unless the clock is wrong, and is put right
+            _ => (renew(config, live, svid.id()).await, How::Renewed),
         };
         let error = match attempt {
             Ok(obtained) => {
                 // Whatever was in the way before is over.
                 let said = if told.is_some() { "the identity is usable again" } else { "identity renewed" };
                 tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "{said}");
-                return obtained;
+                return (obtained, how);
             }
             Err(error) => error,
         };

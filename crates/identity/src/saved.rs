@@ -32,6 +32,9 @@ struct Document {
     chain: Vec<String>,
     key: String,
     roots: Vec<String>,
+    /// Of the bundle.
+    #[serde(default)]
+    sequence: u64,
     issued_at: u64,
 }
 
@@ -49,10 +52,20 @@ pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: 
         chain: encode(svid.chain()),
         key: BASE64.encode(svid.private_key_der()),
         roots: encode(bundle.roots()),
+        sequence: bundle.sequence(),
         issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     let text = Zeroizing::new(serde_json::to_vec(&document)?);
     write_private(&folder.join(FILE), &text)
+}
+
+/// Replaces the bundle beside a saved identity.
+pub(crate) fn save_bundle(folder: &Path, bundle: &TrustBundle) -> io::Result<()> {
+    let text = Zeroizing::new(fs::read(folder.join(FILE))?);
+    let mut document: Document = serde_json::from_slice(&text)?;
+    document.roots = bundle.roots().iter().map(|der| BASE64.encode(der)).collect();
+    document.sequence = bundle.sequence();
+    write_private(&folder.join(FILE), &Zeroizing::new(serde_json::to_vec(&document)?))
 }
 
 impl Saved {
@@ -78,7 +91,9 @@ impl Saved {
         let usable = |error: SvidError| error.to_string();
         Ok(Self {
             svid: Svid::from_der(decode(&document.chain)?, &key).map_err(usable)?,
-            bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?).map_err(usable)?,
+            bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?)
+                .map_err(usable)?
+                .with_sequence(document.sequence),
             // Never in the future, whatever the clock said then: the renewal is reckoned from it.
             issued_at: UNIX_EPOCH
                 .checked_add(Duration::from_secs(document.issued_at))

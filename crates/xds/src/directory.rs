@@ -14,6 +14,8 @@ use crate::{Rejection, Snapshot};
 pub struct ConnectPeer {
     /// The verified SPIFFE ID of the peer's certificate; `None` without a client certificate or on a Unix socket.
     pub id: Option<SpiffeId>,
+    /// The serial number of that certificate, upper-case hexadecimal; empty without one.
+    pub serial: String,
 }
 
 /// Decides who is served what.

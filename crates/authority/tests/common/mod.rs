@@ -12,13 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
-use weft_identity::{
-    Admission, Authority, ClientAuth, IdentityService, JoinToken, JoinTokens, KeyProof, LiveIdentity, Lives, Names,
-    Registrar, Svid, Withdrawal, serve_tls, tls,
-};
+use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Registrar};
+use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
 use weft_store::Store;
 
@@ -78,8 +77,14 @@ pub struct Server {
     pub intent: Arc<Intent>,
     pub live: Arc<LiveIdentity>,
     pub address: SocketAddr,
-    own: JoinHandle<()>,
-    serving: JoinHandle<()>,
+    /// A process of its own, as it were: all its connections end with it.
+    process: Option<Runtime>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl Server {
@@ -89,32 +94,42 @@ impl Server {
     }
 
     pub async fn start_on(folder: &Path, intent: &Arc<Intent>, address: SocketAddr) -> Self {
-        let store = Store::open(folder).unwrap();
-        let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), Lives::default(), SystemTime::now());
-        let authority = Arc::new(open.await.unwrap());
-        let tokens = JoinTokens::new(store, authority.pin());
-        let (live, own) = authority.start(Names::local(), HOUR).unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
-        let service = IdentityService::server(authority.clone(), tokens.clone(), intent.clone());
-        let router = tonic::transport::Server::builder().add_service(service);
-        let serving = tokio::spawn(async move {
-            router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
-        });
-        Self { folder: folder.to_owned(), authority, tokens, intent: intent.clone(), live, address, own, serving }
+        Self::start_with(folder, intent, address, Lives::default()).await
+    }
+
+    pub async fn start_with(folder: &Path, intent: &Arc<Intent>, address: SocketAddr, lives: Lives) -> Self {
+        let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (folder, intent) = (folder.to_owned(), intent.clone());
+        let start = async move {
+            let store = Store::open(&folder).unwrap();
+            let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), "self", lives, SystemTime::now());
+            let authority = Arc::new(open.await.unwrap());
+            let tokens = JoinTokens::new(store);
+            let (live, _) = authority.start(Names::local(), HOUR).unwrap();
+            let listener = TcpListener::bind(address).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
+            let service = IdentityService::server(authority.clone(), tokens.clone(), intent.clone());
+            let router = tonic::transport::Server::builder().add_service(service);
+            tokio::spawn(async move {
+                router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
+            });
+            Self { folder, authority, tokens, intent, live, address, process: None }
+        };
+        let mut server = process.spawn(start).await.unwrap();
+        server.process = Some(process);
+        server
     }
 
     /// Stops and lets go of the store; the port is free afterwards.
-    pub async fn stop(self) {
-        self.own.abort();
-        self.serving.abort();
-        let _ = self.own.await;
-        let _ = self.serving.await;
+    pub async fn stop(mut self) {
+        let process = self.process.take().unwrap();
+        drop(self);
+        tokio::task::spawn_blocking(move || process.shutdown_timeout(SOON)).await.unwrap();
     }
 
     pub async fn token(&self, name: &str) -> JoinToken {
-        self.tokens.create(&service(name), HOUR, SystemTime::now()).await.unwrap()
+        self.tokens.create(&service(name), self.authority.pin(), HOUR, SystemTime::now()).await.unwrap()
     }
 
     /// An SVID without asking the service, as of `now`.

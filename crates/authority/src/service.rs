@@ -1,37 +1,26 @@
 //! The gRPC service `weft.v1.Identity`: checks who asks, then lets the authority sign.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::CertificateDer;
-use tokio_stream::wrappers::WatchStream;
-use tokio_stream::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weft_identity::ca::Names;
+use weft_identity::proto::identity_server::{Identity, IdentityServer};
+use weft_identity::{JoinToken, Withdrawal, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
 use crate::authority::{Authority, Issued, KeyProof};
-use crate::ca::Names;
-use crate::proto;
-use crate::proto::identity_server::{Identity, IdentityServer};
-use crate::svid::TrustBundle;
-use crate::token::{JoinToken, JoinTokens, TokenError};
+use crate::holders;
+use crate::join_tokens::{JoinTokens, TokenError};
 
 /// What the mesh grants a service that may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Life of its SVIDs.
     pub ttl: Duration,
-}
-
-/// How far the news of a withdrawn endpoint has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Withdrawal {
-    /// Subscribers that have acknowledged.
-    pub acknowledged: u32,
-    /// Subscribers that had not when the bound passed.
-    pub waiting: u32,
 }
 
 /// What the identity service must know of the mesh.
@@ -58,7 +47,7 @@ pub struct IdentityService {
 }
 
 impl IdentityService {
-    /// The service, ready to be added to a server whose connections are [`crate::accept::TlsIo`].
+    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`].
     pub fn server(
         authority: Arc<Authority>,
         tokens: JoinTokens,
@@ -87,10 +76,13 @@ impl IdentityService {
         })
     }
 
-    fn answer(&self, issued: Issued) -> Response<proto::SvidResponse> {
+    fn answer(&self, issued: Issued, id: &SpiffeId, node_id: &str, now: SystemTime) -> Response<proto::SvidResponse> {
+        let bundle = self.authority.bundle();
+        self.authority.hold(holders::key(id, node_id, &issued.serial), &issued, bundle.sequence(), now);
+        self.registrar.issued(id, node_id, now + issued.ttl);
         Response::new(proto::SvidResponse {
             chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
-            bundle: Some(to_proto(&self.authority.bundle())),
+            bundle: Some(wire::bundle_to_proto(&bundle)),
             ttl_seconds: issued.ttl.as_secs(),
         })
     }
@@ -102,7 +94,8 @@ impl Identity for IdentityService {
         let request = request.into_inner();
         let service: ServiceName =
             request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-        let token: JoinToken = request.join_token.parse().map_err(refuse_token)?;
+        let token: JoinToken =
+            request.join_token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (id, admission) = self.admit(&service)?;
         let now = SystemTime::now();
@@ -113,8 +106,7 @@ impl Identity for IdentityService {
         })?;
         let issued = self.issue(&key, &id, admission.ttl, now)?;
         tracing::info!(%id, ttl = ?issued.ttl, ?token, "attested by join token");
-        self.registrar.issued(&id, &request.node_id, now + issued.ttl);
-        Ok(self.answer(issued))
+        Ok(self.answer(issued, &id, &request.node_id, now))
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
@@ -131,19 +123,22 @@ impl Identity for IdentityService {
         let now = SystemTime::now();
         let issued = self.issue(&key, &id, admission.ttl, now)?;
         tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
-        self.registrar.issued(&id, &request.node_id, now + issued.ttl);
-        Ok(self.answer(issued))
+        Ok(self.answer(issued, &id, &request.node_id, now))
     }
 
-    type WatchBundleStream = Pin<Box<dyn Stream<Item = Result<proto::Bundle, Status>> + Send>>;
+    type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;
 
-    async fn watch_bundle(
-        &self,
-        request: Request<proto::WatchBundleRequest>,
-    ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        peer(&request)?;
-        let bundles = WatchStream::new(self.authority.bundles()).map(|bundle| Ok(to_proto(&bundle)));
-        Ok(Response::new(Box::pin(bundles)))
+    async fn follow(&self, request: Request<Streaming<proto::Held>>) -> Result<Response<Self::FollowStream>, Status> {
+        let id = peer(&request)?;
+        let serial = request.extensions().get::<ConnectPeer>().map(|peer| peer.serial.clone()).unwrap_or_default();
+        let mut said = request.into_inner();
+        let first = said.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("say first which bundle you hold"))?;
+        let holder = holders::key(&id, &first.node_id, &serial);
+        self.authority.holds(&holder, first.sequence);
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(tell_all(self.authority.clone(), holder, said, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn withdraw(
@@ -156,6 +151,38 @@ impl Identity for IdentityService {
     }
 }
 
+/// Tells one holder what the mesh vouches with, at once and after each change, and takes note of what it says to hold; until either end
+/// goes.
+async fn tell_all(
+    authority: Arc<Authority>,
+    holder: String,
+    mut said: Streaming<proto::Held>,
+    sender: mpsc::Sender<Result<proto::Trust, Status>>,
+) {
+    let mut published = authority.published();
+    loop {
+        let bundle = published.borrow_and_update().bundle.clone();
+        let renew = authority.must_renew(&holder);
+        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew };
+        if sender.send(Ok(news)).await.is_err() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                held = said.message() => match held {
+                    Ok(Some(held)) => authority.holds(&holder, held.sequence),
+                    Ok(None) | Err(_) => return,
+                },
+                changed = published.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = sender.closed() => return,
+            }
+        }
+    }
+}
+
 /// Who is at the other end, as the TLS acceptor has verified.
 fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
     request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone()).ok_or_else(|| {
@@ -165,21 +192,8 @@ fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
 
 fn refuse_token(error: TokenError) -> Status {
     match error {
-        TokenError::Malformed => Status::invalid_argument(error.to_string()),
+        TokenError::Malformed(_) => Status::invalid_argument(error.to_string()),
         TokenError::Store(_) => Status::unavailable(error.to_string()),
         _ => Status::unauthenticated(error.to_string()),
     }
-}
-
-pub(crate) fn to_proto(bundle: &TrustBundle) -> proto::Bundle {
-    proto::Bundle {
-        trust_domain: bundle.trust_domain().to_string(),
-        roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
-    }
-}
-
-pub(crate) fn from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
-    let domain = bundle.trust_domain.parse().map_err(|error: weft_model::NameError| error.to_string())?;
-    let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
-    TrustBundle::new(domain, roots).map_err(|error| error.to_string())
 }

@@ -170,18 +170,19 @@ impl Api {
         }
     }
 
-    /// Whether somebody on this machine asks who has the admin token; else the answer. `what` is done for nobody else, `command` does it.
-    fn admin(&self, peer: SocketAddr, request: &Request<Incoming>, what: &str, command: &str) -> Result<(), Answer> {
+    /// The answer to whoever is not on this machine or has no admin token; `None` for whoever is and has. `what` is done for nobody else,
+    /// `command` does it.
+    fn refused(&self, peer: SocketAddr, request: &Request<Incoming>, what: &str, command: &str) -> Option<Answer> {
         if !peer.ip().to_canonical().is_loopback() {
             let text = format!("{what} for callers on this machine only");
             let hint = format!("run `{command}` on the machine of the control plane");
-            return Err(error(StatusCode::FORBIDDEN, &text, &hint));
+            return Some(error(StatusCode::FORBIDDEN, &text, &hint));
         }
         // A page in a browser on this machine must not get anything, not even through a name that resolves to loopback: it can
         // neither send this content type without asking first, nor name an address as host.
         if !is_json(request) || !names_this_machine(request) {
             let hint = "send Content-Type: application/json, and the address or localhost as Host";
-            return Err(error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint));
+            return Some(error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint));
         }
         if !self.admin.allows(request.headers()) {
             let text = format!("{what} for whoever has the admin token");
@@ -190,9 +191,9 @@ impl Api {
             );
             let mut answer = error(StatusCode::UNAUTHORIZED, &text, &hint);
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            return Err(answer);
+            return Some(answer);
         }
-        Ok(())
+        None
     }
 
     /// Who asks is known by the signature, wherever from.

@@ -24,7 +24,7 @@ impl Api {
 
     /// A token with which a workload becomes a service.
     pub(super) async fn join_token(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
-        if let Err(answer) = self.admin(peer, &request, "join tokens are made", "weft identity join-token") {
+        if let Some(answer) = self.refused(peer, &request, "join tokens are made", "weft identity join-token") {
             return answer;
         }
         let wanted: JoinTokenRequest = match body(request, r#"send {"service": "prod/board", "ttl": "10m"}"#).await {
@@ -61,7 +61,7 @@ impl Api {
 
     /// Another root, by plan or because one was stolen.
     pub(super) async fn rotate(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
-        if let Err(answer) = self.admin(peer, &request, "keys are rotated", "weft identity rotate") {
+        if let Some(answer) = self.refused(peer, &request, "keys are rotated", "weft identity rotate") {
             return answer;
         }
         let wanted: RotateRequest = match body(request, r#"send {"reason": "a drill"}"#).await {

@@ -119,8 +119,21 @@ fn both_at_one_port(data_plane: DataPlane) {
         assert!(metrics.contains(&format!("weft_plain_text_requests_total{line}\n")), "{line}");
     }
 
+    if data_plane == Weft {
+        let is_it = |line: &&str| {
+            let all =
+                ["reporter=\"destination\"", "source_principal=\"unknown\"", "connection_security_policy=\"none\""];
+            line.starts_with("istio_requests_total{") && all.iter().all(|label| line.contains(label))
+        };
+        let line = metrics.lines().find(is_it).unwrap_or_else(|| panic!("{metrics}"));
+        assert!(line.contains("destination_principal=\"spiffe://test.internal/ns/prod/sa/board\""), "{line}");
+    }
+
     let denied = wait::until("the denials in the log", wait::SOON, || {
-        let lines = weft(&world.mesh, &["logs", &world.mesh.folder().display().to_string(), "--denied", "-o", "json"]);
+        let lines = weft(
+            &world.mesh,
+            &["logs", &world.mesh.folder().display().to_string(), "--denied", "--caller", "plain-text", "-o", "json"],
+        );
         let lines = String::from_utf8_lossy(&lines.stdout).into_owned();
         if lines.lines().count() == 6 { Ok(lines) } else { Err(lines) }
     });
@@ -128,6 +141,16 @@ fn both_at_one_port(data_plane: DataPlane) {
         let line: Value = serde_json::from_str(line).expect("JSON");
         assert_eq!((&line["principal"], &line["source_ip"]), (&"plain-text".into(), &"127.0.0.1".into()), "{line:#}");
     }
+    // Yesterday's calls by the policies of the folder: as they are, and as they would be were it strict.
+    let repo = world.mesh.repo.root().display().to_string();
+    let folder = world.mesh.folder().display().to_string();
+    let replay = || weft(&world.mesh, &["policy", "replay", "--repo", &repo, &folder]);
+    let same = replay();
+    assert_eq!(same.status.code(), Some(0), "{}", text(&same));
+    world.mesh.repo.write(BOARD, &board(""));
+    let strict = replay();
+    assert!(strict.status.code() == Some(1) && text(&strict).contains("plain-text"), "{}", text(&strict));
+
     // Envoy writes its log now and then: this one is waited for last.
     let line = log::wait_line(&world.board.access_log, "the access log", |line| line["path"] == "/api/closed");
     assert_ne!(line["peer"], "spiffe://test.internal/ns/prod/sa/web", "{line:#}");

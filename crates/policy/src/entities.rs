@@ -70,6 +70,11 @@ pub(crate) fn plain_text() -> EntityUid {
     uid(SERVICE, PLAIN_TEXT)
 }
 
+/// Whether it is that one. Asked of every policy, so nothing is parsed for it.
+pub(crate) fn is_plain_text(uid: &EntityUid) -> bool {
+    is_service(uid.type_name()) && uid.id().unescaped() == PLAIN_TEXT
+}
+
 /// The same as Cedar wants it.
 pub(crate) fn plain_text_entity() -> Result<Entity, String> {
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());

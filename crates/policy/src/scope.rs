@@ -83,8 +83,8 @@ impl Universe {
 /// True if the policy's scope names whoever calls in plain text.
 pub(crate) fn names_plain_text(policy: &Policy) -> bool {
     match policy.principal_constraint() {
-        PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => uid == entities::plain_text(),
-        PrincipalConstraint::IsIn(kind, uid) => entities::is_service(&kind) && uid == entities::plain_text(),
+        PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => entities::is_plain_text(&uid),
+        PrincipalConstraint::IsIn(kind, uid) => entities::is_service(&kind) && entities::is_plain_text(&uid),
         PrincipalConstraint::Any | PrincipalConstraint::Is(_) => false,
     }
 }

@@ -33,7 +33,11 @@ pub(super) async fn report(
     loop {
         tokio::select! {
             Some(call) = heard.recv() => unsent.add(call.address, call.caller),
-            Some(Ok(Err(again))) = sending.join_next() => unsent.merge(again),
+            Some(sent) = sending.join_next() => {
+                if let Ok(Err(again)) = sent {
+                    unsent.merge(again);
+                }
+            }
             _ = pause.tick(), if sending.is_empty() && !unsent.is_empty() => {
                 unsent.missed += told.missed() - std::mem::replace(&mut missed, told.missed());
                 let (server, identity, callers) = (server.clone(), identity.clone(), std::mem::take(&mut unsent));

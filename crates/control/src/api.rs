@@ -25,7 +25,7 @@ use crate::hub::Hub;
 use crate::metrics::Gauges;
 use crate::status::{
     ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, JoinTokenAnswer, JoinTokenRequest,
-    MeshStatus, ServiceStatus,
+    MeshStatus, ServiceStatus, unix_seconds,
 };
 
 const INDEX: &str = include_str!("../../../ui/index.html");
@@ -279,6 +279,7 @@ fn service_status(state: &crate::hub::State, service: &weft_model::intent::Servi
         protocol: protocol.to_owned(),
         port: service.port,
         endpoints: addresses(state, service),
+        plain_text: state.plain_text.status(&service.name, unix_seconds(SystemTime::now())),
     }
 }
 

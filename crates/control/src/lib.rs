@@ -16,6 +16,7 @@ mod hub;
 mod issued;
 mod metrics;
 pub mod node;
+mod plain_text;
 mod registrar;
 pub mod registry;
 pub mod routes;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
+use weft_identity::proto::PlainTextReport;
 use weft_identity::{
     Admission, Authority, ClientAuth, IdentityService, JoinToken, JoinTokens, KeyProof, LiveIdentity, Lives, Names,
     Registrar, Svid, Withdrawal, serve_tls, tls,
@@ -39,6 +40,7 @@ pub fn id(name: &str) -> SpiffeId {
 pub struct Intent {
     pub services: Mutex<BTreeMap<ServiceName, Duration>>,
     pub issued: Mutex<Vec<(SpiffeId, String, SystemTime)>>,
+    pub plain_text: Mutex<Vec<(SpiffeId, PlainTextReport)>>,
 }
 
 impl Intent {
@@ -64,6 +66,11 @@ impl Registrar for Intent {
             }
             _ => Err(Status::permission_denied(format!("{node_id} is not {peer}'s"))),
         }
+    }
+
+    fn plain_text(&self, peer: &SpiffeId, report: PlainTextReport) -> Result<(), Status> {
+        self.plain_text.lock().unwrap().push((peer.clone(), report));
+        Ok(())
     }
 
     fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime) {

@@ -77,6 +77,8 @@ function drawStatus(status) {
       list.length ? el("td", "", ...list) : cell("none", "dim"));
   }), 4, "No commit has passed the check yet.");
 
+  drawPlainText(status.services.filter((service) => service.plain_text));
+
   fill("changes", status.history.map((change) => row(
     cell(short(change.commit), "mono"),
     cell(pill(change.state, STATES[change.state])),
@@ -88,6 +90,20 @@ function drawStatus(status) {
 
   drawBanner(status);
   drawGlass(status.break_glass);
+}
+
+/** Who still calls permissive services in plain text. */
+function drawPlainText(services) {
+  at("plain-text").hidden = !services.length;
+  fill("plain-text-callers", services.flatMap(({ name, plain_text: told }) => {
+    const quiet = `nobody for ${span(told.quiet_seconds)}`;
+    if (!told.callers.length) return [row(cell(name), cell("–"), cell(quiet, "dim"), cell("0", "num"), cell("0", "num"), cell("–"), cell("–"))];
+    return told.callers.map((caller) => row(
+      cell(name), cell(caller.address, "mono"), cell(ago(caller.last_seen), "dim"),
+      cell(String(caller.allowed), "num"), cell(String(caller.denied), "num"),
+      cell(caller.asked, "mono"), cell(caller.user_agent || "–", "wide"),
+    ));
+  }), 7, "");
 }
 
 function drawGlass(broken) {

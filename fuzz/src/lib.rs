@@ -8,7 +8,7 @@ use weft_compile::CompiledMesh;
 pub use weft_compile::testing::snapshot;
 use weft_compile::testing::{self, MESH, ROUTES, service, service_of};
 use weft_model::{Intent, SpiffeId};
-use weft_policy::{Bundle, CallRequest, Decisions, Engine, NoHeaders};
+use weft_policy::{Bundle, CallRequest, Decisions, Engine, NoHeaders, Principal};
 use weft_proxy_config::Builder;
 use weft_xds::{Rejection, Snapshot, Update, type_url};
 
@@ -67,7 +67,7 @@ pub fn board(intent: &Intent) -> Bundle {
 /// What the engine says of a GET of this path by this caller. A decision that is remembered must be the same.
 pub fn decide(engine: &Engine, caller: Option<&SpiffeId>, path: &str) -> bool {
     let request = CallRequest {
-        principal: caller,
+        principal: caller.map_or(Principal::Unknown, Principal::Id),
         method: "GET",
         path,
         query: None,

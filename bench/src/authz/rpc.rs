@@ -179,7 +179,7 @@ fn check(call: &mix::Call, number: usize) -> CheckRequest {
         protocol: "HTTP/2".to_owned(),
         ..Default::default()
     };
-    let caller = request.principal.map(SpiffeId::as_str).unwrap_or_default();
+    let caller = request.principal.as_str();
     let callee = weft_policy::testing::id(mix::callee());
     CheckRequest {
         attributes: Some(AttributeContext {

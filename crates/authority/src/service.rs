@@ -35,6 +35,12 @@ pub trait Registrar: Send + Sync + 'static {
     /// The status for the caller; `PERMISSION_DENIED` when the node is not the peer's.
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status>;
 
+    /// Takes in who called `peer` in plain text.
+    ///
+    /// # Errors
+    /// The status for the caller, who is no service of the mesh.
+    fn plain_text(&self, peer: &SpiffeId, report: proto::PlainTextReport) -> Result<(), Status>;
+
     /// Takes note of a certificate that was issued to `node_id`, as the workload calls itself: anything, or nothing.
     fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime);
 }
@@ -148,6 +154,15 @@ impl Identity for IdentityService {
         let peer = peer(&request)?;
         let done = self.registrar.withdraw(&peer, &request.into_inner().node_id).await?;
         Ok(Response::new(proto::WithdrawResponse { acknowledged: done.acknowledged, waiting: done.waiting }))
+    }
+
+    async fn report_plain_text(
+        &self,
+        request: Request<proto::PlainTextReport>,
+    ) -> Result<Response<proto::PlainTextReportResponse>, Status> {
+        let peer = peer(&request)?;
+        self.registrar.plain_text(&peer, request.into_inner())?;
+        Ok(Response::new(proto::PlainTextReportResponse {}))
     }
 }
 

@@ -142,6 +142,9 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
     let done = client.withdraw(withdraw("prod/board~1")).await.unwrap().into_inner();
     assert_eq!((done.acknowledged, done.waiting), (2, 1));
     assert_eq!(client.withdraw(withdraw("prod/web~1")).await.unwrap_err().code(), tonic::Code::PermissionDenied);
+    let report = proto::PlainTextReport { forgotten: 1, ..Default::default() };
+    client.report_plain_text(report.clone()).await.unwrap();
+    assert_eq!(*server.intent.plain_text.lock().unwrap(), [(id("prod/board"), report)]);
     let held = || tokio_stream::once(proto::Held::default());
     let mut news = client.follow(held()).await.unwrap().into_inner();
     assert_eq!(news.message().await.unwrap().unwrap().bundle.unwrap().trust_domain, common::DOMAIN);
@@ -170,6 +173,10 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
         .unwrap();
     let mut client = IdentityClient::new(channel);
     let code = |status: tonic::Status| status.code();
+    assert_eq!(
+        client.report_plain_text(proto::PlainTextReport::default()).await.map_err(code).unwrap_err(),
+        tonic::Code::Unauthenticated
+    );
     assert_eq!(
         client.renew(proto::RenewRequest::default()).await.map_err(code).unwrap_err(),
         tonic::Code::Unauthenticated

@@ -11,13 +11,13 @@ use weft_model::SpiffeId;
 use weft_model::grpc::is_grpc;
 use weft_model::intent::Paths;
 use weft_policy::path::{self, PathError};
-use weft_policy::{CallRequest, Headers, TlsFacts, host};
+use weft_policy::{CallRequest, Headers, Principal, TlsFacts, Who, host};
 use weft_telemetry::trace::TraceContext;
 
 /// What a check says of the call.
 pub(crate) struct Call<'a> {
-    /// URI SAN of the caller's certificate, if it is a SPIFFE ID.
-    pub(crate) caller: Option<SpiffeId>,
+    /// By the URI SAN of its certificate; `None` if that is no SPIFFE ID.
+    caller: Option<Who>,
     pub(crate) method: &'a str,
     pub(crate) host: Cow<'a, str>,
     pub(crate) request_id: String,
@@ -67,10 +67,16 @@ impl<'a> Call<'a> {
         let source = attributes.and_then(|attributes| attributes.source.as_ref());
         let http = attributes.and_then(|attributes| attributes.request.as_ref()?.http.as_ref());
         let tls = attributes.and_then(|attributes| attributes.tls_session.as_ref());
+        let destination = attributes.and_then(|attributes| attributes.destination.as_ref());
+        // A connection of TLS has shown a certificate of ours. Envoy says `tls_session` of others too, without a name.
+        let is_tls =
+            destination.is_some_and(|own| !own.principal.is_empty()) || tls.is_some_and(|tls| !tls.sni.is_empty());
+        let caller = source.and_then(|source| caller(source, is_tls));
+        let tls = tls.filter(|_| caller != Some(Who::PlainText));
         let headers = Sent(http);
         let is_grpc = headers.header("content-type").is_some_and(|kind| is_grpc(kind.as_bytes()));
         Self {
-            caller: source.and_then(principal),
+            caller,
             source_ip: source.and_then(ip),
             method: http.map_or("", |http| &http.method),
             host: http.map_or(Cow::Borrowed(""), |http| host::normalize(&http.host)),
@@ -110,7 +116,7 @@ impl<'a> Call<'a> {
         let target = self.target.as_deref().map_err(|error| *error)?;
         let (path, query) = path::split(target);
         Ok(CallRequest {
-            principal: self.caller.as_ref(),
+            principal: self.caller.as_ref().map_or(Principal::Unknown, Who::principal),
             method: self.method,
             path,
             query,
@@ -138,6 +144,11 @@ pub(crate) fn callee(check: &CheckRequest, peer: Option<&SpiffeId>) -> Option<Sp
 /// Envoy gives the first URI SAN of a verified certificate, else a DNS name or the subject: those are no identity here.
 fn principal(peer: &Peer) -> Option<SpiffeId> {
     peer.principal.parse().ok()
+}
+
+/// By its certificate; who has none over a connection that is not of TLS calls in plain text.
+fn caller(peer: &Peer, is_tls: bool) -> Option<Who> {
+    if peer.principal.is_empty() && !is_tls { Some(Who::PlainText) } else { principal(peer).map(Who::Id) }
 }
 
 fn ip(peer: &Peer) -> Option<IpAddr> {

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
-use weft_decision_log::{DecisionLog, Made};
+use weft_decision_log::{DecisionLog, Made, PlainText};
 use weft_model::SpiffeId;
 use weft_policy::{Decided, Decision, Engine};
 use weft_telemetry::Failure;
@@ -49,6 +49,7 @@ pub struct ExtAuthz<S> {
     engines: S,
     memory: Memory,
     log: Option<Log>,
+    plain_text: Option<PlainText>,
 }
 
 /// Where decisions are logged, and the commit that is in force.
@@ -60,12 +61,17 @@ struct Log {
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines, memory: Memory::default(), log: None }
+        Self { engines, memory: Memory::default(), log: None, plain_text: None }
     }
 
     /// Logs decisions; `commit` gives the one that is in force.
     pub fn logging(self, log: DecisionLog, commit: impl Fn() -> Arc<str> + Send + Sync + 'static) -> Self {
         Self { log: Some(Log { log, commit: Box::new(commit) }), ..self }
+    }
+
+    /// Tells of calls in plain text.
+    pub fn telling(self, plain_text: PlainText) -> Self {
+        Self { plain_text: Some(plain_text), ..self }
     }
 
     /// As a gRPC service, to be added to a server.
@@ -103,6 +109,9 @@ impl<S: EngineSource> ExtAuthz<S> {
             Some(engine) => self.memory.decide(engine, &request),
             None => Decided { decision: Decision::refused(NO_POLICY.into()), evaluated: None },
         };
+        if let (Some(plain_text), Some(engine)) = (&self.plain_text, engine) {
+            plain_text.note(engine.service(), &request, decision.allowed);
+        }
         if let Some(Log { log, commit }) = &self.log {
             let (commit, trace_id) = (commit(), call.trace_id());
             let (request_id, trace_id) = (Some(&*call.request_id), trace_id.as_deref());

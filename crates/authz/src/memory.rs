@@ -34,7 +34,7 @@ impl Memory {
 
     /// By caller and path, so that the calls of one busy caller are spread too.
     fn shard(&self, request: &CallRequest<'_>) -> &Mutex<Decisions> {
-        let caller = request.principal.map_or("", |id| id.as_str());
+        let caller = request.principal.as_str();
         &self.shards[self.hasher.hash_one((caller, request.path)) as usize % SHARDS]
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request as Attributes};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{
+    HttpRequest, Peer, Request as Attributes, TlsSession,
+};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckResponse, DeniedHttpResponse};
@@ -296,6 +298,47 @@ fn decisions_are_logged_with_the_commit_in_force() {
     assert_eq!(denied.request_id.as_deref(), Some("r-1"));
     let text = std::fs::read_to_string(&path).expect("reads");
     assert!(!text.contains("token"), "the query may hold secrets");
+}
+
+/// What Envoy says of a connection without TLS: no certificate at either end, and a `tls_session` without a name.
+#[test]
+fn who_calls_in_plain_text_is_decided_on_as_such_and_told_of() {
+    let policies = "permit(principal, action, resource);
+        permit(principal == Service::\"plain-text\", action, resource) when { context.path == \"/a\" };
+        forbid(principal, action, resource) when { context has tls && context.path == \"/tls\" };";
+    let mut intent = testing::intent(&["prod/web", "prod/board"]);
+    testing::policies(&mut intent, policies);
+    let strict = Arc::new(testing::engine(&intent, "prod/board"));
+    intent.services.get_mut(&testing::name("prod/board")).expect("it is there").mtls = weft_model::Mtls::Permissive;
+    let permissive = Arc::new(testing::engine(&intent, "prod/board"));
+    let (told, mut heard) = PlainText::new();
+    let service = |engine: &Arc<Engine>| {
+        let engine = engine.clone();
+        ExtAuthz::new(move |_: Option<&SpiffeId>| Some(engine.clone())).telling(told.clone())
+    };
+    let (strict, permissive) = (service(&strict), service(&permissive));
+    let ask = |service: &ExtAuthz<_>, source: &str, destination: &str, sni: &str, path: &str| {
+        let mut check = check(source, get(path));
+        let attributes = check.attributes.as_mut().expect("some");
+        attributes.destination = peer(destination);
+        attributes.tls_session = Some(TlsSession { sni: sni.into() });
+        is_allowed(&service.answer(None, &check).expect("an answer"))
+    };
+    const BOARD: &str = "spiffe://acme.internal/ns/prod/sa/board";
+    assert!(ask(&permissive, "", "", "", "/a"));
+    assert!(!ask(&permissive, "", "", "", "/b"), "the permit for all means nobody in plain text");
+    assert!(!ask(&strict, "", "", "", "/a"));
+    assert!(ask(&permissive, WEB, BOARD, "board.prod", "/b") && !ask(&permissive, WEB, BOARD, "", "/tls"));
+    for (source, destination, sni) in
+        [("", BOARD, ""), ("", "", "board.prod"), ("CN=web", BOARD, ""), ("CN=web", "", "")]
+    {
+        assert!(!ask(&permissive, source, destination, sni, "/a"), "TLS without an identity is no plain text");
+    }
+    let seen: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok())
+        .map(|call| (call.address.to_string(), call.caller.asked, call.caller.allowed, call.caller.denied))
+        .collect();
+    let call = |path: &str, allowed, denied| ("10.1.2.3".to_owned(), format!("GET {path}"), allowed, denied);
+    assert_eq!(seen, [call("/a", 1, 0), call("/b", 0, 1), call("/a", 0, 1)]);
 }
 
 #[test]

@@ -11,11 +11,14 @@ use envoy_types::pb::envoy::config::core::v3::{
     DataSource, Http1ProtocolOptions, Http2ProtocolOptions, TrafficDirection, TransportSocket, TypedExtensionConfig,
     data_source::Specifier,
 };
-use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::trace::v3::{OpenTelemetryConfig, tracing};
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm,
     http_connection_manager::proxy_status_config::ProxyName, http_filter,
@@ -25,8 +28,8 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
-use weft_model::TrustDomain;
 use weft_model::intent::{EscapedSlashes, Protocol, Service, Slashes};
+use weft_model::{Mtls, TrustDomain};
 use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
@@ -68,7 +71,7 @@ const FLUSH: Duration = Duration::from_secs(300);
 /// From accept to the end of the TLS handshake, so that silent connections do not pile up.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Mutual TLS from other sidecars; each request (or TCP connection) is decided on, then goes to the app.
+/// Mutual TLS from other sidecars, and plain text where the service takes it; each request (or TCP connection) is decided on, then goes to the app.
 pub(crate) fn ingress(proxy: &Proxy, service: &Service, trust_domain: &TrustDomain) -> Arc<Resource> {
     let (filters, alpn): (_, &[&str]) = match service.protocol {
         Protocol::Http | Protocol::Grpc => (vec![ingress_http(proxy, service)], &["h2", "http/1.1"]),
@@ -81,7 +84,30 @@ pub(crate) fn ingress(proxy: &Proxy, service: &Service, trust_domain: &TrustDoma
         filter_chains: vec![chain(filters, Some(tls::downstream(trust_domain, alpn)))],
         ..Default::default()
     };
+    let listener = match service.mtls {
+        Mtls::Strict => listener,
+        Mtls::Permissive => permissive(listener),
+    };
     Resource::new(type_url::LISTENER, INGRESS, &listener)
+}
+
+/// Takes plain text too: by the first bytes of a client the same filters serve it behind TLS, or without. Who sends nothing is closed.
+fn permissive(mut listener: Listener) -> Listener {
+    let by = |protocol: &str| Some(FilterChainMatch { transport_protocol: protocol.to_owned(), ..Default::default() });
+    let plain: Vec<FilterChain> = listener
+        .filter_chains
+        .iter_mut()
+        .map(|behind_tls| {
+            behind_tls.filter_chain_match = by("tls");
+            FilterChain { filter_chain_match: by("raw_buffer"), ..chain(behind_tls.filters.clone(), None) }
+        })
+        .collect();
+    listener.filter_chains.extend(plain);
+    let inspector = listener_filter::ConfigType::TypedConfig(any(&TlsInspector::default()));
+    let name = "envoy.filters.listener.tls_inspector".to_owned();
+    listener.listener_filters = vec![ListenerFilter { name, config_type: Some(inspector), ..Default::default() }];
+    listener.listener_filters_timeout = duration(HANDSHAKE);
+    listener
 }
 
 /// What a proxyless gRPC client asks for by the name in its `xds:///` target: routes by `routes`, and no socket.

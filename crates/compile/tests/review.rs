@@ -6,9 +6,11 @@ mod support;
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use support::mesh;
 use weft_compile::testing::{MESH, endpoint, name, service, service_of, sidecar};
 use weft_compile::{CompiledMesh, EndpointSet, Proxy, ProxyKind, compile};
+use weft_xds::type_url::LISTENER;
 
 fn intent() -> String {
     let board = "subsets: {v1: {version: v1}}
@@ -40,6 +42,31 @@ fn a_caller_of_http_and_tcp() {
 #[test]
 fn a_tcp_service_that_calls_nobody() {
     insta::assert_snapshot!(shown(&mesh(&intent(), "c1"), &sidecar("data/db", 1)));
+}
+
+/// All that differs is told here; what a strict service gets stands in the pages above.
+#[test]
+fn a_permissive_ingress_has_the_filters_of_the_strict_one_for_plain_text_too() {
+    let ingress = |mtls: &str| -> Listener {
+        let board = service("prod/board", &format!("mtls: {mtls}\naccess: [{{from: [plain-text]}}]"));
+        let snapshot = compile(&mesh(&(MESH.to_owned() + &board), "c1"), &endpoints(), &sidecar("prod/board", 1));
+        snapshot.get(LISTENER)["ingress"].decode().unwrap()
+    };
+    let (strict, mut permissive) = (ingress("strict"), ingress("permissive"));
+    let plain = permissive.filter_chains.pop().unwrap();
+    let protocol = |chain: &FilterChain| chain.filter_chain_match.clone().unwrap().transport_protocol;
+    assert_eq!((protocol(&permissive.filter_chains[0]), protocol(&plain)), ("tls".to_owned(), "raw_buffer".to_owned()));
+    let only_filters = FilterChain {
+        filters: strict.filter_chains[0].filters.clone(),
+        filter_chain_match: plain.filter_chain_match.clone(),
+        ..Default::default()
+    };
+    assert_eq!(plain, only_filters);
+    assert_eq!(permissive.listener_filters[0].name, "envoy.filters.listener.tls_inspector");
+    assert_eq!(permissive.listener_filters_timeout.as_ref().map(|bound| bound.seconds), Some(10));
+    permissive.filter_chains[0].filter_chain_match = None;
+    (permissive.listener_filters, permissive.listener_filters_timeout) = (Vec::new(), None);
+    assert_eq!(permissive, strict);
 }
 
 #[test]

@@ -26,7 +26,9 @@ use crate::glass::{Glass, Refused};
 use crate::hub::Hub;
 use crate::identities::Identities;
 use crate::metrics::Gauges;
-use crate::status::{ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, MeshStatus, ServiceStatus};
+use crate::status::{
+    ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, MeshStatus, ServiceStatus, unix_seconds,
+};
 
 const INDEX: &str = include_str!("../../../ui/index.html");
 const SCRIPT: &str = include_str!("../../../ui/app.js");
@@ -239,6 +241,7 @@ fn service_status(state: &crate::hub::State, service: &weft_model::intent::Servi
         protocol: protocol.to_owned(),
         port: service.port,
         endpoints: addresses(state, service),
+        plain_text: state.plain_text.status(&service.name, unix_seconds(SystemTime::now())),
     }
 }
 

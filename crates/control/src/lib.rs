@@ -17,6 +17,7 @@ mod identities;
 mod issued;
 mod metrics;
 pub mod node;
+mod plain_text;
 mod registrar;
 pub mod registry;
 pub mod routes;

@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime};
 use tonic::Status;
 use weft_authority::{Admission, Registrar};
 use weft_identity::Withdrawal;
+use weft_identity::proto::PlainTextReport;
 use weft_model::{ServiceName, SpiffeId};
 
 use crate::hub::Hub;
 use crate::node::is_of;
+use crate::plain_text;
 use crate::status::unix_seconds;
 
 /// How long a withdrawing sidecar is kept waiting for its callers.
@@ -42,6 +44,14 @@ impl Registrar for MeshRegistrar {
             "the endpoint is withdrawn"
         );
         Ok(Withdrawal { acknowledged: withdrawn.acknowledged as u32, waiting: withdrawn.waiting as u32 })
+    }
+
+    fn plain_text(&self, peer: &SpiffeId, report: PlainTextReport) -> Result<(), Status> {
+        let service = peer.service();
+        let service = service.ok_or_else(|| Status::permission_denied(format!("{peer} is no service of this mesh")))?;
+        let callers = plain_text::read(report, unix_seconds(SystemTime::now()));
+        self.0.state().plain_text.take(&service, callers);
+        Ok(())
     }
 
     fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weft_authority::{Authority, AuthorityError, IdentityService, JoinTokens, Lives};
-use weft_decision_log::DecisionLog;
+use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{Store, StoreError};
 use weft_xds::{AdsServer, server_builder};
@@ -36,6 +36,9 @@ const OWN_NAME: &str = "self";
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Between attempts to open a repository that was there at the last run.
 const REOPEN: Duration = Duration::from_secs(5);
+
+/// Calls in plain text that are taken note of at once.
+const TOGETHER: usize = 256;
 
 /// What a control plane is started with.
 #[derive(Clone, Debug)]
@@ -201,6 +204,20 @@ impl ControlPlane {
     /// From now on decisions about break-glass are logged.
     pub fn log_decisions(&self, log: DecisionLog) {
         self.glass.log_to(log);
+    }
+
+    /// To be told of calls in plain text that are decided in this process.
+    pub fn plain_text(&self) -> PlainText {
+        let (told, mut heard) = PlainText::new();
+        let hub = self.hub.clone();
+        tokio::spawn(async move {
+            let mut calls = Vec::with_capacity(TOGETHER);
+            while heard.recv_many(&mut calls, TOGETHER).await > 0 {
+                let watched = &mut hub.state().plain_text;
+                calls.drain(..).for_each(|call| watched.note(call));
+            }
+        });
+        told
     }
 
     /// Policy engines of the serving commit, for an authorization server.

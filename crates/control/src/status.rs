@@ -81,6 +81,43 @@ pub struct ServiceStatus {
     pub port: u16,
     /// Endpoints that callers are sent.
     pub endpoints: Vec<EndpointStatus>,
+    /// Who calls in plain text; `null` of a service that is strict.
+    #[serde(default)]
+    pub plain_text: Option<PlainTextStatus>,
+}
+
+/// Who calls a permissive service in plain text, as far as this run of the control plane was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainTextStatus {
+    /// Since when it is watched: the service is permissive, or this control plane runs.
+    pub since: u64,
+    /// For how long nobody has called so, within this time.
+    pub quiet_seconds: u64,
+    /// Who has, the last one first; at most 256.
+    pub callers: Vec<PlainTextCallerStatus>,
+    /// Further callers, of whom nothing is known any more.
+    pub forgotten: u64,
+    /// Further calls, of which nothing is known, because too many came at once.
+    pub missed: u64,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainTextCallerStatus {
+    /// From where.
+    pub address: String,
+    /// First call.
+    pub first_seen: u64,
+    /// Last call.
+    pub last_seen: u64,
+    /// Calls that were allowed.
+    pub allowed: u64,
+    /// Calls that were not.
+    pub denied: u64,
+    /// What the caller says that it is, if it does: printable ASCII.
+    pub user_agent: String,
+    /// Method and path of the last call; `TCP` where there is no such thing.
+    pub asked: String,
 }
 
 /// One endpoint.

@@ -79,7 +79,7 @@ pub struct Entry<'a> {
     pub decision: Outcome,
     /// Also in the answer to a denied call, and in the access log.
     pub decision_id: Cow<'a, str>,
-    /// SPIFFE ID of the caller; none if it has shown no certificate with one.
+    /// SPIFFE ID of the caller, or `plain-text`; none if it has shown a certificate without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<Cow<'a, str>>,
     /// What it is allowed or not: `call`, or `breakGlass`.

@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use weft_model::SpiffeId;
 use weft_policy::{CallRequest, Decision, Engine};
 use weft_telemetry::lines::{LineCopy, Log, LogBuffer, LogSink, Rotation};
 
@@ -140,7 +139,7 @@ fn append(buffer: &mut LogBuffer, entry: &Entry<'_>) {
 
 fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
     let Made { engine, request, decision, .. } = *made;
-    let principal = request.principal.map(SpiffeId::as_str);
+    let principal = Some(request.principal.as_str()).filter(|principal| !principal.is_empty());
     let outcome = Outcome::of(decision.allowed);
     Entry {
         decision_id: made.id.into(),

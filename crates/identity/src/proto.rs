@@ -68,6 +68,41 @@ pub struct WithdrawRequest {
     #[prost(string, tag = "1")]
     pub node_id: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PlainTextReport {
+    /// At most 256; those behind are ignored.
+    #[prost(message, repeated, tag = "1")]
+    pub callers: ::prost::alloc::vec::Vec<PlainTextCaller>,
+    /// Callers that were forgotten for others.
+    #[prost(uint64, tag = "2")]
+    pub forgotten: u64,
+    /// Calls that are in no count, because too many came at once.
+    #[prost(uint64, tag = "3")]
+    pub missed: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlainTextCaller {
+    /// Without a port.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// In seconds since 1970, by the clock of the workload.
+    #[prost(uint64, tag = "2")]
+    pub first_seen: u64,
+    #[prost(uint64, tag = "3")]
+    pub last_seen: u64,
+    /// Calls in this time.
+    #[prost(uint64, tag = "4")]
+    pub allowed: u64,
+    #[prost(uint64, tag = "5")]
+    pub denied: u64,
+    /// Of the last call: at most 120 printable characters each, what is longer is cut.
+    #[prost(string, tag = "6")]
+    pub user_agent: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub asked: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlainTextReportResponse {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WithdrawResponse {
     /// Subscribers that have acknowledged the removal.
@@ -255,6 +290,31 @@ pub mod identity_client {
             req.extensions_mut().insert(GrpcMethod::new("weft.v1.Identity", "Withdraw"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tells who called the workload's own service in plain text since the last report that was answered.
+        pub async fn report_plain_text(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PlainTextReport>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlainTextReportResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.v1.Identity/ReportPlainText",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.v1.Identity", "ReportPlainText"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -299,6 +359,14 @@ pub mod identity_server {
             request: tonic::Request<super::WithdrawRequest>,
         ) -> std::result::Result<
             tonic::Response<super::WithdrawResponse>,
+            tonic::Status,
+        >;
+        /// Tells who called the workload's own service in plain text since the last report that was answered.
+        async fn report_plain_text(
+            &self,
+            request: tonic::Request<super::PlainTextReport>,
+        ) -> std::result::Result<
+            tonic::Response<super::PlainTextReportResponse>,
             tonic::Status,
         >;
     }
@@ -537,6 +605,49 @@ pub mod identity_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WithdrawSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.v1.Identity/ReportPlainText" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportPlainTextSvc<T: Identity>(pub Arc<T>);
+                    impl<T: Identity> tonic::server::UnaryService<super::PlainTextReport>
+                    for ReportPlainTextSvc<T> {
+                        type Response = super::PlainTextReportResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PlainTextReport>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Identity>::report_plain_text(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportPlainTextSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -70,3 +70,5 @@ pub const BAD_INPUT: &str = "WEFT0148";
 pub const BAD_TEST: &str = "WEFT0149";
 /// A service whose calls are allowed when nobody can be asked.
 pub const FAIL_OPEN: &str = "WEFT0215";
+/// Bytes that may be TLS or not, of a protocol in which the server may speak first.
+pub const PERMISSIVE_TCP: &str = "WEFT0222";

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Span;
 use crate::id::{ServiceName, SpiffeId, TrustDomain};
+use crate::mtls::Mtls;
 
 /// All documents of one commit.
 #[derive(Clone, Debug)]
@@ -102,6 +103,8 @@ pub struct Service {
     pub protocol: Protocol,
     /// How its sidecars treat it.
     pub app: App,
+    /// What its ingress takes.
+    pub mtls: Mtls,
     /// How paths of requests are read.
     pub paths: Paths,
     /// Who decides whether calls to it are allowed.
@@ -253,6 +256,8 @@ pub enum Caller {
     Role(Arc<str>),
     /// `*`: every authenticated workload of the mesh.
     Anyone,
+    /// `plain-text`: whoever calls a permissive service without TLS.
+    PlainText,
 }
 
 /// `GET /api/**`: a method (or `*`) and a path pattern.
@@ -410,6 +415,8 @@ pub enum TestCaller {
     Service(ServiceName),
     /// Whoever has this identity.
     Id(SpiffeId),
+    /// `plain-text`.
+    PlainText,
 }
 
 /// One `.cedar` file.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cedar_policy::{Policy, PolicyId};
 use serde_json::{Value, json};
 use weft_model::intent::{AccessRule, Allow, Caller, Case, Paths, Service};
-use weft_model::{Finding, Severity};
+use weft_model::{Finding, PLAIN_TEXT, Severity};
 
 use crate::path;
 use crate::pattern::{self, Pattern, Refused};
@@ -80,6 +80,7 @@ fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Opt
         Caller::Namespace(name) => (json!({"op": "in", "entity": entity("Namespace", name)}), format!("{name}/*")),
         Caller::Role(name) => (json!({"op": "in", "entity": entity("Role", name)}), format!("role:{name}")),
         Caller::Anyone => (json!({"op": "All"}), "*".to_owned()),
+        Caller::PlainText => (json!({"op": "==", "entity": entity("Service", PLAIN_TEXT)}), PLAIN_TEXT.to_owned()),
     };
     let mut form = json!({
         "effect": "permit",
@@ -121,6 +122,7 @@ mod tests {
     fn any_caller() -> impl Strategy<Value = Caller> {
         prop_oneof![
             Just(Caller::Anyone),
+            Just(Caller::PlainText),
             "\\PC{0,12}".prop_map(|name| Caller::Role(name.into())),
             "\\PC{0,12}".prop_map(|name| Caller::Namespace(name.into())),
             Just(Caller::Service("prod/web".parse().expect("legal"))),

@@ -88,6 +88,9 @@ pub struct Bundle {
     /// How the callee reads paths. Left out of the document where it is the default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub paths: Paths,
+    /// Whether the service takes calls in plain text, and so policies know of such callers. Left out of the document where it does not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub plain_text: bool,
     /// Left out of the document where it is not on, and where no policy asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub break_glass: Option<BreakGlass>,
@@ -123,6 +126,7 @@ impl Bundle {
             port: 0,
             inputs: PolicyInputs::default(),
             paths: Paths::default(),
+            plain_text: false,
             break_glass: None,
             policies: Vec::new(),
             shadow: Vec::new(),

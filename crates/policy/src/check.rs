@@ -7,11 +7,11 @@ use cedar_policy::{EntityUid, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde_json::Value;
 use weft_model::intent::{Intent, Mesh};
-use weft_model::{Finding, Severity};
+use weft_model::{Finding, PLAIN_TEXT, Severity};
 
 use crate::scope::Universe;
 use crate::source::{SHADOW, Source};
-use crate::{bound, covered, never, read, schema, scope, spelled};
+use crate::{bound, covered, never, plain_text, read, schema, scope, spelled};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -61,6 +61,7 @@ fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings:
         intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..]))).collect();
     let universe = Universe::new(services.iter().copied());
     spelled::warn(intent, &universe, sources, findings);
+    plain_text::warn(intent, &universe, sources, findings);
     // Where something is wrong, it says too little of what it is for.
     if findings.iter().all(|finding| finding.severity != Severity::Error) {
         never::warn(intent, &roles, &universe, sources, told, findings);
@@ -121,7 +122,7 @@ impl Names {
         let services = intent.services.keys();
         Self {
             known: HashMap::from([
-                ("Service", services.clone().map(ToString::to_string).collect()),
+                ("Service", services.clone().map(ToString::to_string).chain([PLAIN_TEXT.to_owned()]).collect()),
                 ("Namespace", services.map(|name| name.namespace().to_owned()).collect()),
                 ("Role", intent.roles.keys().map(ToString::to_string).collect()),
                 ("Operator", intent.operators.keys().map(ToString::to_string).collect()),

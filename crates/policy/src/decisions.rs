@@ -57,7 +57,7 @@ impl Decisions {
 fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
     key.clear();
     key.extend_from_slice(&engine.number().to_ne_bytes());
-    key.extend_from_slice(request.principal.map_or("", |id| id.as_str()).as_bytes());
+    key.extend_from_slice(request.principal.as_str().as_bytes());
     key.push(0xff);
     context::write_key(key, engine.reads(), request, engine.is_glass_broken(request.now));
 }
@@ -69,6 +69,7 @@ mod tests {
     use weft_model::intent::{Allow, Caller};
 
     use super::*;
+    use crate::request::Principal;
     use crate::testing;
 
     fn board(policies: &str) -> Engine {
@@ -97,7 +98,8 @@ mod tests {
         for other in [
             CallRequest { path: "/api/y", ..request },
             CallRequest { method: "POST", ..request },
-            CallRequest { principal: None, ..request },
+            CallRequest { principal: Principal::Unknown, ..request },
+            CallRequest { principal: Principal::PlainText, ..request },
         ] {
             assert!(!same(&first, &decisions.decide(&engine, &other).decision), "{other:?}");
         }

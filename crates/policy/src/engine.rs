@@ -24,7 +24,7 @@ use crate::entities;
 use crate::index::Candidate;
 use crate::load::{self, Caller, Known, Parts};
 use crate::path;
-use crate::request::CallRequest;
+use crate::request::{CallRequest, Principal};
 
 /// The policies of one service, ready to decide.
 pub struct Engine {
@@ -128,9 +128,8 @@ impl Engine {
     }
 
     /// Whether a decision about a call of `caller` can be another one at another time; what shadow policies say of it does not count.
-    pub fn reads_time(&self, caller: &SpiffeId) -> bool {
-        let caller = self.parts.callers.get(caller.as_str());
-        caller.is_some_and(|caller| caller.groups.reads.iter().any(Attribute::is_of_time))
+    pub fn reads_time(&self, caller: Principal<'_>) -> bool {
+        self.caller(caller).is_some_and(|caller| caller.groups.reads.iter().any(Attribute::is_of_time))
     }
 
     /// Whether break-glass is on at `now`, as far as some policy asks.
@@ -139,7 +138,7 @@ impl Engine {
     }
 
     /// What policies about calls of `caller` read of a call, as they write it behind `context.`: calls that agree in these are decided alike.
-    pub fn reads_of(&self, caller: Option<&SpiffeId>) -> Vec<String> {
+    pub fn reads_of(&self, caller: Principal<'_>) -> Vec<String> {
         let reads = self.caller(caller).map(|caller| &caller.groups.reads);
         reads.into_iter().flat_map(Reads::iter).map(ToString::to_string).collect()
     }
@@ -151,8 +150,12 @@ impl Engine {
         context::shown(request, &caller.groups.reads, &self.inputs, &self.surroundings(request.now))
     }
 
-    fn caller(&self, id: Option<&SpiffeId>) -> Option<&Caller> {
-        self.parts.callers.get(id?.as_str())
+    fn caller(&self, principal: Principal<'_>) -> Option<&Caller> {
+        match principal {
+            Principal::Id(id) => self.parts.callers.get(id.as_str()),
+            Principal::PlainText => self.parts.plain_text.as_ref(),
+            Principal::Unknown => None,
+        }
     }
 
     fn surroundings(&self, now: SystemTime) -> Surroundings<'_> {
@@ -160,9 +163,8 @@ impl Engine {
     }
 
     /// The same of [`Decision::shadow`].
-    pub(crate) fn shadow_reads_time(&self, caller: &SpiffeId) -> bool {
-        let caller = self.parts.callers.get(caller.as_str());
-        caller.is_some_and(|caller| caller.shadow.reads.iter().any(Attribute::is_of_time))
+    pub(crate) fn shadow_reads_time(&self, caller: Principal<'_>) -> bool {
+        self.caller(caller).is_some_and(|caller| caller.shadow.reads.iter().any(Attribute::is_of_time))
     }
 
     /// Decides on one call. Pure; a few microseconds, also among thousands of policies.
@@ -183,7 +185,7 @@ impl Engine {
     /// denied, if it is not the path as written.
     fn shadow(&self, request: &CallRequest<'_>, allowed: bool, denied_as: Option<String>) -> Option<Shadow> {
         self.parts.shadow.as_ref()?;
-        let caller = self.parts.callers.get(request.principal?.as_str())?;
+        let caller = self.caller(request.principal)?;
         if caller.shadow.is_empty() {
             return None;
         }
@@ -236,11 +238,11 @@ impl Engine {
     }
 
     fn decide_as_written(&self, request: &CallRequest<'_>, which: Which) -> Decision {
-        let Some(principal) = request.principal else {
-            return self.refuse("the caller has shown no identity: no client certificate with a SPIFFE ID".into());
-        };
-        let Some(caller) = self.parts.callers.get(principal.as_str()) else {
-            return self.refuse(self.why_unknown(principal));
+        let Some(caller) = self.caller(request.principal) else {
+            return self.refuse(match request.principal {
+                Principal::Id(id) => self.why_unknown(id),
+                Principal::PlainText | Principal::Unknown => NO_IDENTITY.into(),
+            });
         };
         self.explain(request, caller, self.evaluate(request, caller, which))
     }
@@ -368,6 +370,7 @@ impl Engine {
     }
 }
 
+const NO_IDENTITY: &str = "the caller has shown no identity: no client certificate with a SPIFFE ID";
 const IGNORING_CASE: &str = "no difference between upper and lower case";
 
 /// A denial that names no policy is one by default: nothing permits the call.
@@ -390,6 +393,8 @@ fn shorten(text: &str) -> &str {
 mod differential;
 #[cfg(test)]
 mod inputs_tests;
+#[cfg(test)]
+mod plain_text_tests;
 #[cfg(test)]
 mod reading_tests;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Entity, EntityTypeName, EntityUid, RestrictedExpression};
-use weft_model::{ServiceName, SpiffeId, TrustDomain};
+use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId, TrustDomain};
 use weft_policy_eval::{Builder, EntityId};
 
 const SERVICE: &str = "Service";
@@ -59,6 +59,34 @@ impl ServiceFacts {
         ];
         own.chain(built_in).collect()
     }
+}
+
+/// What policies can read of a caller in plain text: nothing that could be meant for a service.
+const OF_PLAIN_TEXT: [(&str, &str); 5] =
+    [("name", PLAIN_TEXT), ("namespace", ""), ("serviceAccount", ""), ("trustDomain", ""), ("spiffeId", "")];
+
+/// `Service::"plain-text"`, in no namespace and no role.
+pub(crate) fn plain_text() -> EntityUid {
+    uid(SERVICE, PLAIN_TEXT)
+}
+
+/// Whether it is that one. Asked of every policy, so nothing is parsed for it.
+pub(crate) fn is_plain_text(uid: &EntityUid) -> bool {
+    is_service(uid.type_name()) && uid.id().unescaped() == PLAIN_TEXT
+}
+
+/// The same as Cedar wants it.
+pub(crate) fn plain_text_entity() -> Result<Entity, String> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let attributes = OF_PLAIN_TEXT.map(|(name, value)| (name.to_owned(), text(value)));
+    Entity::new(plain_text(), attributes.into(), HashSet::new()).map_err(|error| error.to_string())
+}
+
+/// The same as our evaluator wants it.
+pub(crate) fn describe_plain_text(builder: &mut Builder) -> EntityId {
+    let id = builder.entity(SERVICE, PLAIN_TEXT);
+    builder.describe(id, OF_PLAIN_TEXT.into_iter(), std::iter::empty());
+    id
 }
 
 fn uid(kind: &str, id: &str) -> EntityUid {

@@ -66,9 +66,10 @@ impl Gathering {
         Self { callers, groups: HashMap::new(), places: 0 }
     }
 
-    /// Takes a policy. One that never applies is left out.
-    pub(crate) fn add(&mut self, policy: u32, reads: &Reads, compiled: Compiled) {
-        let Compiled { principals, ways, whole } = compiled;
+    /// Takes a policy, which is about callers `among` these alone, whatever it says. One that never applies is left out.
+    pub(crate) fn add(&mut self, policy: u32, reads: &Reads, compiled: Compiled, among: &Bits) {
+        let Compiled { mut principals, ways, whole } = compiled;
+        principals.intersect(among);
         if ways.is_empty() {
             return;
         }
@@ -79,7 +80,7 @@ impl Gathering {
         } else {
             // For all callers: then who calls has to be evaluated too, and all of the policy with it.
             let keys = ways.into_iter().map(|way| way.keys).collect::<Option<Vec<_>>>();
-            (Bits::all(self.callers), vec![Way { keys: keys.map(|keys| keys.concat()), code: whole }])
+            (among.clone(), vec![Way { keys: keys.map(|keys| keys.concat()), code: whole }])
         };
         let group = self.groups.entry(callers).or_default();
         group.ways.extend(ways.into_iter().map(|way| (policy, way)));

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Effect, Entities, EntityUid};
-use weft_model::{ServiceName, SpiffeId};
-use weft_policy_eval::{Builder, EntityId, Loader, Program, Request};
+use weft_model::{PLAIN_TEXT, SpiffeId};
+use weft_policy_eval::{Bits, Builder, EntityId, Loader, Program, Request};
 
 use crate::ask::Asked;
 use crate::bundle::{Bundle, PolicyError, PolicyText};
@@ -14,6 +14,7 @@ use crate::decision::PolicyRef;
 use crate::entities;
 use crate::index::{Gathering, Groups, Index};
 use crate::parse;
+use crate::scope::may_concern_plain_text;
 
 /// What decisions are made of.
 pub(crate) struct Parts {
@@ -25,13 +26,16 @@ pub(crate) struct Parts {
     pub(crate) policies: Box<[Known]>,
     /// By SPIFFE ID.
     pub(crate) callers: HashMap<Box<str>, Caller>,
+    /// Whoever calls in plain text, where the service takes such calls.
+    pub(crate) plain_text: Option<Caller>,
     /// For Cedar, where it is asked.
     pub(crate) entities: Entities,
 }
 
 /// One who may be allowed something.
 pub(crate) struct Caller {
-    pub(crate) name: ServiceName,
+    /// As denials name it.
+    pub(crate) name: Arc<str>,
     pub(crate) entity: EntityId,
     pub(crate) uid: EntityUid,
     /// Where the policies are that concern it.
@@ -53,8 +57,14 @@ pub(crate) struct Known {
 pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     let entities = entities(bundle)?;
     let mut builder = Builder::new(&NAMES);
-    let callers: Vec<EntityId> =
+    let mut callers: Vec<EntityId> =
         bundle.callers.iter().map(|facts| facts.describe(&mut builder, &bundle.trust_domain)).collect();
+    if bundle.plain_text {
+        callers.push(entities::describe_plain_text(&mut builder));
+    }
+    let everyone = Bits::all(callers.len());
+    let mut services = Bits::none(callers.len());
+    (0..bundle.callers.len()).for_each(|caller| services.insert(caller));
     // What is said of a caller holds, should it be the callee too.
     let itself = bundle.callers.iter().position(|facts| facts.name == bundle.service.name);
     let resource = match itself {
@@ -72,7 +82,9 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
             if !ids.insert(&text.id) {
                 return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
             }
-            gathering.add(policies.len() as u32, &context::reads(policy, &bundle.inputs), loader.add(policy.as_ref()));
+            let among = if may_concern_plain_text(policy) { &everyone } else { &services };
+            let reads = context::reads(policy, &bundle.inputs);
+            gathering.add(policies.len() as u32, &reads, loader.add(policy.as_ref()), among);
             policies.push(known(text, policy.effect()));
             Ok(())
         })?;
@@ -80,20 +92,25 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     };
     let (index, groups) = gather(&bundle.policies)?;
     let (shadow, of_shadow) = gather(&bundle.shadow)?;
-    let groups = groups.into_iter().zip(of_shadow);
-    let callers = bundle.callers.iter().zip(callers).zip(groups).map(|((facts, entity), (groups, shadow))| {
+    let mut found = callers.into_iter().zip(groups.into_iter().zip(of_shadow));
+    let of_services = bundle.callers.iter().zip(found.by_ref()).map(|(facts, (entity, (groups, shadow)))| {
         let id = SpiffeId::for_service(&bundle.trust_domain, &facts.name);
-        let uid = entities::service(&facts.name);
-        (id.as_str().into(), Caller { name: facts.name.clone(), entity, uid, groups, shadow })
+        let (name, uid) = (facts.name.as_str().into(), entities::service(&facts.name));
+        (id.as_str().into(), Caller { name, entity, uid, groups, shadow })
     });
-    let callers = callers.collect();
+    let callers = of_services.collect();
+    let plain_text = found.next().map(|(entity, (groups, shadow))| {
+        let (name, uid) = (PLAIN_TEXT.into(), entities::plain_text());
+        Caller { name, entity, uid, groups, shadow }
+    });
     let shadow = (!bundle.shadow.is_empty()).then_some(shadow);
-    Ok(Parts { program: loader.finish(), index, shadow, policies: policies.into(), callers, entities })
+    Ok(Parts { program: loader.finish(), index, shadow, policies: policies.into(), callers, plain_text, entities })
 }
 
 fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {
     let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
     let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
+    let made = made.chain(bundle.plain_text.then(entities::plain_text_entity));
     let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
     Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_model::intent::{Intent, Paths, PolicyInputs};
-use weft_model::{Finding, ServiceName, Severity, TrustDomain};
+use weft_model::{Finding, Mtls, ServiceName, Severity, TrustDomain};
 use weft_policy_eval::Bits;
 
 use crate::break_glass::BreakGlass;
@@ -67,9 +67,11 @@ struct Service {
     access: Arc<str>,
     paths: Paths,
     port: u16,
+    /// Whether it takes calls in plain text.
+    plain_text: bool,
     /// Policies whose resource it can be, in order.
     policies: Vec<usize>,
-    /// Services that some `permit` could allow to call it.
+    /// Who some `permit` could allow to call it, plain text included.
     callers: Bits,
 }
 
@@ -86,6 +88,9 @@ pub fn compile(intent: &Intent, revision: &str) -> Result<PolicyModel, Vec<Findi
 impl PolicyModel {
     fn new(intent: &Intent, revision: &str, sources: Vec<Source>) -> Self {
         let roles = scope::roles_of_services(intent);
+        let none: &[Arc<str>] = &[];
+        let with_roles = intent.services.keys().map(|name| (name, roles.get(name).map_or(none, |roles| &roles[..])));
+        let universe = Universe::new(with_roles);
         let mut services: Vec<Service> = Vec::with_capacity(intent.services.len());
         for service in intent.services.values() {
             services.push(Service {
@@ -97,11 +102,11 @@ impl PolicyModel {
                 access: format!("{}:{}", service.access_span.file, service.access_span.line).into(),
                 paths: service.paths,
                 port: service.port,
+                plain_text: service.mtls == Mtls::Permissive,
                 policies: Vec::new(),
-                callers: Bits::none(intent.services.len()),
+                callers: universe.nobody(),
             });
         }
-        let universe = Universe::new(services.iter().map(|service| (&service.facts.name, &service.facts.roles[..])));
         let (glass, sources): (Vec<Source>, Vec<Source>) =
             sources.into_iter().partition(|source| scope::concerns_break_glass(&source.policy));
         let mut policies = Vec::with_capacity(sources.len());
@@ -116,6 +121,9 @@ impl PolicyModel {
             }
             let reads = context::reads(&source.policy, &intent.mesh.policy);
             policies.push(Policy { source, principals, reads });
+        }
+        for service in services.iter_mut().filter(|service| !service.plain_text) {
+            service.callers.intersect(universe.services());
         }
         let index = services.iter().enumerate().map(|(at, service)| (service.facts.name.clone(), at)).collect();
         let (revision, trust_domain) = (revision.into(), intent.mesh.trust_domain.clone());
@@ -139,10 +147,23 @@ impl PolicyModel {
 
     /// The policies that could have a say in calls of `caller` to `callee`, in the order of the mesh's files; conditions are not looked at.
     pub fn concerning(&self, caller: &ServiceName, callee: &ServiceName) -> Vec<Concern> {
-        let (Some(caller), Some(callee)) = (self.index.get(caller), self.index.get(callee)) else { return Vec::new() };
+        self.index.get(caller).map(|caller| self.concerning_at(*caller, callee)).unwrap_or_default()
+    }
+
+    /// The same of calls in plain text; none where the callee takes no such calls.
+    pub fn concerning_plain_text(&self, callee: &ServiceName) -> Vec<Concern> {
+        if self.takes_plain_text(callee) { self.concerning_at(self.services.len(), callee) } else { Vec::new() }
+    }
+
+    /// Whether the service takes calls in plain text.
+    pub fn takes_plain_text(&self, callee: &ServiceName) -> bool {
+        self.index.get(callee).is_some_and(|callee| self.services[*callee].plain_text)
+    }
+
+    fn concerning_at(&self, caller: usize, callee: &ServiceName) -> Vec<Concern> {
+        let Some(callee) = self.index.get(callee) else { return Vec::new() };
         let policies = self.services[*callee].policies.iter().map(|at| &self.policies[*at]);
-        let concerning = policies.filter(|policy| policy.principals.contains(*caller));
-        concerning.map(Concern::of).collect()
+        policies.filter(|policy| policy.principals.contains(caller)).map(Concern::of).collect()
     }
 
     /// How many services have policies that ask whether the glass is broken.
@@ -177,7 +198,7 @@ impl PolicyModel {
         let policies = service.policies.iter().map(|at| &self.policies[*at]);
         let policies: Vec<&Policy> = policies.filter(|policy| policy.principals.intersects(&service.callers)).collect();
         let reads = policies.iter().fold(Reads::default(), |all, policy| all.union(&policy.reads));
-        let callers = service.callers.iter().map(|caller| self.services[caller].facts.clone());
+        let callers = service.callers.iter().filter_map(|caller| Some(self.services.get(caller)?.facts.clone()));
         let (shadow, enforced): (Vec<&Policy>, Vec<&Policy>) =
             policies.into_iter().partition(|policy| policy.source.is_shadow());
         let texts = |policies: Vec<&Policy>| policies.iter().map(|policy| policy.source.to_text()).collect();
@@ -185,6 +206,7 @@ impl PolicyModel {
             port: service.port,
             inputs: reads.inputs(&self.inputs),
             paths: service.paths,
+            plain_text: service.plain_text,
             break_glass: glass.filter(|_| reads.has(&Attribute::BreakGlass)).cloned(),
             policies: texts(enforced),
             shadow: texts(shadow),

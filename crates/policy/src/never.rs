@@ -83,7 +83,7 @@ fn resource(source: &Source) -> String {
 /// Policies tried on the services of a mesh.
 struct Trials {
     trust_domain: TrustDomain,
-    /// In the order of the universe.
+    /// In the order of the universe, without its last, who calls in plain text.
     services: Vec<ServiceFacts>,
     /// By callee, made when it is asked for.
     loaders: BTreeMap<usize, Loader>,
@@ -126,7 +126,8 @@ impl Trials {
         let (services, trust_domain) = (&self.services, &self.trust_domain);
         self.loaders.entry(callee).or_insert_with(|| {
             let mut builder = Builder::new(&NAMES);
-            let all: Vec<_> = services.iter().map(|facts| facts.describe(&mut builder, trust_domain)).collect();
+            let mut all: Vec<_> = services.iter().map(|facts| facts.describe(&mut builder, trust_domain)).collect();
+            all.push(entities::describe_plain_text(&mut builder));
             let action = entities::describe_call(&mut builder);
             Loader::new(builder, Request { action, resource: all[callee], context: context::field }, all)
         })

@@ -13,13 +13,32 @@ use crate::decision::Decision;
 use crate::engine::Engine;
 use crate::host;
 use crate::path::{self, PathError};
-use crate::request::{CallRequest, Headers, TlsFacts, User};
+use crate::request::{CallRequest, Headers, Principal, TlsFacts, User};
+
+/// Who calls, as somebody says who asks about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Whoever has this identity.
+    Id(SpiffeId),
+    /// Whoever calls in plain text.
+    PlainText,
+}
+
+impl Who {
+    /// As a decision takes it.
+    pub fn principal(&self) -> Principal<'_> {
+        match self {
+            Self::Id(id) => Principal::Id(id),
+            Self::PlainText => Principal::PlainText,
+        }
+    }
+}
 
 /// A call with all that it brings.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// Who calls.
-    pub caller: SpiffeId,
+    pub caller: Who,
     /// Empty for TCP.
     pub method: Arc<str>,
     /// Path and query as sent; empty for TCP.
@@ -43,25 +62,30 @@ impl Headers for BTreeMap<Arc<str>, Arc<str>> {
 }
 
 impl Probe {
-    /// What `engine`'s service would decide, as its sidecar does: over HTTP/2 and mutual TLS from another sidecar.
+    /// What `engine`'s service would decide, as its sidecar does: over HTTP/2 and mutual TLS from another sidecar, or over HTTP/1.1 in plain
+    /// text.
     ///
     /// # Errors
     /// The path is refused before any policy is asked.
     pub fn decide(&self, engine: &Engine) -> Result<Decision, PathError> {
-        let is_tcp = self.method.is_empty();
+        let (is_tcp, is_tls) = (self.method.is_empty(), self.caller != Who::PlainText);
         let target = if is_tcp { Cow::Borrowed("") } else { path::normalize(&self.target, engine.paths())? };
         let (path, query) = path::split(&target);
         Ok(engine.decide(&CallRequest {
-            principal: Some(&self.caller),
+            principal: self.caller.principal(),
             method: &self.method,
             path,
             query,
             host: &host::normalize(&self.host),
-            protocol: if is_tcp { "TCP" } else { "HTTP/2" },
+            protocol: match (is_tcp, is_tls) {
+                (true, _) => "TCP",
+                (false, true) => "HTTP/2",
+                (false, false) => "HTTP/1.1",
+            },
             source_ip: self.source,
             headers: &self.headers,
             grpc: self.headers.header("content-type").is_some_and(|kind| is_grpc(kind.as_bytes())),
-            tls: Some(TlsFacts { server_name: Some(&engine.service().host()) }),
+            tls: is_tls.then_some(TlsFacts { server_name: Some(&engine.service().host()) }),
             user: self.user.as_ref(),
             now: self.at,
         }))

@@ -7,13 +7,35 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use weft_model::SpiffeId;
+use weft_model::{PLAIN_TEXT, SpiffeId};
+
+/// Who calls, as far as the connection proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Principal<'a> {
+    /// Whoever has this identity, by the certificate that was shown.
+    Id(&'a SpiffeId),
+    /// Whoever calls in plain text: `Service::"plain-text"` to the policies of a permissive service, and nobody to those of others.
+    PlainText,
+    /// Nobody that policies know: a certificate without a SPIFFE ID.
+    Unknown,
+}
+
+impl<'a> Principal<'a> {
+    /// The SPIFFE ID, `plain-text`, or nothing: no two principals agree in it.
+    pub fn as_str(self) -> &'a str {
+        match self {
+            Self::Id(id) => id.as_str(),
+            Self::PlainText => PLAIN_TEXT,
+            Self::Unknown => "",
+        }
+    }
+}
 
 /// One call. What is not HTTP has no method, path, host, query, headers and gRPC.
 #[derive(Clone, Copy, Debug)]
 pub struct CallRequest<'a> {
-    /// The caller's identity from its certificate.
-    pub principal: Option<&'a SpiffeId>,
+    /// Who calls.
+    pub principal: Principal<'a>,
     /// The method as sent (methods are case-sensitive); empty for TCP.
     pub method: &'a str,
     /// Normalised by [`crate::path::normalize`], without the query; empty for TCP.

@@ -3,24 +3,29 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
 use weft_model::ServiceName;
 use weft_model::intent::{Caller, Intent, Member};
 use weft_policy_eval::Bits;
 
 use crate::entities;
 
-/// The services that a scope can name: each by itself, by its namespace, by its roles, and all of them.
+/// Whom a scope can name: each service by itself, by its namespace, by its roles, all of them; and whoever calls in plain text, who comes
+/// after the last service.
 pub(crate) struct Universe {
     groups: HashMap<EntityUid, Arc<Bits>>,
-    all: Arc<Bits>,
+    services: Arc<Bits>,
+    everyone: Arc<Bits>,
+    plain_text: Arc<Bits>,
     none: Arc<Bits>,
 }
 
 impl Universe {
     pub(crate) fn new<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a [Arc<str>])> + Clone) -> Self {
-        let len = services.clone().count();
-        let mut all = Bits::none(len);
+        let plain_text_at = services.clone().count();
+        let len = plain_text_at + 1;
+        let (mut all, mut plain_text) = (Bits::none(len), Bits::none(len));
+        plain_text.insert(plain_text_at);
         let mut groups = HashMap::<EntityUid, Bits>::new();
         for (index, (name, roles)) in services.enumerate() {
             all.insert(index);
@@ -29,18 +34,31 @@ impl Universe {
             }
         }
         let groups = groups.into_iter().map(|(uid, members)| (uid, Arc::new(members))).collect();
-        Self { groups, all: Arc::new(all), none: Arc::new(Bits::none(len)) }
+        let (everyone, none) = (Arc::new(Bits::all(len)), Arc::new(Bits::none(len)));
+        Self { groups, services: Arc::new(all), everyone, plain_text: Arc::new(plain_text), none }
+    }
+
+    /// All services, without whoever calls in plain text.
+    pub(crate) fn services(&self) -> &Bits {
+        &self.services
+    }
+
+    /// Nobody.
+    pub(crate) fn nobody(&self) -> Bits {
+        Bits::clone(&self.none)
     }
 
     fn group(&self, uid: &EntityUid) -> Arc<Bits> {
         self.groups.get(uid).unwrap_or(&self.none).clone()
     }
 
-    /// The services that can be the principal of `policy`.
+    /// Who can be the principal of `policy`.
     pub(crate) fn principals(&self, policy: &Policy) -> Arc<Bits> {
+        let all = if may_concern_plain_text(policy) { &self.everyone } else { &self.services };
         match policy.principal_constraint() {
-            PrincipalConstraint::Any => self.all.clone(),
-            PrincipalConstraint::Is(kind) if entities::is_service(&kind) => self.all.clone(),
+            PrincipalConstraint::Any => all.clone(),
+            PrincipalConstraint::Is(kind) if entities::is_service(&kind) => all.clone(),
+            _ if names_plain_text(policy) => self.plain_text.clone(),
             PrincipalConstraint::IsIn(kind, uid) if entities::is_service(&kind) => self.group(&uid),
             PrincipalConstraint::Is(_) | PrincipalConstraint::IsIn(..) => self.none.clone(),
             // `==` a group names no service; the group's own members are only meant by `in`.
@@ -52,14 +70,29 @@ impl Universe {
     /// The services that can be the resource of `policy`.
     pub(crate) fn resources(&self, policy: &Policy) -> Arc<Bits> {
         match policy.resource_constraint() {
-            ResourceConstraint::Any => self.all.clone(),
-            ResourceConstraint::Is(kind) if entities::is_service(&kind) => self.all.clone(),
+            ResourceConstraint::Any => self.services.clone(),
+            ResourceConstraint::Is(kind) if entities::is_service(&kind) => self.services.clone(),
             ResourceConstraint::IsIn(kind, uid) if entities::is_service(&kind) => self.group(&uid),
             ResourceConstraint::Is(_) | ResourceConstraint::IsIn(..) => self.none.clone(),
             ResourceConstraint::Eq(uid) if !entities::is_service(uid.type_name()) => self.none.clone(),
             ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => self.group(&uid),
         }
     }
+}
+
+/// True if the policy's scope names whoever calls in plain text.
+pub(crate) fn names_plain_text(policy: &Policy) -> bool {
+    match policy.principal_constraint() {
+        PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => entities::is_plain_text(&uid),
+        PrincipalConstraint::IsIn(kind, uid) => entities::is_service(&kind) && entities::is_plain_text(&uid),
+        PrincipalConstraint::Any | PrincipalConstraint::Is(_) => false,
+    }
+}
+
+/// False for a `permit` that does not name whoever calls in plain text: it was written for callers who show who they are, and a service that
+/// takes plain text opens it for nobody else (ADR 12). A `forbid` is about everybody whom its scope lets in.
+pub(crate) fn may_concern_plain_text(policy: &Policy) -> bool {
+    policy.effect() == Effect::Forbid || names_plain_text(policy)
 }
 
 /// The roles of each service, sorted: those that name it, and those that such a role is a member of.
@@ -94,6 +127,7 @@ fn gather<'a>(
             Member::Caller(Caller::Service(name)) => &move |service| name == service,
             Member::Caller(Caller::Namespace(namespace)) => &move |service| **namespace == *service.namespace(),
             Member::Caller(Caller::Anyone) => &|_| true,
+            Member::Caller(Caller::PlainText) => &|_| false,
             Member::Pattern(pattern) => &move |service| pattern.matches(service),
         };
         members.extend(intent.services.keys().filter(|service| fits(service)));

@@ -9,14 +9,14 @@ use weft_model::intent::{
     AccessRule, Allow, App, Authorization, Caller, Defaults, Endpoints, Intent, Member, Mesh, Paths, PolicyFile,
     PolicyInputs, Protocol, Role, Service,
 };
-use weft_model::{ServiceName, Span, SpiffeId};
+use weft_model::{Mtls, ServiceName, Span, SpiffeId};
 use weft_policy_eval::Kind;
 pub use weft_policy_eval::testing::Choices;
 use weft_policy_eval::testing::Vocabulary;
 
 use crate::bundle::{Bundle, PolicyText, ServiceFacts};
 use crate::engine::Engine;
-use crate::request::{CallRequest, NoHeaders};
+use crate::request::{CallRequest, NoHeaders, Principal};
 
 pub fn span(file: &str, line: u32) -> Span {
     Span { file: file.into(), line, column: 1 }
@@ -56,6 +56,7 @@ pub fn service(text: &str) -> Service {
         span: span(&file, 1),
         access_span: span(&file, 10),
         app: App::default(),
+        mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
     }
@@ -101,7 +102,7 @@ pub fn engine(intent: &Intent, callee: &str) -> Engine {
 
 pub fn request(principal: &SpiffeId) -> CallRequest<'_> {
     CallRequest {
-        principal: Some(principal),
+        principal: Principal::Id(principal),
         method: "GET",
         path: "/",
         host: "board.prod",
@@ -161,6 +162,14 @@ pub fn random_bundle(choices: &mut Choices<'_>, policies: usize) -> Bundle {
 pub fn random_bundle_of_all(choices: &mut Choices<'_>, policies: usize) -> Bundle {
     let words = Vocabulary { context: ALL, ..WORDS };
     Bundle { inputs: inputs(), ..bundle_of(&words, choices, policies) }.sealed()
+}
+
+/// The same as [`random_bundle`] of a service that takes plain text, with policies that name whoever calls so.
+pub fn random_bundle_with_plain_text(choices: &mut Choices<'_>, policies: usize) -> Bundle {
+    let entities = &["Service::\"plain-text\"", "Service::\"plain-text\"", "Service::\"prod/web\""];
+    let groups = &["Namespace::\"prod\"", "Role::\"all\"", "Service::\"plain-text\""];
+    let words = Vocabulary { entities, groups, ..WORDS };
+    Bundle { plain_text: true, ..bundle_of(&words, choices, policies) }.sealed()
 }
 
 /// What [`random_bundle_of_all`] declares.

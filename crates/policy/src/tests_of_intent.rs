@@ -9,7 +9,7 @@ use weft_model::{Finding, ServiceName, Severity, SpiffeId};
 use crate::decision::Decision;
 use crate::engine::Engine;
 use crate::model::PolicyModel;
-use crate::probe::Probe;
+use crate::probe::{Probe, Who};
 
 /// What each expectation of the intent's tests came to.
 pub struct Outcome<'a> {
@@ -46,8 +46,9 @@ pub fn run_tests<'a>(intent: &'a Intent, model: &PolicyModel) -> Vec<Outcome<'a>
 
 fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Option<Decision>, Option<Finding>) {
     let caller = match &expected.from {
-        TestCaller::Service(name) => SpiffeId::for_service(&intent.mesh.trust_domain, name),
-        TestCaller::Id(id) => id.clone(),
+        TestCaller::Service(name) => Who::Id(SpiffeId::for_service(&intent.mesh.trust_domain, name)),
+        TestCaller::Id(id) => Who::Id(id.clone()),
+        TestCaller::PlainText => Who::PlainText,
     };
     if let Some(problem) = no_call(intent, expected) {
         return (
@@ -55,12 +56,12 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
             Some(unlike(expected, problem, "write `call: GET /api/pins`, or leave it out for a tcp service")),
         );
     }
-    if expected.at.is_none() && engine.reads_time(&caller) {
+    if expected.at.is_none() && engine.reads_time(caller.principal()) {
         let message = "a policy that may decide about this call reads the time, and the test does not say when it is";
         let hint = "add `at`, like 2026-03-29T09:00:00+02:00";
         return (None, Some(finding("WEFT0212", expected, message.to_owned(), hint)));
     }
-    let is_untold = expected.at.is_none() && engine.shadow_reads_time(&caller);
+    let is_untold = expected.at.is_none() && engine.shadow_reads_time(caller.principal());
     let probe = Probe {
         caller,
         method: expected.method.clone(),

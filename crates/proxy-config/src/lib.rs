@@ -29,7 +29,7 @@ pub use cluster::{
 };
 pub use listener::{
     Direction, DownstreamProtocol, DownstreamTls, ForwardClientCert, HttpListener, Listener, ListenerKind, PeerMatch,
-    RouteRef, RouteSource, TcpListener,
+    Permissive, RouteRef, RouteSource, TcpListener,
 };
 pub use log_format::{LogField, LogFormat};
 pub use route::{

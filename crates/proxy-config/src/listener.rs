@@ -25,6 +25,8 @@ pub struct Listener {
     pub direction: Direction,
     /// `None` is clear text.
     pub tls: Option<DownstreamTls>,
+    /// Clear text is taken beside TLS.
+    pub permissive: Option<Permissive>,
     /// From accept to the end of the TLS handshake (`FilterChain.transport_socket_connect_timeout`); `None` is for ever. Default 10 s.
     pub handshake_timeout: Option<Duration>,
     /// What happens with a connection.
@@ -50,6 +52,13 @@ pub enum Direction {
     Inbound,
     /// Calls by the app of this proxy.
     Outbound,
+}
+
+/// How TLS and clear text are told apart on one socket: by the first byte of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permissive {
+    /// How long that may take (`Listener.listener_filters_timeout`); `None` is for ever. Default 15 s.
+    pub first_byte: Option<Duration>,
 }
 
 /// TLS towards clients, who must show a certificate; own certificate and trust bundle are the proxy's live identity.

@@ -55,7 +55,7 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
     let connection = exchange.connection.clone();
     let (path, query) = path::split(asked.target);
     let request = CallRequest {
-        principal: connection.peer.as_ref(),
+        principal: connection.principal(),
         method: exchange.method(),
         path,
         query,
@@ -72,6 +72,9 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
         Some(engine) => worker.decisions.borrow_mut().decide(engine, &request),
         None => Decided { decision: Decision::refused(NO_BUNDLE.into()), evaluated: None },
     };
+    if let Some(engine) = &engine {
+        worker.shared.plain_text.note(engine.service(), &request, decision.allowed);
+    }
     worker.record(|recorder| {
         recorder.record(&Made {
             engine: engine.as_deref(),

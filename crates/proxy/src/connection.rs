@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use weft_identity::tls::peer_spiffe_id;
 use weft_model::SpiffeId;
+use weft_policy::Principal;
 use weft_proxy_config::{Config, Listener, ListenerKind};
 
 use crate::worker::Worker;
@@ -41,6 +42,15 @@ impl Connection {
             remote_address: tcp.peer_addr().ok(),
             server_name: None,
             xfcc: None,
+        }
+    }
+
+    /// Who calls, to the policies.
+    pub(crate) fn principal(&self) -> Principal<'_> {
+        match &self.peer {
+            Some(id) => Principal::Id(id),
+            None if self.is_tls => Principal::Unknown,
+            None => Principal::PlainText,
         }
     }
 

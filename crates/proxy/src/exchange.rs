@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
-use weft_proxy_config::{Config, Listener, ListenerKind};
+use weft_proxy_config::{Config, Direction, Listener, ListenerKind};
 use weft_telemetry::Failure;
 use weft_telemetry::metrics::{Reporter, RequestLabels, TcpLabels, TcpSeries};
 use weft_telemetry::trace::TraceContext;
@@ -111,7 +111,7 @@ impl Exchange {
     fn ends(&self) -> Ends {
         let own = self.connection.own_id.clone();
         let unknown = || Arc::<str>::from("unknown");
-        if self.connection.is_tls {
+        if self.listener.direction == Direction::Inbound {
             Ends {
                 reporter: Reporter::Destination,
                 source: self.connection.peer_id.clone().unwrap_or_else(unknown),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
-use weft_decision_log::DecisionLog;
+use weft_decision_log::{DecisionLog, PlainText, plain_text};
 use weft_identity::LiveIdentity;
 use weft_model::ServiceName;
 use weft_proxy_config::{Builder, Config};
@@ -33,6 +33,8 @@ pub struct ProxyConfig {
     pub service: ServiceName,
     /// Where decisions are logged; `None` logs none.
     pub decision_log: Option<DecisionLog>,
+    /// Told of calls in plain text.
+    pub plain_text: PlainText,
     /// Address of the admin endpoint.
     pub admin: Option<SocketAddr>,
     /// Address of the health endpoint.
@@ -67,7 +69,9 @@ impl Proxy {
     /// those three.
     pub async fn start(config: ProxyConfig) -> Result<Arc<ProxyHandle>, StartError> {
         let metrics = Arc::new(Registry::default());
-        let shared = Arc::new(Shared::new(config.identity, config.service.host().into(), metrics, config.decision_log));
+        let ProxyConfig { identity, decision_log, plain_text, .. } = config;
+        let shared = Shared::new(identity, config.service.host().into(), metrics, decision_log, plain_text);
+        let shared = Arc::new(shared);
         publish_gauges(&shared);
         let mut workers = Vec::new();
         let mut threads = Vec::new();
@@ -253,6 +257,10 @@ fn publish_gauges(shared: &Arc<Shared>) {
     gauge("weft_authz_failed_open_total", undecided, Kind::Counter, |s| s.undecided.passed() as f64);
     let undecided = "Calls that were refused because no authorization server could be asked.";
     gauge("weft_authz_unavailable_total", undecided, Kind::Counter, |s| s.undecided.failed() as f64);
+    shared.metrics.extra(plain_text::METRIC, plain_text::HELP, Kind::Counter, {
+        let plain_text = shared.plain_text.clone();
+        move || plain_text.samples()
+    });
     gauge("weft_certificate_expiry_seconds", "Unix time at which the certificate expires.", Kind::Gauge, |s| {
         admin::expiry(&s.identity).unwrap_or(0) as f64
     });

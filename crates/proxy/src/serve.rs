@@ -67,7 +67,14 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
     let _ = tcp.set_nodelay(true);
     let connection = Connection::new(&worker, listener.clone(), &tcp);
     let remote = connection.remote_address;
-    let Some(config) = tls else {
+    let is_tls = match &listener.permissive {
+        None => true,
+        Some(permissive) => match begins_tls(&tcp, permissive.first_byte).await {
+            Ok(is_tls) => is_tls,
+            Err(why) => return refuse(&worker, remote, Failure::TlsFailed, why),
+        },
+    };
+    let Some(config) = tls.filter(|_| is_tls) else {
         return match &listener.kind {
             ListenerKind::Http(http) => {
                 let Some((first, is_h2)) = first_bytes(&tcp, http.protocol).await else { return };
@@ -138,6 +145,23 @@ fn refuse(worker: &Worker, remote: Option<SocketAddr>, failure: Failure, why: &s
     let remote = remote.map(|address| address.to_string()).unwrap_or_default();
     let facts = failure.facts();
     tracing::info!(remote, layer = facts.layer.as_str(), cause = facts.cause, "connection refused: {why}");
+}
+
+/// The first byte of every TLS connection: the type of a record of the handshake (RFC 8446 s.5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Whether a client that may speak either begins a TLS handshake. Only looks: the byte is read again by whoever serves it.
+async fn begins_tls(tcp: &TcpStream, bound: Option<Duration>) -> Result<bool, &'static str> {
+    let mut first = [0];
+    let peek = tcp.peek(&mut first);
+    let peeked = match bound {
+        None => peek.await,
+        Some(bound) => tokio::time::timeout(bound, peek).await.map_err(|_| "the client has sent nothing in time")?,
+    };
+    match peeked {
+        Ok(1) => Ok(first[0] == HANDSHAKE_RECORD),
+        Ok(_) | Err(_) => Err("the client left before it sent anything"),
+    }
 }
 
 /// The first bytes of a clear-text client, and whether they begin the HTTP/2 preface (RFC 9113 s.3.4). HTTP clients speak first, so

@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use weft_decision_log::{DecisionLog, Recorder};
+use weft_decision_log::{DecisionLog, PlainText, Recorder};
 use weft_identity::LiveIdentity;
 use weft_policy::Decisions;
 use weft_telemetry::lines::{Log, LogBuffer, LogSink};
@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) undecided: Undecided,
     logs: Mutex<HashMap<Arc<str>, Option<LogSink>>>,
     pub(crate) decision_log: Option<DecisionLog>,
+    /// Told of calls in plain text.
+    pub(crate) plain_text: PlainText,
 }
 
 impl Shared {
@@ -67,6 +69,7 @@ impl Shared {
         own_host: Arc<str>,
         metrics: Arc<Registry>,
         decision_log: Option<DecisionLog>,
+        plain_text: PlainText,
     ) -> Self {
         Self {
             config: ArcSwap::default(),
@@ -85,6 +88,7 @@ impl Shared {
             undecided: Undecided::default(),
             logs: Mutex::default(),
             decision_log,
+            plain_text,
         }
     }
 

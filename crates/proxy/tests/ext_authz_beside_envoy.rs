@@ -180,6 +180,7 @@ async fn weft(app: SocketAddr, authz: SocketAddr, rest: &str) -> Subject {
         identity: LiveIdentity::empty(),
         service: "prod/board".parse().unwrap(),
         decision_log: None,
+        plain_text: weft_decision_log::PlainText::new().0,
         admin: None,
         health: None,
         prometheus: None,

@@ -267,7 +267,7 @@ impl Registry {
                     out,
                     "{name}{{{ends},request_protocol=\"tcp\",response_flags=\"{}\",connection_security_policy=\"{}\"}} {}",
                     labels.flags,
-                    security_policy(labels.mutual_tls),
+                    security_policy(labels.reporter, labels.mutual_tls),
                     sums[index]
                 );
             }
@@ -331,12 +331,17 @@ fn request_label_text(labels: &RequestLabels) -> String {
         labels.grpc_status.map(|status| status.to_string()).unwrap_or_default(),
         labels.flags,
         labels.layer,
-        security_policy(labels.mutual_tls),
+        security_policy(labels.reporter, labels.mutual_tls),
     )
 }
 
-fn security_policy(mutual_tls: bool) -> &'static str {
-    if mutual_tls { "mutual_tls" } else { "unknown" }
+/// Istio's words: only the callee's end knows that a call came in plain text.
+fn security_policy(reporter: Reporter, mutual_tls: bool) -> &'static str {
+    match (mutual_tls, reporter) {
+        (true, _) => "mutual_tls",
+        (false, Reporter::Destination) => "none",
+        (false, Reporter::Source) => "unknown",
+    }
 }
 
 fn ends_label_text(reporter: Reporter, source: &str, destination: &str, service: &str) -> String {

@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Registrar};
+use weft_identity::proto::PlainTextReport;
 use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
 use weft_store::Store;
@@ -38,6 +39,7 @@ pub fn id(name: &str) -> SpiffeId {
 pub struct Intent {
     pub services: Mutex<BTreeMap<ServiceName, Duration>>,
     pub issued: Mutex<Vec<(SpiffeId, String, SystemTime)>>,
+    pub plain_text: Mutex<Vec<(SpiffeId, PlainTextReport)>>,
 }
 
 impl Intent {
@@ -63,6 +65,11 @@ impl Registrar for Intent {
             }
             _ => Err(Status::permission_denied(format!("{node_id} is not {peer}'s"))),
         }
+    }
+
+    fn plain_text(&self, peer: &SpiffeId, report: PlainTextReport) -> Result<(), Status> {
+        self.plain_text.lock().unwrap().push((peer.clone(), report));
+        Ok(())
     }
 
     fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime) {

@@ -13,6 +13,7 @@ use weft_xds::Snapshot;
 use super::dirty::Dirty;
 use crate::issued::Issued;
 use crate::node::Introduction;
+use crate::plain_text::Watched;
 use crate::registry::{Registration, Registry, Touched};
 use crate::status::{FindingStatus, ProxyStatus, RefusedCommit, unix_seconds};
 use crate::tracker::{Now, Tracker};
@@ -29,6 +30,8 @@ pub(crate) struct State {
     pub(crate) tracker: Tracker,
     /// The certificates that are out.
     pub(crate) issued: Issued,
+    /// Who calls permissive services in plain text.
+    pub(crate) plain_text: Watched,
     /// The newest commit, when it was refused.
     pub(crate) refused: Option<RefusedCommit>,
     /// Why the repository cannot be read now.
@@ -79,6 +82,7 @@ impl State {
         self.findings.clone_from(&findings);
         self.refused = None;
         self.tracker.commit(mesh.revision().clone(), subject, self.generation + 1, took, findings, now);
+        self.plain_text.follow(mesh.intent(), unix_seconds(now.wall));
         let broken = self.break_glass.clone();
         self.mesh = Some(Arc::new(if broken.is_some() { mesh.with_break_glass(broken) } else { mesh }));
         self.dirty.everyone = true;

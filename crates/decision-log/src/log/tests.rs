@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use weft_policy::{Decisions, testing};
+use weft_policy::{Decisions, Principal, testing};
 
 use super::*;
 use crate::Tail;
@@ -107,8 +107,9 @@ fn every_denial_has_a_line_and_of_the_allowed_as_many_as_are_wanted() {
 fn a_caller_without_identity_and_a_hostile_one_break_no_line() {
     let engine = engine(POLICIES);
     let id: weft_model::SpiffeId = "spiffe://other.org/x".parse().unwrap();
-    let hostile = CallRequest { path: "/\"\n\u{2028}{", host: "\\", principal: None, ..testing::request(&id) };
-    let entries = logged(&engine, Allowed::First, &[hostile, CallRequest { principal: Some(&id), ..hostile }]);
+    let hostile =
+        CallRequest { path: "/\"\n\u{2028}{", host: "\\", principal: Principal::Unknown, ..testing::request(&id) };
+    let entries = logged(&engine, Allowed::First, &[hostile, CallRequest { principal: Principal::Id(&id), ..hostile }]);
     assert_eq!(entries.len(), 2);
     assert_eq!(entries[0].principal, None);
     assert_eq!(entries[1].path, "/\"\n\u{2028}{");

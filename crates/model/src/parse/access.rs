@@ -11,6 +11,7 @@ use super::yaml::Value;
 use crate::code;
 use crate::id::{ServiceName, is_dns_label};
 use crate::intent::{AccessRule, Allow, Caller, Paths, Protocol};
+use crate::mtls::PLAIN_TEXT;
 
 const RULE: Shape = Shape {
     what: "an access rule",
@@ -69,11 +70,14 @@ pub(super) fn distinct<T: PartialEq>(
 
 /// One caller; reported if it is not legal or not declared.
 pub(super) fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<Caller> {
-    const FORMS: &str = "prod/web, prod/*, role:reporting or \"*\"";
+    const FORMS: &str = "prod/web, prod/*, role:reporting, plain-text or \"*\"";
     let text = field.text(report)?;
     let span = field.span();
     if text == "*" {
         return Some(Caller::Anyone);
+    }
+    if text == PLAIN_TEXT {
+        return Some(Caller::PlainText);
     }
     if let Some(role) = text.strip_prefix("role:") {
         return declared.check_role(role, span, report).then(|| Caller::Role(role.into()));
@@ -97,7 +101,8 @@ pub(super) fn caller(field: Field<'_>, declared: &Declared, report: &mut Report)
     } else if text.contains('*') {
         format!("write {FORMS}; patterns like prod/web-* stand in the members of a Role")
     } else {
-        suggest::hint(text, declared.services.keys().map(ServiceName::as_str), || format!("write {FORMS}"))
+        let names = declared.services.keys().map(ServiceName::as_str).chain([PLAIN_TEXT]);
+        suggest::hint(text, names, || format!("write {FORMS}"))
     };
     report.error(code::BAD_CALLER, span, format!("`{}` is not a caller", short(text)), hint);
     None

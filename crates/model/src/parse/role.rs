@@ -10,6 +10,7 @@ use super::report::Report;
 use super::yaml::Node;
 use crate::code;
 use crate::intent::{Caller, Member, Role, ServicePattern};
+use crate::mtls::PLAIN_TEXT;
 
 const ROLE: Shape = Shape {
     what: "a Role",
@@ -37,6 +38,13 @@ fn members(field: Field<'_>, declared: &Declared, report: &mut Report) -> Vec<Me
                     report.warning(code::UNKNOWN_SERVICE, item.span(), message, hint);
                 }
                 Some(Member::Pattern(pattern))
+            }
+            None if text == PLAIN_TEXT => {
+                let message = format!("`{PLAIN_TEXT}` can be in no role: nothing is known of such a caller");
+                let hint =
+                    format!("name it where it may call: `from: [{PLAIN_TEXT}]` in `access` of a permissive service");
+                report.error(code::BAD_CALLER, item.span(), message, hint);
+                None
             }
             None => access::caller(item, declared, report).map(Member::Caller),
         }

@@ -20,6 +20,7 @@ use crate::id::ServiceName;
 use crate::intent::{
     App, Authorization, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint,
 };
+use crate::mtls::{Mtls, PLAIN_TEXT};
 
 const SERVICE: Shape = Shape {
     what: "a Service",
@@ -31,6 +32,7 @@ const SERVICE: Shape = Shape {
         "port",
         "protocol",
         "app",
+        "mtls",
         "paths",
         "authorization",
         "endpoints",
@@ -80,7 +82,15 @@ type Labels = BTreeMap<Arc<str>, Arc<str>>;
 /// Reads the document. `None` if it has no legal name.
 pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Option<Service> {
     let fields = SERVICE.read(root, report)?;
-    let name = fields.required("name", "board", report).and_then(|name| name.dns_label(report));
+    let name = fields.required("name", "board", report).and_then(|field| {
+        let name = field.dns_label(report)?;
+        if name == PLAIN_TEXT {
+            let message =
+                format!("`{PLAIN_TEXT}` is no name of a service: policies mean callers without an identity by it");
+            report.error(code::RESERVED, field.span(), message, "choose another name");
+        }
+        Some(name)
+    });
     let namespace = fields.required("namespace", "prod", report).and_then(|field| {
         let namespace = field.dns_label(report)?;
         if namespace == RESERVED_NAMESPACE {
@@ -96,6 +106,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         .required("protocol", "http", report)
         .and_then(|protocol| protocol.choice(&words, &["udp", "tls", "https"], report));
     let app = fields.optional("app").map(|field| app(field, protocol, report)).unwrap_or_default();
+    let mtls = fields.optional("mtls").map(|field| mtls(field, protocol, report)).unwrap_or_default();
     let paths = fields.optional("paths").map(|field| paths(field, protocol, report)).unwrap_or_default();
     let authorization =
         fields.optional("authorization").map(|field| authorization::read(field, report)).unwrap_or_default();
@@ -116,6 +127,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         port: port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default(),
         protocol: protocol.unwrap_or(Protocol::Http),
         app,
+        mtls,
         paths,
         authorization,
         endpoints,
@@ -135,6 +147,7 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         port: 0,
         protocol: Protocol::Http,
         app: App::default(),
+        mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
         endpoints: Endpoints::Registry,
@@ -164,6 +177,18 @@ fn app(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> App
         }
     }
     app
+}
+
+/// Of TLS a client sends the first bytes; of other bytes perhaps the server does, and then there is nothing to tell the two apart by.
+fn mtls(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> Mtls {
+    let words = [("strict", Mtls::Strict), ("permissive", Mtls::Permissive)];
+    let mtls = field.choice(&words, &["disable", "disabled"], report).unwrap_or_default();
+    if mtls == Mtls::Permissive && protocol == Some(Protocol::Tcp) {
+        let message = "a caller in plain text has to send the first bytes: where the server speaks first, it is closed after 10 s";
+        let hint = "leave `mtls` out if the protocol is one like that of MySQL or SMTP, and move its callers into the mesh at once";
+        report.warning(code::PERMISSIVE_TCP, field.key_span, message, hint);
+    }
+    mtls
 }
 
 fn paths(field: Field<'_>, protocol: Option<Protocol>, report: &mut Report) -> Paths {

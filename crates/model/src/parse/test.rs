@@ -13,6 +13,7 @@ use super::yaml::{Node, Value};
 use crate::code;
 use crate::id::{ServiceName, SpiffeId};
 use crate::intent::{ExpectedBackend, ExpectedDecision, ExpectedRoute, Test, TestCaller};
+use crate::mtls::PLAIN_TEXT;
 
 const TEST: Shape = Shape { what: "a Test", fields: &["kind", "name", "decisions", "routes"], later: &[] };
 const DECISION: Shape = Shape {
@@ -108,6 +109,9 @@ fn decision(item: Field<'_>, declared: &Declared, report: &mut Report) -> Option
 
 fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<TestCaller> {
     let text = field.text(report)?;
+    if text == PLAIN_TEXT {
+        return Some(TestCaller::PlainText);
+    }
     if !text.starts_with("spiffe://") {
         return service(field, declared, report).map(TestCaller::Service);
     }

@@ -6,6 +6,7 @@ use super::*;
 use crate::intent::{Caller, Endpoints, EscapedSlashes, PathMatch, Paths, Protocol, Slashes};
 
 mod entries;
+mod mtls;
 
 const MESH: &str = "\
 kind: Mesh

@@ -11,7 +11,7 @@ use weft_model::intent::PolicyInputs;
 use crate::bundle::Bundle;
 use crate::context::{self, Clock, Reads, Surroundings};
 use crate::engine::Engine;
-use crate::request::{CallRequest, TlsFacts, User};
+use crate::request::{CallRequest, Principal, TlsFacts, User};
 use crate::testing::{self, Choices};
 use crate::{entities, schema};
 
@@ -38,14 +38,19 @@ impl Plain {
         });
         let services = bundle.callers.iter().chain([&bundle.service]);
         let services = services.map(|facts| facts.entity(&bundle.trust_domain).expect("an entity"));
-        let entities = Entities::from_entities(services, None).expect("entities");
+        let plain_text = bundle.plain_text.then(|| entities::plain_text_entity().expect("an entity"));
+        let entities = Entities::from_entities(services.chain(plain_text), None).expect("entities");
         let set = PolicySet::from_policies(policies).expect("unique ids");
         Self { set, entities, inputs: bundle.inputs.clone() }
     }
 
     fn outcome(&self, request: &CallRequest<'_>) -> Outcome {
-        let caller = request.principal.and_then(|id| id.service()).expect("a service");
-        let (caller, board) = (entities::service(&caller), entities::service(&testing::name("prod/board")));
+        let caller = match request.principal {
+            Principal::Id(id) => entities::service(&id.service().expect("a service")),
+            Principal::PlainText => entities::plain_text(),
+            Principal::Unknown => panic!("nobody that Cedar could be asked about"),
+        };
+        let board = entities::service(&testing::name("prod/board"));
         let clock = Clock::new(&self.inputs).expect("zones that are known");
         let around = Surroundings { port: 8080, clock: &clock, break_glass: false };
         let context = context::build(request, &Reads::all(&self.inputs), &around).expect("a context");
@@ -177,5 +182,39 @@ proptest! {
     ) {
         let mut choices = Choices::new(&bytes);
         compare(&valid(&testing::random_bundle(&mut choices, policies)), &mut choices)?;
+    }
+}
+
+/// What of a bundle is about whoever calls in plain text: every `forbid`, and each `permit` whose scope names that caller.
+fn of_plain_text(bundle: &Bundle) -> Bundle {
+    let mut bundle = bundle.clone();
+    bundle.policies.retain(|text| {
+        let form = Policy::parse(None, &text.text).expect("it parses").to_json().expect("a JSON form");
+        let scope = form["principal"].to_string();
+        form["effect"] == "forbid" || scope.contains("\"id\":\"plain-text\"")
+    });
+    bundle
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases() / 2))]
+
+    /// Plain Cedar over those policies alone; and over all of them for everybody else.
+    #[test]
+    fn of_plain_text_an_engine_decides_as_plain_cedar_does_over_what_names_it(
+        bytes in proptest::collection::vec(any::<u8>(), 0..3000),
+        policies in 1usize..20,
+    ) {
+        let mut choices = Choices::new(&bytes);
+        let bundle = testing::random_bundle_with_plain_text(&mut choices, policies);
+        let (engine, plain) = (Engine::new(&bundle).expect("an engine"), Plain::new(&of_plain_text(&bundle)));
+        for _ in 0..6 {
+            let (caller, [method, path, host, protocol], source_ip) = testing::random_call(&mut choices);
+            let of_mesh = CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) };
+            let request = CallRequest { principal: Principal::PlainText, ..of_mesh };
+            let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
+            prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+        }
+        compare(&bundle, &mut choices)?;
     }
 }

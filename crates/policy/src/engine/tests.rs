@@ -125,8 +125,8 @@ fn callers_without_a_place_in_the_bundle_are_denied_with_the_reason() {
     let engine = testing::engine(&board(), "prod/board");
     let reason = |principal: Option<&str>| {
         let id: Option<SpiffeId> = principal.map(|id| id.parse().expect("legal"));
-        let decision =
-            engine.decide(&CallRequest { principal: id.as_ref(), ..testing::request(&testing::id("prod/web")) });
+        let principal = id.as_ref().map_or(Principal::Unknown, Principal::Id);
+        let decision = engine.decide(&CallRequest { principal, ..testing::request(&testing::id("prod/web")) });
         assert!(!decision.allowed);
         decision.reason.to_string()
     };
@@ -340,7 +340,7 @@ impl Plain {
                 Member::Caller(Caller::Anyone) => true,
                 Member::Caller(Caller::Namespace(namespace)) => name.starts_with(&format!("{namespace}/")),
                 Member::Caller(Caller::Service(service)) => service.as_str() == *name,
-                Member::Caller(Caller::Role(_)) | Member::Pattern(_) => false,
+                Member::Caller(Caller::Role(_) | Caller::PlainText) | Member::Pattern(_) => false,
             };
             let roles = intent
                 .roles

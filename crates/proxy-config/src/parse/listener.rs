@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 
+use super::permissive::{inspection, plain_text};
 use super::strict::{NOT_SUPPORTED, Path, Refused, boolean, bound, holds, named, unbounded};
 use super::{Names, access_log, authz, http, socket_address, tls};
 use crate::authz::Authorizer;
@@ -37,8 +38,12 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
         given.bind_to_port = None;
     }
     let at_chains = at.field("filter_chains");
+    let permissive = inspection(&mut given, at)?;
     let mut chains = take(&mut given.filter_chains);
     at.rest(&given)?;
+    if permissive.is_some() {
+        plain_text(&mut chains, &at_chains)?;
+    }
     let (Some(mut chain), true) = (chains.pop(), chains.is_empty()) else {
         return Err(at_chains.refuse("must be one chain"));
     };
@@ -49,6 +54,9 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
     }
     let tls = tls::downstream(chain.transport_socket.take(), &at_chain.field("transport_socket"))?;
     let at_handshake = at_chain.field("transport_socket_connect_timeout");
+    if permissive.is_some() && tls.is_none() {
+        return Err(at_chain.field("transport_socket").refuse("required where TLS is inspected"));
+    }
     let handshake_timeout = bound(chain.transport_socket_connect_timeout.take(), HANDSHAKE_TIMEOUT, &at_handshake)?;
     let (kind, access_log) = filters(take(&mut chain.filters), &at_chain.field("filters"), names)?;
     at_chain.rest(&chain)?;
@@ -59,7 +67,7 @@ pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names
         Ok(TrafficDirection::Unspecified) => Direction::Outbound,
         Err(_) => return Err(at.field("traffic_direction").refuse(NOT_SUPPORTED)),
     };
-    Ok(Listener { name, address, direction, tls, handshake_timeout, kind, access_log })
+    Ok(Listener { name, address, direction, tls, permissive, handshake_timeout, kind, access_log })
 }
 
 /// Optionally the authorization of connections, then what serves them.

@@ -12,6 +12,7 @@ pub(crate) mod http;
 mod limits;
 pub(crate) mod listener;
 mod local_reply;
+mod permissive;
 pub(crate) mod route;
 pub(crate) mod strict;
 mod tls;

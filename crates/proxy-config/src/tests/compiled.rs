@@ -54,6 +54,21 @@ fn egress_takes_plain_http_and_finds_its_routes_without_their_name() {
 }
 
 #[test]
+fn a_permissive_ingress_is_the_strict_one_and_takes_plain_text_too() {
+    let of = |mtls: &str| {
+        let board = service("prod/board", &format!("mtls: {mtls}\naccess: [{{from: [plain-text]}}]"));
+        let compiled = testing::compiled(testing::intent(&(MESH.to_owned() + &board)), "c1");
+        let mut builder = Builder::default();
+        assert_eq!(apply(&mut builder, &testing::snapshot(&compiled, "prod/board")), []);
+        Listener::clone(listener_of(&builder.build(), "ingress"))
+    };
+    let (strict, permissive) = (of("strict"), of("permissive"));
+    let first_byte = Some(Duration::from_secs(10));
+    assert_eq!((strict.permissive, permissive.permissive), (None, Some(Permissive { first_byte })));
+    assert_eq!(Listener { permissive: None, ..permissive }, strict);
+}
+
+#[test]
 fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     let config = web().build();
     let ingress = listener_of(&config, "ingress");

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request};
 use prost::Message as _;
+use weft_policy::Principal;
 use weft_proxy_config::{AuthzServer, Config, HttpListener, UpstreamProtocol};
 use weft_proxy_http::{AttemptError, Sent};
 use weft_telemetry::Failure;
@@ -32,6 +33,12 @@ const FAILED_OPEN: HeaderName = HeaderName::from_static("x-envoy-auth-failure-mo
 
 /// Asks about a request whose path is normalised and whose identity headers are gone, and makes of it what the answer says.
 pub(crate) async fn authorize_request(call: &mut Call, http: &HttpListener, server: &AuthzServer) -> Result<(), Stop> {
+    let asked = asked_about(call, http, server).await;
+    count(&call.exchange, asked.is_ok());
+    asked
+}
+
+async fn asked_about(call: &mut Call, http: &HttpListener, server: &AuthzServer) -> Result<(), Stop> {
     let check = check::of_request(call, http, server);
     match ask(&mut call.exchange, server, check).await {
         Ok(Answer::Allowed(changes)) => match change(call, *changes) {
@@ -47,7 +54,7 @@ pub(crate) async fn authorize_request(call: &mut Call, http: &HttpListener, serv
 /// Asks about a connection of bytes.
 pub(crate) async fn authorize_connection(exchange: &mut Exchange, server: &AuthzServer) -> Result<(), Stop> {
     let check = check::of_connection(exchange, server);
-    match ask(exchange, server, check).await {
+    let asked = match ask(exchange, server, check).await {
         Ok(Answer::Allowed(_)) => Ok(()),
         Ok(Answer::Denied(_)) => {
             let policy = exchange.told.as_ref().and_then(|told| told.policy.as_deref()).unwrap_or_default();
@@ -55,6 +62,15 @@ pub(crate) async fn authorize_connection(exchange: &mut Exchange, server: &Authz
         }
         Ok(Answer::Failed(_)) => unanswered(exchange, server, None, "the server says that it failed"),
         Err(why) => unanswered(exchange, server, None, &why),
+    };
+    count(exchange, asked.is_ok());
+    asked
+}
+
+/// Counts a call in plain text. Who it was is told by the server, which decided.
+fn count(exchange: &Exchange, allowed: bool) {
+    if exchange.connection.principal() == Principal::PlainText {
+        exchange.worker.shared.plain_text.count(allowed);
     }
 }
 

@@ -15,8 +15,8 @@ use weft_control::check::{Look, check, render};
 use weft_control::git::{GitConfig, GitError, GitSource, read_dir, safe};
 use weft_model::intent::{Intent, Protocol};
 use weft_model::source::SourceFile;
-use weft_model::{ServiceName, SpiffeId};
-use weft_policy::{Engine, PolicyModel, PolicyRef, Probe, User};
+use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
+use weft_policy::{Concern, Engine, PolicyModel, PolicyRef, Probe, User, Who};
 
 use crate::output::{hinted, print_error, shown};
 
@@ -113,12 +113,32 @@ impl Asked {
         })
     }
 
-    /// A service of the mesh, or any SPIFFE ID.
-    pub(crate) fn caller(&self, text: &str) -> Result<SpiffeId> {
-        if text.starts_with("spiffe://") {
-            return text.parse().map_err(|error: weft_model::NameError| hinted(error.to_string(), ""));
+    /// A service of the mesh, any SPIFFE ID, or `plain-text`.
+    pub(crate) fn caller(&self, text: &str) -> Result<Who> {
+        if text == PLAIN_TEXT {
+            return Ok(Who::PlainText);
         }
-        Ok(SpiffeId::for_service(&self.intent.mesh.trust_domain, &self.service(text)?))
+        if text.starts_with("spiffe://") {
+            return text.parse().map(Who::Id).map_err(|error: weft_model::NameError| hinted(error.to_string(), ""));
+        }
+        Ok(Who::Id(SpiffeId::for_service(&self.intent.mesh.trust_domain, &self.service(text)?)))
+    }
+
+    /// The service that calls, if it is one of this mesh: one of another trust domain may have the same name.
+    pub(crate) fn own(&self, caller: &Who) -> Option<ServiceName> {
+        match caller {
+            Who::Id(id) => id.service().filter(|_| id.trust_domain() == self.intent.mesh.trust_domain),
+            Who::PlainText => None,
+        }
+    }
+
+    /// The policies that could have a say in calls by it.
+    pub(crate) fn concerning(&self, caller: &Who, callee: &ServiceName) -> Vec<Concern> {
+        match (caller, self.own(caller)) {
+            (Who::PlainText, _) => self.model.concerning_plain_text(callee),
+            (Who::Id(_), Some(name)) => self.model.concerning(&name, callee),
+            (Who::Id(_), None) => Vec::new(),
+        }
     }
 
     pub(crate) fn engine(&self, callee: &ServiceName) -> Result<Engine> {
@@ -126,7 +146,7 @@ impl Asked {
     }
 
     /// The call as the callee's sidecar would see it.
-    pub(crate) fn probe(&self, caller: SpiffeId, callee: &ServiceName, call: &Call) -> Result<Probe> {
+    pub(crate) fn probe(&self, caller: Who, callee: &ServiceName, call: &Call) -> Result<Probe> {
         let is_tcp = self.intent.services.get(callee).is_some_and(|service| service.protocol == Protocol::Tcp);
         let (method, target) = match (is_tcp, &call.method, &call.target) {
             (true, None, None) => ("", ""),

@@ -21,7 +21,7 @@ const EXCERPT: usize = 14;
 /// The policies are those of a folder, as weft check reads them. Exit code 0 if the call is allowed, 1 if it is denied, 2 if it cannot be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Who calls: a service like prod/web, or a SPIFFE ID
+    /// Who calls: a service like prod/web, a SPIFFE ID, or plain-text for whoever calls without TLS
     caller: String,
     /// Whom
     callee: String,
@@ -45,9 +45,8 @@ fn explain(args: &Args) -> Result<bool> {
     let probe = asked.probe(caller.clone(), &callee, &args.call)?;
     let engine = asked.engine(&callee)?;
     let decided = probe.decide(&engine);
-    // A service of another trust domain may have the name of one of this mesh.
-    let ours = caller.service().filter(|_| caller.trust_domain() == asked.intent.mesh.trust_domain);
-    let concerning = ours.as_ref().map(|name| asked.model.concerning(name, &callee)).unwrap_or_default();
+    let ours = asked.own(&caller);
+    let concerning = asked.concerning(&caller, &callee);
     // What is routed is a call by a sidecar of this mesh, of something that has routes.
     let has_routes = asked.intent.services.get(&callee).is_some_and(|service| service.protocol != Protocol::Tcp);
     let is_known = |name: &ServiceName| has_routes && asked.intent.services.contains_key(name);

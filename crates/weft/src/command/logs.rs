@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use weft_decision_log::{Entry, Outcome, Tail, since};
 use weft_model::time::length;
-use weft_model::{ServiceName, SpiffeId};
+use weft_model::{NameError, PLAIN_TEXT, ServiceName, SpiffeId};
 
 use crate::decisions::FILE;
 use crate::output::{Format, hinted, print_error, say, shown, table};
@@ -46,9 +46,9 @@ pub(crate) struct Wanted {
     /// Only those that shadow policies would have decided in another way
     #[arg(long)]
     shadow: bool,
-    /// Only calls of this service
-    #[arg(long, value_name = "NAMESPACE/NAME")]
-    caller: Option<ServiceName>,
+    /// Only calls of this service, or those in plain-text
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = caller_name)]
+    caller: Option<String>,
     /// Only calls to this service
     #[arg(long, value_name = "NAMESPACE/NAME")]
     callee: Option<ServiceName>,
@@ -62,13 +62,12 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     fn fits(&self, entry: &Entry<'_>, earliest: &str) -> bool {
-        let of = |wanted: &Option<ServiceName>, is: &dyn Fn(&ServiceName) -> bool| wanted.as_ref().is_none_or(is);
         let is_id = |id: &String| *entry.decision_id == **id || entry.request_id.as_deref() == Some(id);
         (!self.denied || entry.decision == Outcome::Deny)
             && (!self.allowed || entry.decision == Outcome::Allow)
             && (!self.shadow || entry.shadow.is_some())
-            && of(&self.caller, &|name| caller(entry).as_deref() == Some(name.as_str()))
-            && of(&self.callee, &|name| *entry.resource == *name.as_str())
+            && self.caller.as_ref().is_none_or(|name| caller(entry).as_deref() == Some(name))
+            && self.callee.as_ref().is_none_or(|name| *entry.resource == *name.as_str())
             && self.id.as_ref().is_none_or(is_id)
             && *entry.time >= *earliest
     }
@@ -135,9 +134,17 @@ fn row(entry: &Entry<'_>) -> Vec<String> {
     vec![entry.time.to_string(), entry.decision.as_str().to_owned(), caller, entry.resource.to_string(), call, why]
 }
 
-/// `prod/web`, if the caller is a service.
+/// `prod/web`, if the caller is a service, or `plain-text`.
 fn caller(entry: &Entry<'_>) -> Option<String> {
-    Some(entry.principal.as_deref()?.parse::<SpiffeId>().ok()?.service()?.to_string())
+    match entry.principal.as_deref()? {
+        PLAIN_TEXT => Some(PLAIN_TEXT.to_owned()),
+        id => Some(id.parse::<SpiffeId>().ok()?.service()?.to_string()),
+    }
+}
+
+/// What [`caller`] gives.
+fn caller_name(text: &str) -> Result<String, NameError> {
+    if text == PLAIN_TEXT { Ok(text.to_owned()) } else { text.parse::<ServiceName>().map(|name| name.to_string()) }
 }
 
 fn shorten(text: &str) -> &str {

@@ -107,6 +107,7 @@ async fn authorize(
     let connections = serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
     let (engines, commit) = (control.engines(), control.engines());
     let mut authz = ExtAuthz::new(move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?));
+    authz = authz.telling(control.plain_text());
     if let Some(log) = decision_log {
         authz = authz.logging(log, move || commit.commit());
     }

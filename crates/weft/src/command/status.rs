@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use weft_control::status::{ChangeState, ChangeStatus, FindingStatus, MeshStatus, ProxyStatus, Waiting};
+use weft_control::status::{
+    ChangeState, ChangeStatus, FindingStatus, MeshStatus, PlainTextStatus, ProxyStatus, Waiting,
+};
 
 use super::server::seconds;
 use crate::http::Api;
@@ -126,6 +128,11 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
         let rows: Vec<_> = status.services.iter().map(service_row).collect();
         say(format_args!("\n{}", table(&["SERVICE", "PROTOCOL", "PORT", "ENDPOINTS"], &rows)));
     }
+    for service in &status.services {
+        if let Some(plain_text) = &service.plain_text {
+            say(format_args!("\n{}", plain_text_of(&service.name, plain_text)));
+        }
+    }
     if !proxies.is_empty() {
         let rows: Vec<_> = proxies.iter().map(proxy_row).collect();
         say(format_args!("\n{}", table(&["PROXY", "STATE", "COMMIT", "DATA PLANE", "CERTIFICATE", "INGRESS"], &rows)));
@@ -163,6 +170,44 @@ fn service_row(service: &weft_control::status::ServiceStatus) -> Vec<String> {
     let endpoints = endpoints.collect::<Vec<_>>().join("  ");
     let endpoints = if endpoints.is_empty() { "none".to_owned() } else { endpoints };
     vec![service.name.clone(), service.protocol.clone(), service.port.to_string(), endpoints]
+}
+
+/// A service that nobody has called in plain text for so long can be made strict, as far as that shows it: a day has all that comes daily.
+const QUIET: u64 = 24 * 3_600;
+
+/// Who still calls a permissive service in plain text, and whether it can be made strict.
+fn plain_text_of(service: &str, told: &PlainTextStatus) -> String {
+    let (watched, quiet) = (span(ago(told.since)), span(told.quiet_seconds));
+    let mut text = match told.callers.len() {
+        0 => format!("{service} takes plain text, and nobody has called it so for {quiet}, since it is watched\n"),
+        1 => format!("{service} takes plain text; 1 caller in {watched}, nobody for {quiet}\n"),
+        n => format!("{service} takes plain text; {n} callers in {watched}, nobody for {quiet}\n"),
+    };
+    if told.quiet_seconds >= QUIET {
+        text += "    hint: remove `mtls: permissive` if all who call less often are in the mesh\n";
+    }
+    if !told.callers.is_empty() {
+        let row = |caller: &weft_control::status::PlainTextCallerStatus| {
+            let agent = if caller.user_agent.is_empty() { "-" } else { &*caller.user_agent };
+            vec![
+                caller.address.clone(),
+                format!("{} ago", span(ago(caller.last_seen))),
+                caller.allowed.to_string(),
+                caller.denied.to_string(),
+                shown(&caller.asked).into_owned(),
+                shown(agent).into_owned(),
+            ]
+        };
+        let rows: Vec<_> = told.callers.iter().map(row).collect();
+        text += &table(&["FROM", "LAST", "ALLOWED", "DENIED", "ASKED LAST", "USER AGENT"], &rows);
+    }
+    if told.forgotten > 0 || told.missed > 0 {
+        text += &format!(
+            "    and {} further callers, {} further calls, of which nothing is known\n",
+            told.forgotten, told.missed
+        );
+    }
+    text
 }
 
 fn proxy_row(proxy: &ProxyStatus) -> Vec<String> {

@@ -17,7 +17,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use weft_authz::ExtAuthz;
 use weft_compile::bootstrap::{self, Bootstrap};
 use weft_control::node::AgentNode;
-use weft_decision_log::DecisionLog;
+use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::LiveIdentity;
 use weft_model::SpiffeId;
 use weft_xds::{AdsServer, Relay};
@@ -48,6 +48,8 @@ pub(crate) struct Envoy {
     relay: Relay,
     policy: Policy,
     decision_log: Option<DecisionLog>,
+    /// Told of calls in plain text.
+    pub(crate) plain_text: PlainText,
     app_gone: AtomicBool,
     /// Ends the supervision; the answer comes when Envoy has ended.
     stop: mpsc::Sender<oneshot::Sender<()>>,
@@ -61,13 +63,14 @@ impl Envoy {
         node: &AgentNode,
         identity: &Arc<LiveIdentity>,
         decision_log: Option<DecisionLog>,
+        plain_text: PlainText,
         workers: usize,
     ) -> Result<Arc<Self>> {
         let binary = envoy_binary::find(args.envoy_bin.as_deref())?;
         envoy_binary::check(&binary).await?;
         let socket = place.state.join("agent.sock");
         let (relay, policy) = (Relay::new(), Policy::default());
-        serve_socket(&socket, &relay, &policy, identity, decision_log.clone())?;
+        serve_socket(&socket, &relay, &policy, identity, decision_log.clone(), plain_text.clone())?;
 
         let bootstrap = Bootstrap {
             node_id: node.id(),
@@ -89,6 +92,7 @@ impl Envoy {
             relay,
             policy,
             decision_log,
+            plain_text,
             app_gone,
             stop,
         });
@@ -205,6 +209,7 @@ fn serve_socket(
     policy: &Policy,
     identity: &Arc<LiveIdentity>,
     decision_log: Option<DecisionLog>,
+    plain_text: PlainText,
 ) -> Result<()> {
     match std::fs::remove_file(socket) {
         Ok(()) => {}
@@ -219,7 +224,7 @@ fn serve_socket(
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let secrets = AdsServer::new(Arc::new(Secrets::new(identity)));
     let (policy, commit) = (policy.clone(), policy.clone());
-    let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine());
+    let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine()).telling(plain_text);
     if let Some(log) = decision_log {
         authz = authz.logging(log, move || commit.commit());
     }

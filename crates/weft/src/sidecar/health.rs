@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use weft_control::status::unix_seconds;
+use weft_decision_log::plain_text::{HELP, METRIC};
 
 use super::envoy::Envoy;
 use crate::http::{get, once};
@@ -50,7 +51,8 @@ async fn answer(path: &str, envoy: &Envoy) -> Response<Full<Bytes>> {
             let scrape = async { once(&envoy.admin.to_string(), get("envoy", "/stats/prometheus")?).await };
             match scrape.await {
                 Ok(reply) if reply.status.is_success() => {
-                    text(reply.status, [&reply.body[..], certificate_expiry(envoy).as_bytes()].concat())
+                    let own = certificate_expiry(envoy) + &plain_text(envoy);
+                    text(reply.status, [&reply.body[..], own.as_bytes()].concat())
                 }
                 Ok(reply) => text(reply.status, reply.body),
                 Err(error) => text(StatusCode::BAD_GATEWAY, format!("{error:#}\n")),
@@ -77,6 +79,12 @@ fn certificate_expiry(envoy: &Envoy) -> String {
     let expires = envoy.identity.load().svid().map_or(0, |svid| unix_seconds(svid.not_after()));
     let name = "weft_certificate_expiry_seconds";
     format!("# HELP {name} Unix time at which the certificate expires.\n# TYPE {name} gauge\n{name} {expires}\n")
+}
+
+fn plain_text(envoy: &Envoy) -> String {
+    let samples = envoy.plain_text.samples();
+    let samples: String = samples.iter().map(|(label, value)| format!("{METRIC}{label} {value}\n")).collect();
+    format!("# HELP {METRIC} {HELP}\n# TYPE {METRIC} counter\n{samples}")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

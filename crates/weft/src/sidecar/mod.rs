@@ -12,6 +12,7 @@ pub(crate) mod envoy_binary;
 mod health;
 mod introduction;
 mod place;
+mod plain_text;
 mod plane;
 mod presence;
 mod secrets;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use weft_decision_log::Source;
+use weft_decision_log::{PlainText, Source};
 use weft_identity::proto::WithdrawRequest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::{Identity, IdentityConfig};
@@ -71,7 +72,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         instance: introduction.agent().id(),
     };
     let decisions = args.decisions.open(&place.state, source)?;
-    let plane = Plane::start(&args, &place, &introduction.agent(), identity.live(), decisions.log.clone()).await?;
+    let (told, heard) = PlainText::new();
+    tokio::spawn(plain_text::report(told.clone(), heard, args.server.clone(), identity.live().clone()));
+    let plane =
+        Plane::start(&args, &place, &introduction.agent(), identity.live(), decisions.log.clone(), told).await?;
     tokio::spawn(reopen_logs(reopen, plane.clone()));
     let following = Following::start(&args, &place, identity.live(), &plane, &introduction, nodes);
     tokio::select! {

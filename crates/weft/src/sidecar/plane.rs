@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use weft_control::node::AgentNode;
-use weft_decision_log::DecisionLog;
+use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::LiveIdentity;
 use weft_proxy::{Proxy, ProxyConfig, ProxyHandle};
 
@@ -28,6 +28,7 @@ impl Plane {
         node: &AgentNode,
         identity: &Arc<LiveIdentity>,
         decision_log: Option<DecisionLog>,
+        plain_text: PlainText,
     ) -> Result<Self> {
         for (option, address) in [("egress", args.egress), ("ingress", args.ingress)] {
             weft_proxy::is_free(address).with_context(|| {
@@ -42,6 +43,7 @@ impl Plane {
                     identity: identity.clone(),
                     service: args.service.clone(),
                     decision_log,
+                    plain_text,
                     admin: Some(args.admin),
                     health: Some(args.health),
                     prometheus: Some(args.prometheus),
@@ -49,7 +51,7 @@ impl Plane {
                 Self::Weft(Proxy::start(config).await?)
             }
             DataPlane::Envoy => {
-                let envoy = Envoy::start(args, place, node, identity, decision_log, workers).await?;
+                let envoy = Envoy::start(args, place, node, identity, decision_log, plain_text, workers).await?;
                 health::serve(args.health, envoy.clone()).await?;
                 health::serve(args.prometheus, envoy.clone()).await?;
                 Self::Envoy(envoy)

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weft_model::intent::{PolicyFile, Protocol};
-use weft_policy::{CallRequest, Engine, Headers, TlsFacts, testing};
+use weft_policy::{CallRequest, Engine, Headers, Principal, TlsFacts, testing};
 
 use super::file;
 use super::original::{Call, Document, Field, Rule, TCP, is_broken, istio};
@@ -272,7 +272,7 @@ fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, 
         });
         let id = testing::id(call.caller);
         let request = CallRequest {
-            principal: Some(&id),
+            principal: Principal::Id(&id),
             method: call.method,
             path: call.path,
             host: call.host,

@@ -2,6 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 
@@ -23,7 +24,11 @@ fn listeners() {
         row(|l: &mut Listener| l.enable_reuse_port = Some(BoolValue { value: true }), ACCEPTED),
         row(|l: &mut Listener| l.enable_reuse_port = Some(BoolValue { value: false }), ".enable_reuse_port: NS"),
         row(|l: &mut Listener| l.traffic_direction = 7, ".traffic_direction: NS"),
-        row(|l: &mut Listener| l.listener_filters = vec![Default::default()], ".listener_filters: NS"),
+        row(
+            |l: &mut Listener| l.listener_filters = vec![Default::default()],
+            ".listener_filters[0].typed_config: required",
+        ),
+        row(|l: &mut Listener| l.listener_filters_timeout = Some(Default::default()), ".listener_filters_timeout: NS"),
         row(|l: &mut Listener| l.api_listener = Some(Default::default()), ".api_listener: NS"),
         row(|l: &mut Listener| l.default_filter_chain = Some(Default::default()), ".default_filter_chain: NS"),
         row(|l: &mut Listener| l.address = None, ".address: required"),
@@ -84,6 +89,79 @@ fn listeners() {
         ),
     ];
     check("prod/web", type_url::LISTENER, "egress", rows);
+}
+
+#[test]
+fn permissive() {
+    use pb_listener::{FilterChainMatch, Listener, ListenerFilter, listener_filter};
+
+    /// As it is compiled of a permissive service, with one thing changed.
+    fn with(change: fn(&mut Listener)) -> impl FnOnce(&mut Listener) {
+        move |listener| {
+            let by = |protocol: &str| {
+                Some(FilterChainMatch { transport_protocol: protocol.to_owned(), ..Default::default() })
+            };
+            let inspector = listener_filter::ConfigType::TypedConfig(any(&TlsInspector::default()));
+            listener.listener_filters = vec![ListenerFilter { config_type: Some(inspector), ..Default::default() }];
+            listener.filter_chains[0].filter_chain_match = by("tls");
+            let mut plain = listener.filter_chains[0].clone();
+            plain.filter_chain_match = by("raw_buffer");
+            (plain.transport_socket, plain.transport_socket_connect_timeout) = (None, None);
+            listener.filter_chains.push(plain);
+            change(listener);
+        }
+    }
+    fn of(change: fn(&mut TlsInspector)) -> impl FnOnce(&mut Listener) {
+        move |listener| {
+            with(|_| ())(listener);
+            match &mut listener.listener_filters[0].config_type {
+                Some(listener_filter::ConfigType::TypedConfig(any)) => inside(any, change),
+                _ => unreachable!(),
+            }
+        }
+    }
+    const CHAINS: &str =
+        ".filter_chains: must be one chain that matches transport_protocol tls, and one for raw_buffer";
+    let rows = vec![
+        row(with(|_| ()), ACCEPTED),
+        row(with(|l| l.filter_chains.reverse()), ACCEPTED),
+        row(with(|l| l.filter_chains[1].name = "plain".into()), ACCEPTED),
+        row(with(|l| l.listener_filters_timeout = Some(Default::default())), ACCEPTED),
+        row(with(|l| l.continue_on_listener_filters_timeout = true), ".continue_on_listener_filters_timeout: NS"),
+        row(with(|l| l.listener_filters.push(Default::default())), ".listener_filters: must be one filter"),
+        row(
+            with(|l| l.listener_filters[0].filter_disabled = Some(Default::default())),
+            ".listener_filters[0].filter_disabled: NS",
+        ),
+        row(
+            with(|l| {
+                let other = listener_filter::ConfigType::TypedConfig(any(&TcpProxy::default()));
+                l.listener_filters[0].config_type = Some(other);
+            }),
+            ".listener_filters[0].typed_config(TcpProxy): NS",
+        ),
+        row(
+            of(|inspector| inspector.enable_ja3_fingerprinting = Some(BoolValue { value: true })),
+            ".listener_filters[0].typed_config(TlsInspector).enable_ja3_fingerprinting: NS",
+        ),
+        row(with(|l| drop(l.filter_chains.pop())), CHAINS),
+        row(with(|l| l.filter_chains.push(Default::default())), CHAINS),
+        row(with(|l| l.filter_chains[1].filter_chain_match = None), CHAINS),
+        row(
+            with(|l| l.filter_chains[0].transport_socket = None),
+            ".filter_chains[0].transport_socket: required where TLS is inspected",
+        ),
+        row(
+            with(|l| l.filter_chains[1].transport_socket = l.filter_chains[0].transport_socket.clone()),
+            ".filter_chains[1].transport_socket: must not be TLS",
+        ),
+        row(
+            with(|l| l.filter_chains[1].filters.clear()),
+            ".filter_chains[1].filters: must be those of the chain for TLS",
+        ),
+        row(with(|l| l.filter_chains[1].metadata = Some(Default::default())), ".filter_chains[1].metadata: NS"),
+    ];
+    check("prod/web", type_url::LISTENER, "ingress", rows);
 }
 
 #[test]

@@ -4,14 +4,15 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde_json::json;
-use weft_model::{ServiceName, SpiffeId};
+use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
+use weft_policy::Who;
 
 use crate::command::asked::{Asked, Call, Repo};
 use crate::output::{Format, count, say, table};
 
 /// Name every service that may make a call, and by which line
 ///
-/// All services of the mesh are asked. What a policy reads and the call does not say (a header, the time) is named: with it the answer can be
+/// All services of the mesh are asked, and whoever calls in plain text (`plain-text`) of a service that takes such calls. What a policy reads and the call does not say (a header, the time) is named: with it the answer can be
 /// another one. Exit code 0 if somebody may, 1 if nobody may, 2 if it cannot be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhoCan {
@@ -45,7 +46,7 @@ pub(crate) struct WhatCan {
 }
 
 struct Answer {
-    caller: ServiceName,
+    caller: String,
     allowed: bool,
     reason: String,
     /// What policies read and the call does not say.
@@ -57,19 +58,21 @@ pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
     let callee = asked.service(&args.callee)?;
     let engine = asked.engine(&callee)?;
     let mut answers = Vec::new();
-    for caller in asked.intent.services.keys() {
-        let id = SpiffeId::for_service(&asked.intent.mesh.trust_domain, caller);
-        let (allowed, reason) = match asked.probe(id, &callee, &args.call)?.decide(&engine) {
+    let id = |name| Who::Id(SpiffeId::for_service(&asked.intent.mesh.trust_domain, name));
+    let services = asked.intent.services.keys().map(|name| (name.to_string(), id(name)));
+    let plain_text = asked.model.takes_plain_text(&callee).then(|| (PLAIN_TEXT.to_owned(), Who::PlainText));
+    for (caller, who) in services.chain(plain_text) {
+        let (allowed, reason) = match asked.probe(who.clone(), &callee, &args.call)?.decide(&engine) {
             Ok(decision) => (decision.allowed, decision.policy().to_string()),
             Err(error) => (false, error.to_string()),
         };
-        let concerning = asked.model.concerning(caller, &callee);
+        let concerning = asked.concerning(&who, &callee);
         let reads = concerning.iter().flat_map(|concern| &concern.reads);
         let mut open: Vec<String> =
             reads.filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref())).cloned().collect();
         open.sort();
         open.dedup();
-        answers.push(Answer { caller: caller.clone(), allowed, reason, open });
+        answers.push(Answer { caller, allowed, reason, open });
     }
     let somebody = answers.iter().any(|answer| answer.allowed);
     match args.output {
@@ -84,14 +87,14 @@ fn who_as_json(callee: &ServiceName, answers: &[Answer]) -> serde_json::Value {
         .iter()
         .map(|answer| {
             let decision = if answer.allowed { "allow" } else { "deny" };
-            json!({"caller": answer.caller.as_str(), "decision": decision, "policy": answer.reason, "dependsOn": answer.open})
+            json!({"caller": answer.caller, "decision": decision, "policy": answer.reason, "dependsOn": answer.open})
         })
         .collect();
     json!({"callee": callee.as_str(), "callers": callers})
 }
 
 fn who_as_text(callee: &ServiceName, answers: &[Answer]) -> String {
-    let row = |answer: &Answer| vec![answer.caller.to_string(), answer.reason.clone(), answer.open.join(", ")];
+    let row = |answer: &Answer| vec![answer.caller.clone(), answer.reason.clone(), answer.open.join(", ")];
     let (may, may_not): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.allowed);
     let mut out = String::new();
     if may.is_empty() {

@@ -10,8 +10,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use weft_decision_log::{Entry, Outcome, Tail, since};
 use weft_model::time::length;
-use weft_model::{ServiceName, SpiffeId};
-use weft_policy::{Engine, Probe, REDACTED, User};
+use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
+use weft_policy::{Engine, Probe, REDACTED, User, Who};
 
 use crate::command::asked::{Asked, Repo};
 use crate::command::logs::find;
@@ -93,13 +93,14 @@ fn replay(
 ) -> Result<()> {
     replayed.lines += 1;
     let Some(callee) = entry.resource.parse::<ServiceName>().ok() else { return Ok(()) };
-    let Some(caller) = entry.principal.as_deref().and_then(|id| id.parse::<SpiffeId>().ok()) else {
-        return Ok(()); // whoever has shown no identity is denied by any policies
+    let caller = match entry.principal.as_deref() {
+        Some(PLAIN_TEXT) => Who::PlainText,
+        id => match id.and_then(|id| id.parse::<SpiffeId>().ok()) {
+            Some(id) => Who::Id(id),
+            None => return Ok(()), // whoever has shown no identity is denied by any policies
+        },
     };
-    let reads: Vec<String> = match caller.service() {
-        Some(name) => asked.model.concerning(&name, &callee).into_iter().flat_map(|concern| concern.reads).collect(),
-        None => Vec::new(),
-    };
+    let reads: Vec<String> = asked.concerning(&caller, &callee).into_iter().flat_map(|concern| concern.reads).collect();
     let reads = reads.iter().map(|read| read.strip_prefix("context.").unwrap_or(read));
     if let Some(unknown) = reads.clone().find(|read| !is_known(&entry, read)) {
         *replayed.untold.entry(unknown.to_owned()).or_default() += 1;
@@ -110,7 +111,10 @@ fn replay(
     }
     let (allowed, reason) = decide(&entry, caller.clone(), &callee, asked, engines)?;
     if Outcome::of(allowed) != entry.decision {
-        let caller = caller.service().map_or_else(|| caller.to_string(), |name| name.to_string());
+        let caller = match caller {
+            Who::PlainText => PLAIN_TEXT.to_owned(),
+            Who::Id(id) => id.service().map_or_else(|| id.to_string(), |name| name.to_string()),
+        };
         let kind = (
             caller,
             callee.to_string(),
@@ -132,7 +136,7 @@ fn replay(
 /// What would be decided, and why.
 fn decide(
     entry: &Entry<'_>,
-    caller: SpiffeId,
+    caller: Who,
     callee: &ServiceName,
     asked: &Asked,
     engines: &mut HashMap<ServiceName, Engine>,
@@ -151,7 +155,7 @@ fn decide(
 }
 
 /// The call that a line tells of.
-fn probe(entry: &Entry<'_>, caller: SpiffeId) -> Option<Probe> {
+fn probe(entry: &Entry<'_>, caller: Who) -> Option<Probe> {
     let mut headers = BTreeMap::<Arc<str>, Arc<str>>::new();
     let mut query = form_urlencoded::Serializer::new(String::new());
     let mut user = None;
@@ -284,8 +288,9 @@ mod tests {
     #[test]
     fn a_call_is_made_again_of_what_its_line_says() {
         let attributes = json!({"headers.x-tenant": "a", "query.tag": ["r&d", "é"], "grpc": true});
-        let probe = probe(&entry(attributes, &[]), "spiffe://acme.internal/ns/prod/sa/web".parse().expect("legal"))
-            .expect("whole");
+        let probe =
+            probe(&entry(attributes, &[]), Who::Id("spiffe://acme.internal/ns/prod/sa/web".parse().expect("legal")))
+                .expect("whole");
         assert_eq!(&*probe.target, "/x?tag=r%26d&tag=%C3%A9");
         assert_eq!(&*probe.headers["x-tenant"], "a");
         assert_eq!(&*probe.headers["content-type"], "application/grpc");

@@ -9,8 +9,8 @@ use serde_json::json;
 use weft_control::check::{Look, check, render};
 use weft_control::git::{read_dir, safe};
 use weft_control::routes::{self, RouteOutcome};
-use weft_model::Severity;
 use weft_model::intent::{ExpectedDecision, ExpectedRoute, TestCaller};
+use weft_model::{PLAIN_TEXT, Severity};
 use weft_policy::{Outcome, PolicyModel};
 
 use crate::command::asked::Repo;
@@ -183,6 +183,7 @@ fn call(expected: &ExpectedDecision) -> String {
     let from = match &expected.from {
         TestCaller::Service(name) => name.to_string(),
         TestCaller::Id(id) => id.to_string(),
+        TestCaller::PlainText => PLAIN_TEXT.to_owned(),
     };
     let expect = if expected.allowed { "allow" } else { "deny" };
     let what = format!("{} {}", expected.method, expected.target);

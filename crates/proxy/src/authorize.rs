@@ -73,16 +73,20 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
         None => Decided { decision: Decision::refused(NO_BUNDLE.into()), evaluated: None },
     };
     worker.record(|recorder| {
-        recorder.record(&Made {
-            engine: engine.as_deref(),
-            request: &request,
-            decision: &decision,
-            evaluated,
-            id: std::str::from_utf8(&id).unwrap_or_default(),
-            commit: &exchange.config.revision,
-            request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()),
-            trace_id: std::str::from_utf8(&exchange.trace.trace_id_hex()).ok(),
-        });
+        let Some(line) = recorder.takes(&decision, evaluated) else { return };
+        recorder.record(
+            line,
+            &Made {
+                engine: engine.as_deref(),
+                request: &request,
+                decision: &decision,
+                evaluated,
+                id: std::str::from_utf8(&id).unwrap_or_default(),
+                commit: &exchange.config.revision,
+                request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()),
+                trace_id: std::str::from_utf8(&exchange.trace.trace_id_hex()).ok(),
+            },
+        );
     });
     exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy: decision.policy().clone() });
     match engine {

@@ -88,7 +88,8 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
             },
         );
     });
-    exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy: decision.policy().clone() });
+    let (policy, shadow) = (decision.policy().clone(), decision.shadow.clone());
+    exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy, shadow });
     match engine {
         _ if decision.allowed => Ok(()),
         Some(_) => Err(Stop::denied(Failure::Denied, &decision.reason, id)),

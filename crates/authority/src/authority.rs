@@ -227,18 +227,19 @@ impl Authority {
         schedule::half_life(issuing.ca.not_before, issuing.ca.not_after)
     }
 
-    /// Signs an X.509-SVID of `id` for the key of a request. It ends after `ttl`, or with the issuing CA if that is earlier.
+    /// Signs an X.509-SVID of `id` for the key of a request, issued to a machine if that is known. It ends after `ttl`, or with the issuing CA if that is earlier.
     pub fn issue(
         &self,
         request: &KeyProof,
         id: &SpiffeId,
+        machine: Option<&str>,
         ttl: Duration,
         names: &Names,
         now: SystemTime,
     ) -> Result<Issued, AuthorityError> {
         let issuing = self.issuing.load();
         let not_after = (now + ttl).min(issuing.ca.not_after);
-        let leaf = issuing.ca.leaf(&request.0, id, names, now, not_after)?;
+        let leaf = issuing.ca.leaf(&request.0, id, machine, names, now, not_after)?;
         let serial = weft_identity::certificate::serial_of(&leaf).map_err(SvidError::from)?;
         Ok(Issued {
             serial,
@@ -270,7 +271,7 @@ impl Authority {
     /// successor, so that a workload that holds nothing but a join token, or an old bundle, can find its way.
     pub fn own_svid(&self, names: &Names, ttl: Duration, now: SystemTime) -> Result<Svid, AuthorityError> {
         let request = KeyRequest::new()?;
-        let mut issued = self.issue(&KeyProof::check(&request.csr)?, &self.own_id(), ttl, names, now)?;
+        let mut issued = self.issue(&KeyProof::check(&request.csr)?, &self.own_id(), None, ttl, names, now)?;
         let published = self.published.borrow().clone();
         let trusted = published.trust.x509.keys().iter().rev().filter(|root| root.tainted.is_none());
         for root in trusted.filter(|root| !matches!(root.phase, Phase::Published { .. })) {

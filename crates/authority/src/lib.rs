@@ -6,9 +6,11 @@
 mod authority;
 mod holders;
 mod join_tokens;
+mod machines;
 mod service;
 pub mod trust;
 
 pub use authority::{Authority, AuthorityError, Issued, KeyProof, Lives, Published};
 pub use join_tokens::{JoinTokens, TokenError};
+pub use machines::{MachineError, Machines};
 pub use service::{Admission, IdentityService, Registrar};

@@ -8,19 +8,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_identity::ca::Names;
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{JoinToken, Withdrawal, proto, wire};
+use weft_identity::{JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
 use crate::authority::{Authority, Issued, KeyProof};
 use crate::holders;
 use crate::join_tokens::{JoinTokens, TokenError};
+use crate::machines::{MachineError, Machines};
 
 /// What the mesh grants a service that may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Life of its SVIDs.
     pub ttl: Duration,
+    /// How long its machines may be away and still come back by their keys.
+    pub machine_life: Duration,
 }
 
 /// What the identity service must know of the mesh.
@@ -49,6 +52,7 @@ pub trait Registrar: Send + Sync + 'static {
 pub struct IdentityService {
     authority: Arc<Authority>,
     tokens: JoinTokens,
+    machines: Machines,
     registrar: Arc<dyn Registrar>,
 }
 
@@ -57,9 +61,10 @@ impl IdentityService {
     pub fn server(
         authority: Arc<Authority>,
         tokens: JoinTokens,
+        machines: Machines,
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
-        IdentityServer::new(Self { authority, tokens, registrar })
+        IdentityServer::new(Self { authority, tokens, machines, registrar })
     }
 
     fn admit(&self, service: &ServiceName) -> Result<(SpiffeId, Admission), Status> {
@@ -75,11 +80,43 @@ impl IdentityService {
         Ok((id, admission))
     }
 
-    fn issue(&self, key: &KeyProof, id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<Issued, Status> {
-        self.authority.issue(key, id, ttl, &Names::default(), now).map_err(|error| {
+    fn issue(
+        &self,
+        key: &KeyProof,
+        id: &SpiffeId,
+        machine: Option<&MachineId>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, Status> {
+        let machine = machine.map(String::as_str);
+        self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
             tracing::error!(%id, %error, "cannot issue");
             Status::internal(format!("cannot issue a certificate for {id}: {error}"))
         })
+    }
+
+    /// Redeems a join token, and enrols the machine that came with it.
+    async fn join(
+        &self,
+        token: &str,
+        service: &ServiceName,
+        key: &KeyProof,
+        machine: Option<&MachineId>,
+        now: SystemTime,
+    ) -> Result<(), Status> {
+        let token: JoinToken = token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
+        if let Some(machine) = machine {
+            self.machines.may_enrol(machine, service).await.map_err(refuse_machine)?;
+        }
+        self.tokens.redeem(&token, service, &key.hash(), now).await.map_err(|error| {
+            tracing::warn!(%service, %error, ?token, "attestation refused");
+            refuse_token(error)
+        })?;
+        if let Some(machine) = machine {
+            self.machines.enrol(machine, service, now).await.map_err(refuse_machine)?;
+        }
+        tracing::info!(%service, machine, ?token, "attested by join token");
+        Ok(())
     }
 
     fn answer(&self, issued: Issued, id: &SpiffeId, node_id: &str, now: SystemTime) -> Response<proto::SvidResponse> {
@@ -97,26 +134,33 @@ impl IdentityService {
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn attest(&self, request: Request<proto::AttestRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let binding = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.binding);
         let request = request.into_inner();
         let service: ServiceName =
             request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-        let token: JoinToken =
-            request.join_token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let machine = proved_machine(&request, binding.as_ref(), &service)?;
         let (id, admission) = self.admit(&service)?;
         let now = SystemTime::now();
-        // Last, because it uses the token up.
-        self.tokens.redeem(&token, &service, &key.hash(), now).await.map_err(|error| {
-            tracing::warn!(%service, %error, ?token, "attestation refused");
-            refuse_token(error)
-        })?;
-        let issued = self.issue(&key, &id, admission.ttl, now)?;
-        tracing::info!(%id, ttl = ?issued.ttl, ?token, "attested by join token");
+        // Last, because it uses a token up.
+        if request.join_token.is_empty() {
+            let nothing = "send a join token, or the key of a machine that was enrolled with one";
+            let machine = machine.as_ref().ok_or_else(|| Status::invalid_argument(nothing))?;
+            self.machines.returns(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "attestation refused");
+                refuse_machine(error)
+            })?;
+            tracing::info!(%id, machine, "came back by the key of its machine");
+        } else {
+            self.join(&request.join_token, &service, &key, machine.as_ref(), now).await?;
+        }
+        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
         Ok(self.answer(issued, &id, &request.node_id, now))
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
         let peer = peer(&request)?;
+        let machine = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.machine.clone());
         let request = request.into_inner();
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let service = peer.service().ok_or_else(|| {
@@ -127,7 +171,13 @@ impl Identity for IdentityService {
             return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
         }
         let now = SystemTime::now();
-        let issued = self.issue(&key, &id, admission.ttl, now)?;
+        if let Some(machine) = &machine {
+            self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "renewal refused");
+                refuse_machine(error)
+            })?;
+        }
+        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
         tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
         Ok(self.answer(issued, &id, &request.node_id, now))
     }
@@ -203,6 +253,26 @@ fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
     request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone()).ok_or_else(|| {
         Status::unauthenticated("this call needs a client certificate of the mesh; attest with a join token first")
     })
+}
+
+/// The machine whose key has signed for this request on this connection, if one has.
+fn proved_machine(
+    request: &proto::AttestRequest,
+    binding: Option<&[u8; 32]>,
+    service: &ServiceName,
+) -> Result<Option<MachineId>, Status> {
+    let Some(machine) = &request.machine else { return Ok(None) };
+    let binding = binding.ok_or_else(|| Status::invalid_argument("a machine proves itself over TLS"))?;
+    let proved = machine::verify(machine, binding, service, &request.csr);
+    proved.map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
+}
+
+fn refuse_machine(error: MachineError) -> Status {
+    match error {
+        MachineError::Unknown(_) | MachineError::Away { .. } => Status::unauthenticated(error.to_string()),
+        MachineError::OtherService { .. } | MachineError::Banned { .. } => Status::permission_denied(error.to_string()),
+        MachineError::Store(_) => Status::unavailable(error.to_string()),
+    }
 }
 
 fn refuse_token(error: TokenError) -> Status {

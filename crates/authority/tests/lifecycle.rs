@@ -154,23 +154,7 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
 
     // Anonymous: TLS lets it in (it may attest), the calls do not.
-    let token = server.token("prod/board").await;
-    let mut config = rustls_client_without_certificate(&token);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let address = server.address;
-    let connector = TlsConnector::from(Arc::new(config));
-    let channel = tonic::transport::Endpoint::from_static("http://server")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let connector = connector.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
-                    connector.connect("localhost".try_into().unwrap(), stream).await?,
-                ))
-            }
-        }))
-        .await
-        .unwrap();
+    let channel = anonymous(server.address).await;
     let mut client = IdentityClient::new(channel);
     let code = |status: tonic::Status| status.code();
     assert_eq!(
@@ -190,7 +174,26 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
     server.stop().await;
 }
 
-fn rustls_client_without_certificate(_: &JoinToken) -> rustls::ClientConfig {
+/// A connection without a client certificate.
+async fn anonymous(address: std::net::SocketAddr) -> tonic::transport::Channel {
+    let mut config = rustls_client_without_certificate();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    tonic::transport::Endpoint::from_static("http://server")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
+                    connector.connect("localhost".try_into().unwrap(), stream).await?,
+                ))
+            }
+        }))
+        .await
+        .unwrap()
+}
+
+fn rustls_client_without_certificate() -> rustls::ClientConfig {
     #[derive(Debug)]
     struct Anyone;
     impl rustls::client::danger::ServerCertVerifier for Anyone {
@@ -314,15 +317,96 @@ async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_no
     assert_eq!(tls::culprit(&error), Culprit::PeerExpired);
     assert!(tls::explain(&error).starts_with("the peer's certificate expired "), "{}", tls::explain(&error));
 
-    // Back again: the present certificate is no use, and the token was used, which the server is not told again.
+    // Back again: the present certificate is no use, but the machine is known by its key.
     let server = Server::start_on(folder.path(), &intent, address).await;
-    let told = |status: &weft_identity::IdentityStatus| {
-        status.last_error.as_ref().is_some_and(|e| e.contains("has expired; start"))
+    let usable = async {
+        board.live().unexpired().await;
+        say(&mut dial(to_board, &server.identity("prod/web")).await.unwrap(), "again\n").await.unwrap();
     };
-    tokio::time::timeout(SOON, status.wait_for(told)).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, usable).await.unwrap();
+    let leaf = board.live().load().svid().unwrap().chain()[0].clone();
+    let machine = weft_identity::certificate::machine_of(&leaf).unwrap().expect("it says which machine it is");
+    assert_eq!(machine.len(), 16, "{machine}");
+    server.stop().await;
+}
+
+/// Waits until nothing is left of a certificate's life.
+async fn over(ends: SystemTime) {
+    let over = async {
+        while SystemTime::now() <= ends + Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, over).await.unwrap();
+}
+
+/// A server whose service has had an identity that has run out, and what is left of it.
+async fn worn_out(folder: &std::path::Path) -> (Server, IdentityConfig) {
+    let server = Server::start(folder, &intent(&[("prod/board", Duration::from_secs(2))])).await;
+    let mut config = config(&server, "prod/board", Some(server.token("prod/board").await));
+    let board = Identity::start(config.clone()).await.unwrap();
+    let ends = board.live().load().svid().unwrap().not_after();
     drop(board);
-    let fresh = config(&server, "prod/board", Some(server.token("prod/board").await));
-    assert!(Identity::start(fresh).await.is_ok(), "a new token helps");
+    config.join_token = None;
+    over(ends).await;
+    (server, config)
+}
+
+#[tokio::test]
+async fn a_machine_that_slept_comes_back_without_a_token_and_so_does_one_whose_token_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, mut config) = worn_out(folder.path()).await;
+    let board = Identity::start(config.clone()).await.unwrap();
+    assert_eq!(board.live().id(), Some(id("prod/board")));
+    let ends = board.live().load().svid().unwrap().not_after();
+    drop(board);
+    over(ends).await;
+    config.join_token = Some(server.token("prod/board").await);
+    assert!(Identity::start(config.clone()).await.is_ok(), "the token is not needed, and not used");
+    assert!(attest(&config.server, &config.service, config.join_token.as_ref().unwrap()).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_without_an_enrolled_key_needs_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, mut config) = worn_out(folder.path()).await;
+    std::fs::remove_file(config.state_dir.join("machine.key")).unwrap();
+    let error = Identity::start(config.clone()).await.unwrap_err();
+    assert!(matches!(error, IdentityError::NoJoinToken { .. }), "{error}");
+    weft_identity::machine::MachineKey::open(&config.state_dir).unwrap();
+    let error = Identity::start(config.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("is not enrolled here"), "{error}");
+    config.join_token = Some(server.token("prod/board").await);
+    assert!(Identity::start(config).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_for_one_service_and_its_signature_for_one_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, config) = worn_out(folder.path()).await;
+    server.intent.set("prod/web", Some(HOUR));
+    let machine = weft_identity::machine::MachineKey::load(&config.state_dir).unwrap().unwrap();
+    let mut client = IdentityClient::new(anonymous(server.address).await);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+    let ask = |machine: Option<proto::Machine>| proto::AttestRequest {
+        service: "prod/board".into(),
+        csr: csr.clone(),
+        machine,
+        ..Default::default()
+    };
+    let recorded = machine.sign(&[7; 32], &service("prod/board"), &csr).unwrap(); // for another connection than this one
+    let error = client.attest(ask(Some(recorded))).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unauthenticated);
+    assert!(error.message().contains("another connection"), "{error}");
+    assert_eq!(client.attest(ask(None)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    // Another service with this machine's key, and a token of its own.
+    let token = Some(server.token("prod/web").await);
+    let other = IdentityConfig { service: service("prod/web"), join_token: token, ..config.clone() };
+    let error = Identity::start(other).await.unwrap_err().to_string();
+    assert!(error.contains("is enrolled for prod/board, not for prod/web"), "{error}");
     server.stop().await;
 }
 

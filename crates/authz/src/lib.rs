@@ -113,19 +113,15 @@ impl<S: EngineSource> ExtAuthz<S> {
             plain_text.note(engine.service(), &request, decision.allowed);
         }
         if let Some(Log { log, commit }) = &self.log {
-            let (commit, trace_id) = (commit(), call.trace_id());
-            let (request_id, trace_id) = (Some(&*call.request_id), trace_id.as_deref());
-            let (request, decision) = (&request, &decision);
-            log.recorder().record(&Made {
-                engine,
-                request,
-                decision,
-                evaluated,
-                id,
-                commit: &commit,
-                request_id,
-                trace_id,
-            });
+            let mut recorder = log.recorder();
+            if let Some(line) = recorder.takes(&decision, evaluated) {
+                let (commit, trace_id) = (commit(), call.trace_id());
+                let (request_id, trace_id) = (Some(&*call.request_id), trace_id.as_deref());
+                let (request, decision) = (&request, &decision);
+                let commit = &*commit;
+                let made = Made { engine, request, decision, evaluated, id, commit, request_id, trace_id };
+                recorder.record(line, &made);
+            }
         }
         match engine {
             Some(_) => decision.into(),

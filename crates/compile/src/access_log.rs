@@ -63,7 +63,7 @@ pub(crate) fn json(path: &str, hop: Hop, authz: &str) -> AccessLog {
         Hop::Egress => EGRESS,
         Hop::Ingress => INGRESS,
     };
-    let decision = ["decision", "decision_id", "policy"]
+    let decision = ["decision", "decision_id", "policy", "shadow"]
         .map(|key| (key.to_owned(), text(&format!("%DYNAMIC_METADATA({authz}:{key})%"))));
     let fields = ISTIO.iter().chain(&BOTH).chain(&hop).map(|&(key, format)| (key.to_owned(), text(format)));
     let format = wire::SubstitutionFormat {

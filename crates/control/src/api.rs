@@ -270,29 +270,6 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>, example: &str) ->
         .map_err(|problem| error(StatusCode::BAD_REQUEST, &format!("the body is not as expected: {problem}"), example))
 }
 
-/// `90s`, `10m`, `1h` or a sum like `1h30m`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let (mut total, mut number) = (0u64, None::<u64>);
-    for byte in text.bytes() {
-        match (byte, number) {
-            (b'0'..=b'9', _) => {
-                number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(byte - b'0'))?)
-            }
-            (b's' | b'm' | b'h', Some(n)) => {
-                let unit = match byte {
-                    b's' => 1,
-                    b'm' => 60,
-                    _ => 3600,
-                };
-                total = total.checked_add(n.checked_mul(unit)?)?;
-                number = None;
-            }
-            _ => return None,
-        }
-    }
-    (number.is_none() && !text.is_empty()).then(|| Duration::from_secs(total))
-}
-
 fn is_json<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|text| text.split(';').next().is_some_and(|kind| kind.trim() == "application/json"))
@@ -339,16 +316,6 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_written_with_units() {
-        for (text, seconds) in [("90s", 90), ("10m", 600), ("1h30m", 5400), ("0s", 0)] {
-            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
-        }
-        for bad in ["", "10", "m", "10d", "-1s", "1.5h", "99999999999999999999s", "9999999999999999h"] {
-            assert_eq!(parse_duration(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_foreign_name_in_host_is_not_this_machine() {

@@ -27,7 +27,6 @@ pub mod status;
 mod text;
 pub mod tracker;
 
-pub use api::parse_duration;
 pub use directory::MeshDirectory;
 pub use engines::Engines;
 pub use server::{ControlError, ControlPlane, ServerConfig, Serving};

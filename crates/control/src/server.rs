@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weft_authority::{Authority, AuthorityError, IdentityService, JoinTokens, Lives};
+use weft_authority::{Authority, AuthorityError, IdentityService, JoinTokens, Lives, Machines};
 use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{Store, StoreError};
@@ -179,7 +179,7 @@ impl ControlPlane {
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
         let server = server_builder()
             .add_service(ads.ads())
-            .add_service(IdentityService::server(authority, tokens, registrar))
+            .add_service(IdentityService::server(authority, tokens, Machines::new(self.store.clone()), registrar))
             .serve_with_incoming(connections);
         tokio::spawn(async move {
             if let Err(error) = server.await {

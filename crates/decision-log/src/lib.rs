@@ -12,7 +12,7 @@ mod tail;
 
 pub use allowed::Allowed;
 pub use entry::{Entry, Outcome, Place, Shadow};
-pub use log::{DecisionLog, Made, Recorder, Settings};
+pub use log::{DecisionLog, Line, Made, Recorder, Settings};
 pub use otlp::{Exporter, Source};
 pub use plain_text::{PlainCall, PlainText};
 pub use tail::{LogError, Tail, since};

@@ -90,6 +90,13 @@ pub struct Made<'a> {
     pub trace_id: Option<&'a str>,
 }
 
+/// Leave to write one line.
+#[derive(Debug)]
+pub struct Line {
+    /// Allowed calls since the last line that have none.
+    skipped: u64,
+}
+
 /// Records decisions of one worker. Handed over on [`Recorder::hand_over`] and when it is dropped.
 pub struct Recorder {
     buffer: LogBuffer,
@@ -97,17 +104,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Takes note of a decision, if it is one that is logged.
-    pub fn record(&mut self, made: &Made<'_>) {
-        let skipped = if made.decision.allowed {
-            match self.chooser.takes(made.evaluated.is_some()) {
-                Some(skipped) => skipped,
-                None => return,
-            }
-        } else {
-            0
-        };
-        append(&mut self.buffer, &entry(made, skipped));
+    /// Whether a decision is one that is logged: to be asked of each, before anything is made ready for its line.
+    pub fn takes(&mut self, decision: &Decision, evaluated: Option<Duration>) -> Option<Line> {
+        let skipped = if decision.allowed { self.chooser.takes(evaluated.is_some())? } else { 0 };
+        Some(Line { skipped })
+    }
+
+    /// Writes the line of a decision.
+    pub fn record(&mut self, line: Line, made: &Made<'_>) {
+        append(&mut self.buffer, &entry(made, line.skipped));
     }
 
     /// Gives what there is to the writing thread; to be called on the worker's tick.

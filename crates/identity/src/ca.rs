@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rcgen::string::PrintableString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
@@ -117,18 +118,28 @@ impl Ca {
         Ok(params.signed_by(successor.issuer.key(), &self.issuer)?.der().clone())
     }
 
-    /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end.
+    /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end. The machine
+    /// that it is issued to, if that is known, is the `serialNumber` of the subject (RFC 4519 s.2.31).
+    ///
+    /// # Errors
+    /// A name cannot stand in a certificate, or signing failed.
     pub fn leaf(
         &self,
         key: &impl PublicKeyData,
         id: &SpiffeId,
+        machine: Option<&str>,
         names: &Names,
         now: SystemTime,
         not_after: SystemTime,
     ) -> Result<CertificateDer<'static>, CaError> {
         let mut params = params(now - BACKDATE, not_after.min(self.not_after));
-        // No subject: who it is stands in the URI SAN only, which is critical then (RFC 5280 s.4.1.2.6).
+        // Who it is stands in the URI SAN only, which is critical when there is no subject (RFC 5280 s.4.1.2.6).
         params.distinguished_name = DistinguishedName::new();
+        if let Some(machine) = machine {
+            let machine = PrintableString::try_from(machine.to_owned())?;
+            let serial_number = DnType::CustomDnType(vec![2, 5, 4, 5]);
+            params.distinguished_name.push(serial_number, DnValue::PrintableString(machine));
+        }
         params.subject_alt_names = vec![uri(id.as_str())?];
         for name in &names.dns {
             let name = name.as_str().try_into().map_err(|_| CaError::BadDnsName(name.clone()))?;
@@ -314,7 +325,7 @@ mod tests {
         let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
         let ca = Ca::root(&domain, now, day).unwrap();
         let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
-        let leaf = ca.leaf(&requested, &id, &Names::default(), now, now + day).unwrap();
+        let leaf = ca.leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
         assert_eq!(certificate::check_leaf(&certificate::parse(&leaf).unwrap()).unwrap(), id);
     }
 

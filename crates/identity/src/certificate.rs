@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::CertificateDer;
 use weft_model::{SpiffeId, TrustDomain};
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::fault::PeerError;
@@ -101,6 +102,17 @@ pub fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
 /// It is no certificate.
 pub fn serial_of(certificate: &CertificateDer<'_>) -> Result<String, PeerError> {
     Ok(hex(parse(certificate)?.raw_serial()))
+}
+
+/// The machine that a leaf was issued to: the `serialNumber` of its subject (RFC 4519 s.2.31), which only a workload that is enrolled with
+/// the key of its machine has.
+///
+/// # Errors
+/// It is no certificate.
+pub fn machine_of(certificate: &CertificateDer<'_>) -> Result<Option<String>, PeerError> {
+    let parsed = parse(certificate)?;
+    let machine = parsed.subject().iter_by_oid(&OID_X509_SERIALNUMBER).next();
+    Ok(machine.and_then(|attribute| attribute.as_str().ok()).map(str::to_owned))
 }
 
 /// Upper-case hexadecimal, as `openssl x509 -serial` prints a serial number.

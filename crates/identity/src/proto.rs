@@ -2,6 +2,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttestRequest {
     /// "weft.…", as `weft token` printed it.
+    /// Empty when a machine comes back.
     #[prost(string, tag = "1")]
     pub join_token: ::prost::alloc::string::String,
     /// "namespace/name".
@@ -13,6 +14,19 @@ pub struct AttestRequest {
     /// Node.id of the workload's xDS streams. Optional: it is only shown, beside when the certificate runs out.
     #[prost(string, tag = "4")]
     pub node_id: ::prost::alloc::string::String,
+    /// The machine's key: beside a join token it is enrolled, without one it must have been. Optional with a token.
+    #[prost(message, optional, tag = "5")]
+    pub machine: ::core::option::Option<Machine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Machine {
+    /// SubjectPublicKeyInfo in DER, ECDSA P-256.
+    #[prost(bytes = "vec", tag = "1")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+    /// ECDSA with SHA-256, in ASN.1, over: "weft machine 1" and a zero byte; 32 bytes exported from the TLS connection (RFC 8446 s.7.5,
+    /// label "EXPERIMENTAL weft machine", no context); SHA-256 of the csr; the service.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -205,7 +219,8 @@ pub mod identity_client {
             self
         }
         /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused.
+        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
+        /// comes back by that key alone.
         pub async fn attest(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestRequest>,
@@ -331,7 +346,8 @@ pub mod identity_server {
     #[async_trait]
     pub trait Identity: std::marker::Send + std::marker::Sync + 'static {
         /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused.
+        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
+        /// comes back by that key alone.
         async fn attest(
             &self,
             request: tonic::Request<super::AttestRequest>,

@@ -10,22 +10,34 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
-/// A length of time as people write it: `90s`, `30m`, `24h`, `7d`.
+/// A length of time as people write it: `90s`, `30m`, `24h`, `7d`, or a sum like `1h30m`. The fields of intent have a grammar of their
+/// own (GEP-2257).
 ///
 /// # Errors
 /// What is wrong, and how it is written.
 pub fn length(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no length of time: write 90s, 30m, 24h or 7d");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number = number.parse::<u64>().map_err(|_| wrong())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+    seconds(text)
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is no length of time: write 90s, 30m, 24h, 7d or 1h30m"))
+}
+
+fn seconds(text: &str) -> Option<u64> {
+    let (mut total, mut number) = (0u64, None::<u64>);
+    for byte in text.bytes() {
+        let unit = match byte {
+            b'0'..=b'9' => {
+                number = Some(number.unwrap_or(0).checked_mul(10)?.checked_add(u64::from(byte - b'0'))?);
+                continue;
+            }
+            b's' => 1,
+            b'm' => 60,
+            b'h' => 3600,
+            b'd' => 86_400,
+            _ => return None,
+        };
+        total = total.checked_add(number.take()?.checked_mul(unit)?)?;
+    }
+    (number.is_none() && !text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]
@@ -44,9 +56,12 @@ mod tests {
 
     #[test]
     fn lengths_of_time_have_a_unit() {
-        assert_eq!(length("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(length("7d"), Ok(Duration::from_secs(604_800)));
-        for text in ["", "5", "m", "-1h", "1w", "1é", "99999999999999999d"] {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("24h", 86_400), ("7d", 604_800), ("1h30m", 5400), ("0s", 0)]
+        {
+            assert_eq!(length(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        let too_long = ["99999999999999999999s", "9999999999999999h", "99999999999999999d"];
+        for text in ["", "5", "m", "1h30", "-1h", "+1h", "1.5h", "1 h", "1w", "1é"].into_iter().chain(too_long) {
             assert!(length(text).is_err(), "{text}");
         }
     }

@@ -32,4 +32,17 @@ pub struct AuthzServer {
     pub status_on_error: StatusCode,
     /// Whether the server is told the server name of the TLS handshake (`include_tls_session`).
     pub include_tls_session: bool,
+    /// What it is shown of a request's body (`with_request_body`); `None` is nothing.
+    pub body: Option<BodyShown>,
+}
+
+/// How much of a body an ext_authz server is shown, and how (`BufferSettings`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyShown {
+    /// In bytes, at least 1 (`max_request_bytes`).
+    pub most: usize,
+    /// Whether a longer body is shown in part; else such a request is refused with 413 (`allow_partial_message`).
+    pub in_part: bool,
+    /// As it is, and not as text (`pack_as_bytes`).
+    pub as_bytes: bool,
 }

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-pub use authz::{Authorizer, AuthzServer};
+pub use authz::{Authorizer, AuthzServer, BodyShown};
 pub use builder::Builder;
 pub use cluster::{
     Cluster, ClusterId, ClusterRef, Endpoint, Endpoints, EndpointsSource, LbPolicy, Upstream, UpstreamProtocol,

@@ -83,6 +83,8 @@ pub enum LogField {
     DecisionId,
     /// `%DYNAMIC_METADATA(envoy.filters.http.ext_authz:policy)%`: what determined the decision.
     Policy,
+    /// `%DYNAMIC_METADATA(envoy.filters.http.ext_authz:shadow)%`: what the shadow policies would have decided, if that is something else.
+    Shadow,
     /// `%REQ(x-envoy-auth-failure-mode-allowed)%`: `true` when nobody could be asked whether the call is allowed, and it passed.
     FailedOpen,
     /// `%DYNAMIC_METADATA(weft:layer)%`: the layer of a failure made by the mesh.

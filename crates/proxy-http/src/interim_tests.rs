@@ -69,7 +69,7 @@ impl Hop {
     async fn send_on(self, request: ClientRequest) -> Response<UpstreamBody> {
         let ClientRequest { mut head, body, mut interim, .. } = request;
         if self.gives_leave {
-            interim.give_leave(head.headers_mut());
+            interim.give_leave_and_end(head.headers_mut());
         }
         let body = RequestBody::new(body, Rc::default(), &Arc::<Reserved>::default(), Instant::now());
         strip_hop_by_hop(head.headers_mut());

@@ -28,7 +28,7 @@ pub use h1::fuzz;
 pub use error::{AttemptError, BodyError, Sent, is_against_protocol, is_malformed, is_reset};
 pub use h1::Malformed;
 pub use kind::{Kind, kind};
-pub use request_body::{Again, KEPT_MAX, Progress, RequestBody};
+pub use request_body::{Again, Ahead, KEPT_MAX, Progress, RequestBody, Until};
 pub use response_body::UpstreamBody;
 pub use task::spawn_large;
 pub use timed::TimedBody;

@@ -1,13 +1,14 @@
 //! A request's body on its way upstream: counted, and kept for another attempt as long as that is cheap.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio::time::Instant;
@@ -46,6 +47,24 @@ struct Source {
 enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
+}
+
+/// What has been read of a body before it is sent on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// From its first byte on; what came in one piece is not cut.
+    pub bytes: Bytes,
+    /// Whether this is all of it.
+    pub is_whole: bool,
+}
+
+/// How far to read a body before it is sent on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To its end, unless it proves to be longer than this.
+    EndOrMoreThan(usize),
+    /// Until so many bytes have come, however much follows.
+    Have(usize),
 }
 
 /// How far a request's body has come.
@@ -163,9 +182,77 @@ impl RequestBody {
     pub fn is_empty(&self) -> bool {
         self.source.is_none()
     }
+
+    /// Reads the beginning of a body of which nothing has been sent, and keeps it to be sent. Trailers are kept too.
+    ///
+    /// It is held in memory in one piece, not much longer than was asked for: at most by what one read brings.
+    ///
+    /// # Errors
+    /// The client broke it off, or broke its framing.
+    pub async fn read_ahead(&mut self, until: Until) -> Result<Ahead, BodyError> {
+        let Some(shared) = self.source.clone() else { return Ok(Ahead { bytes: Bytes::new(), is_whole: true }) };
+        let (Until::EndOrMoreThan(bound) | Until::Have(bound)) = until;
+        let mut bytes = BytesMut::new();
+        let is_whole = poll_fn(|cx| {
+            let source = &mut *shared.borrow_mut();
+            loop {
+                let frame = match source.poll_next(&self.watched, cx) {
+                    // There may be more to come, which nobody waits for.
+                    Poll::Pending if until == Until::Have(bytes.len()) => return Poll::Ready(Ok(false)),
+                    next => ready!(next),
+                };
+                match frame {
+                    None => return Poll::Ready(Ok(true)),
+                    Some(Err(error)) => return Poll::Ready(Err(error)),
+                    Some(Ok(frame)) => match frame.into_data() {
+                        Ok(data) => bytes.extend_from_slice(&data),
+                        Err(frame) => source.kept.extend(frame.into_trailers().ok().map(Piece::Trailers)),
+                    },
+                }
+                if source.incoming.is_end_stream() {
+                    return Poll::Ready(Ok(true));
+                }
+                if bytes.len() > bound {
+                    return Poll::Ready(Ok(false));
+                }
+            }
+        })
+        .await?;
+        let bytes = bytes.freeze();
+        let source = &mut *shared.borrow_mut();
+        source.kept_bytes = bytes.len();
+        if !bytes.is_empty() {
+            source.kept.insert(0, Piece::Data(bytes.clone()));
+        }
+        Ok(Ahead { bytes, is_whole })
+    }
 }
 
 impl Source {
+    /// The next frame from the client, and how far the body has come with it.
+    fn poll_next(&mut self, watched: &Watched, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut frame = ready!(self.incoming.poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.received.set(self.received.get() + data.len() as u64);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                    strip_identity(trailers, &self.reserved);
+                }
+            }
+            Some(Err(error)) => {
+                watched.reach(if is_malformed(error) { BodyState::Malformed } else { BodyState::Gone });
+                return Poll::Ready(frame);
+            }
+            None => {}
+        }
+        if frame.is_none() || self.incoming.is_end_stream() {
+            watched.reach(BodyState::Ended(Instant::now()));
+        }
+        Poll::Ready(frame)
+    }
+
     /// Keeps a piece that was read, or gives up keeping any.
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let piece = match (frame.data_ref(), frame.trailers_ref()) {
@@ -203,30 +290,14 @@ impl Body for RequestBody {
                 Piece::Trailers(trailers) => Frame::trailers(trailers),
             })));
         }
-        let mut frame = ready!(source.incoming.poll_frame(cx));
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    source.received.set(source.received.get() + data.len() as u64);
-                } else if let Some(trailers) = frame.trailers_mut() {
-                    strip_trailers(trailers);
-                    strip_identity(trailers, &source.reserved);
-                }
-                if is_wanted_again && !source.is_partial {
-                    source.keep(frame);
-                } else if !source.is_partial {
-                    source.forget();
-                }
-                this.given = source.kept.len();
+        let frame = ready!(source.poll_next(&this.watched, cx));
+        if let Some(Ok(frame)) = &frame {
+            if is_wanted_again && !source.is_partial {
+                source.keep(frame);
+            } else if !source.is_partial {
+                source.forget();
             }
-            Some(Err(error)) => {
-                this.watched.reach(if is_malformed(error) { BodyState::Malformed } else { BodyState::Gone });
-                return Poll::Ready(frame);
-            }
-            None => {}
-        }
-        if frame.is_none() || source.incoming.is_end_stream() {
-            this.watched.reach(BodyState::Ended(Instant::now()));
+            this.given = source.kept.len();
         }
         Poll::Ready(frame)
     }

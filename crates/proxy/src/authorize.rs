@@ -76,18 +76,23 @@ pub(crate) fn authorize(exchange: &mut Exchange, asked: Asked<'_>) -> Result<(),
         worker.shared.plain_text.note(engine.service(), &request, decision.allowed);
     }
     worker.record(|recorder| {
-        recorder.record(&Made {
-            engine: engine.as_deref(),
-            request: &request,
-            decision: &decision,
-            evaluated,
-            id: std::str::from_utf8(&id).unwrap_or_default(),
-            commit: &exchange.config.revision,
-            request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()),
-            trace_id: std::str::from_utf8(&exchange.trace.trace_id_hex()).ok(),
-        });
+        let Some(line) = recorder.takes(&decision, evaluated) else { return };
+        recorder.record(
+            line,
+            &Made {
+                engine: engine.as_deref(),
+                request: &request,
+                decision: &decision,
+                evaluated,
+                id: std::str::from_utf8(&id).unwrap_or_default(),
+                commit: &exchange.config.revision,
+                request_id: exchange.request_id.as_ref().and_then(|id| id.to_str().ok()),
+                trace_id: std::str::from_utf8(&exchange.trace.trace_id_hex()).ok(),
+            },
+        );
     });
-    exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy: decision.policy().clone() });
+    let (policy, shadow) = (decision.policy().clone(), decision.shadow.clone());
+    exchange.verdict = Some(Verdict { allowed: decision.allowed, id, policy, shadow });
     match engine {
         _ if decision.allowed => Ok(()),
         Some(_) => Err(Stop::denied(Failure::Denied, &decision.reason, id)),

@@ -89,6 +89,13 @@ fn write_field(out: &mut Vec<u8>, field: &LogField, record: &Record, duration_ms
             Some(told) => push_optional(out, told.policy.as_deref()),
             None => push_optional(out, record.verdict.as_ref().map(|verdict| &*verdict.policy)),
         },
+        LogField::Shadow => match &record.told {
+            Some(told) => push_optional(out, told.shadow.as_deref()),
+            None => {
+                let shadow = record.verdict.as_ref().and_then(|verdict| verdict.shadow.as_ref());
+                push_optional(out, shadow.map(ToString::to_string).as_deref());
+            }
+        },
         LogField::FailedOpen => push_optional(out, record.failed_open.then_some("true")),
         LogField::Layer => push_optional(out, facts.map(|facts| facts.layer.as_str())),
         LogField::Cause => push_optional(out, facts.map(|facts| facts.cause)),

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
+use weft_policy::Shadow;
 use weft_proxy_config::{ClusterRef, Config, Listener};
 use weft_telemetry::Failure;
 use weft_telemetry::trace::TraceContext;
@@ -24,6 +25,8 @@ pub(crate) struct Verdict {
     pub(crate) id: [u8; 32],
     /// The determining policies as `file:line`, or why there is none.
     pub(crate) policy: Arc<str>,
+    /// What the shadow policies would have changed.
+    pub(crate) shadow: Option<Shadow>,
 }
 
 /// What an authorization server says of its decision, for the log.
@@ -32,6 +35,7 @@ pub(crate) struct Told {
     pub(crate) decision: Option<Box<str>>,
     pub(crate) decision_id: Option<Box<str>>,
     pub(crate) policy: Option<Box<str>>,
+    pub(crate) shadow: Option<Box<str>>,
 }
 
 /// What is known of one request, or of one TCP connection.

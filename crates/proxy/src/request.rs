@@ -39,16 +39,14 @@ pub(crate) async fn handle(
     let mut response = match begin(worker.clone(), connection, head, fault, interim) {
         Err(stopped) => stopped,
         Ok((mut call, http)) => {
-            let decided = decide(&mut call, &http).await;
+            let mut body =
+                RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
+            let decided = decide(&mut call, &http, &mut body).await;
             let mutations = std::mem::take(&mut call.exchange.answer_mutations);
             let mut response = match (decided, switched) {
                 (Err(stop), _) => stop.into_response(call.exchange),
                 (Ok(upstream), Some(client)) => Box::pin(tunnel::open(call, upstream, client)).await,
-                (Ok(upstream), None) => {
-                    let body =
-                        RequestBody::new(body, call.exchange.received.clone(), &http.reserved, call.exchange.started);
-                    forward(call, upstream, body).await
-                }
+                (Ok(upstream), None) => forward(call, upstream, body).await,
             };
             mutations.into_iter().for_each(|mutation| mutation.apply(response.headers_mut()));
             response
@@ -77,8 +75,9 @@ pub(crate) fn refuse_unreadable(
     response
 }
 
-/// The phases before the first byte goes upstream. None of them waits for anything, but where an authorization server is asked.
-async fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> {
+/// The phases before the first byte goes upstream. None of them waits for anything, but where an authorization server is asked, and
+/// where that is shown the body.
+async fn decide(call: &mut Call, http: &HttpListener, body: &mut RequestBody) -> Result<Upstream, Stop> {
     normalize(call, http)?;
     headers::strip_identity(&mut call.headers, &http.reserved);
     match &http.authorize {
@@ -88,14 +87,14 @@ async fn decide(call: &mut Call, http: &HttpListener) -> Result<Upstream, Stop> 
             let (target, authority, headers) = (call.path.as_str(), call.authority.as_str(), &Sent(&call.headers));
             authorize(&mut call.exchange, Asked { target, authority, protocol, headers })?;
         }
-        Some(Authorizer::Server(server)) => Box::pin(authorize_request(call, http, server)).await?,
+        Some(Authorizer::Server(server)) => Box::pin(authorize_request(call, http, server, body)).await?,
     }
     let authority = call.authority.clone();
     let host = host_key(authority.as_str(), http.strip_port, &call.method);
     let upstream = route(call, http, &host)?;
     set_mesh_headers(call, http);
     if !http.interim {
-        call.interim.give_leave(&mut call.headers);
+        call.interim.give_leave_and_end(&mut call.headers);
     }
     Ok(upstream)
 }

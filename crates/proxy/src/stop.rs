@@ -128,6 +128,10 @@ impl Reply {
             }
         } else {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            if !self.body.is_empty() {
+                // As Envoy by itself says it of a body of which nothing is said; nobody is left to guess.
+                headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
+            }
             body = (exchange.method != Some(http::Method::HEAD) && !self.body.is_empty()).then_some(self.body);
             *response.status_mut() = self.status;
         }

@@ -59,6 +59,8 @@ pub enum Failure {
     BadRequest,
     /// The head of the request is larger than the proxy takes.
     HeadTooLarge,
+    /// The body of the request is longer than the authorization server is to be shown.
+    BodyTooLarge,
     /// The head of the request did not come as a whole within its time.
     HeadTimeout,
     /// No virtual host for the name: it does not exist, or no policy lets this service call it.
@@ -192,6 +194,15 @@ impl Failure {
                 "request_headers_too_large",
                 "http_request_error",
                 "The head of the request is too large"
+            ),
+            BodyTooLarge => facts!(
+                PAYLOAD_TOO_LARGE,
+                "-",
+                Client,
+                "body_too_large",
+                "request_payload_too_large",
+                "http_request_error",
+                "The body of the request is longer than the authorization server takes"
             ),
             HeadTimeout => facts!(
                 REQUEST_TIMEOUT,

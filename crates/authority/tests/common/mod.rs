@@ -16,13 +16,15 @@ use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
-use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Registrar};
+use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Machines, Registrar};
 use weft_identity::proto::PlainTextReport;
 use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
 use weft_store::Store;
 
 pub const DOMAIN: &str = "acme.internal";
+/// How long a machine may be away.
+pub const MACHINE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -55,7 +57,7 @@ impl Intent {
 #[tonic::async_trait]
 impl Registrar for Intent {
     fn admits(&self, service: &ServiceName) -> Option<Admission> {
-        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl })
+        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl, machine_life: MACHINE_LIFE })
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
@@ -111,12 +113,13 @@ impl Server {
             let store = Store::open(&folder).unwrap();
             let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), "self", lives, SystemTime::now());
             let authority = Arc::new(open.await.unwrap());
-            let tokens = JoinTokens::new(store);
+            let (tokens, machines) = (JoinTokens::new(store.clone()), store);
             let (live, _) = authority.start(Names::local(), HOUR).unwrap();
             let listener = TcpListener::bind(address).await.unwrap();
             let address = listener.local_addr().unwrap();
             let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
-            let service = IdentityService::server(authority.clone(), tokens.clone(), intent.clone());
+            let service =
+                IdentityService::server(authority.clone(), tokens.clone(), Machines::new(machines), intent.clone());
             let router = tonic::transport::Server::builder().add_service(service);
             tokio::spawn(async move {
                 router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
@@ -155,7 +158,8 @@ impl Server {
 pub fn issue(authority: &Authority, name: &str, ttl: Duration, now: SystemTime) -> Svid {
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-    let issued = authority.issue(&KeyProof::check(csr.der()).unwrap(), &id(name), ttl, &Names::default(), now).unwrap();
+    let issued =
+        authority.issue(&KeyProof::check(csr.der()).unwrap(), &id(name), None, ttl, &Names::default(), now).unwrap();
     Svid::from_der(issued.chain, &key.serialize_der()).unwrap()
 }
 

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use weft_model::ServiceName;
+use weft_model::time::length;
 
-use super::{Answer, Api, body, error, json, parse_duration};
+use super::{Answer, Api, body, error, json};
 use crate::identities::RotateError;
 use crate::status::{JoinTokenRequest, RotateRequest};
 
@@ -35,7 +36,7 @@ impl Api {
             Ok(service) => service,
             Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}"), ""),
         };
-        let Some(ttl) = parse_duration(&wanted.ttl).filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
+        let Some(ttl) = length(&wanted.ttl).ok().filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
             let text = format!("`{}` is not a duration from 1s to 24h", wanted.ttl);
             return error(StatusCode::BAD_REQUEST, &text, "write it like 90s, 10m or 1h");
         };

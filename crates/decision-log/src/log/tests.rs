@@ -30,16 +30,20 @@ fn logged(engine: &Engine, allowed: Allowed, requests: &[CallRequest<'_>]) -> Ve
     let (mut recorder, mut decisions) = (log.recorder(), Decisions::default());
     for request in requests {
         let decided = decisions.decide(engine, request);
-        recorder.record(&Made {
-            engine: Some(engine),
-            request,
-            decision: &decided.decision,
-            evaluated: decided.evaluated,
-            id: "d-1",
-            commit: "c0ffee",
-            request_id: Some("r-1"),
-            trace_id: None,
-        });
+        let Some(line) = recorder.takes(&decided.decision, decided.evaluated) else { continue };
+        recorder.record(
+            line,
+            &Made {
+                engine: Some(engine),
+                request,
+                decision: &decided.decision,
+                evaluated: decided.evaluated,
+                id: "d-1",
+                commit: "c0ffee",
+                request_id: Some("r-1"),
+                trace_id: None,
+            },
+        );
     }
     drop(recorder);
     log.flush();

@@ -165,6 +165,7 @@ fn metadata(path: &str) -> Option<LogField> {
         ("envoy.filters.http.ext_authz" | "envoy.filters.network.ext_authz", "decision") => LogField::Decision,
         ("envoy.filters.http.ext_authz" | "envoy.filters.network.ext_authz", "decision_id") => LogField::DecisionId,
         ("envoy.filters.http.ext_authz" | "envoy.filters.network.ext_authz", "policy") => LogField::Policy,
+        ("envoy.filters.http.ext_authz" | "envoy.filters.network.ext_authz", "shadow") => LogField::Shadow,
         ("weft", "layer") => LogField::Layer,
         ("weft", "cause") => LogField::Cause,
         ("weft", "config_version") => LogField::ConfigVersion,

@@ -4,14 +4,16 @@ use std::mem::take;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, grpc_service::TargetSpecifier};
-use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz as OfRequests, ext_authz::Services};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
+    BufferSettings, ExtAuthz as OfRequests, ext_authz::Services,
+};
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as OfConnections;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use http::StatusCode;
 
 use super::strict::{NOT_SUPPORTED, Path, Refused, bound, named, required};
 use super::{AGENT, Names, to_agent, v3};
-use crate::authz::{Authorizer, AuthzServer};
+use crate::authz::{Authorizer, AuthzServer, BodyShown};
 use crate::cluster::ClusterRef;
 
 /// Envoy's.
@@ -42,6 +44,7 @@ pub(crate) fn of_requests(mut given: OfRequests, at: &Path<'_>, names: &mut Name
         tells_fail_open: take(&mut given.failure_mode_allow_header_add),
         status_on_error: status(given.status_on_error.take(), &at.field("status_on_error"))?,
         include_tls_session,
+        body: given.with_request_body.take().map(|given| body(given, &at.field("with_request_body"))).transpose()?,
     };
     at.rest(&given)?;
     Ok(Authorizer::Server(server))
@@ -70,6 +73,7 @@ pub(crate) fn of_connections(
         tells_fail_open: false, // bytes have no fields
         status_on_error: StatusCode::FORBIDDEN,
         include_tls_session,
+        body: None,
     };
     at.rest(&given)?;
     Ok(Authorizer::Server(server))
@@ -96,6 +100,17 @@ fn server(
     let timeout = bound(service.timeout.take(), TIMEOUT, &at.field("timeout"))?;
     at.rest(&service)?;
     Ok(Some((cluster, timeout)))
+}
+
+fn body(mut given: BufferSettings, at: &Path<'_>) -> Result<BodyShown, Refused> {
+    let most = usize::try_from(take(&mut given.max_request_bytes)).unwrap_or(usize::MAX);
+    if most == 0 {
+        return Err(at.field("max_request_bytes").refuse("must be greater than 0"));
+    }
+    let shown =
+        BodyShown { most, in_part: take(&mut given.allow_partial_message), as_bytes: take(&mut given.pack_as_bytes) };
+    at.rest(&given)?;
+    Ok(shown)
 }
 
 fn status(given: Option<HttpStatus>, at: &Path<'_>) -> Result<StatusCode, Refused> {

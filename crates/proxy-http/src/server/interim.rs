@@ -79,8 +79,7 @@ impl Interim {
         }
     }
 
-    /// Gives leave to send the body to a client that waits for it, so that the endpoint is not asked. The client hears nothing else
-    /// before its answer. This is what Envoy does without `proxy_100_continue`.
+    /// Gives leave to send the body to a client that waits for it, so that the endpoint is not asked.
     pub fn give_leave(&mut self, headers: &mut HeaderMap) {
         if has_option(headers, &header::EXPECT, "100-continue") {
             headers.remove(header::EXPECT);
@@ -88,6 +87,11 @@ impl Interim {
             *head.status_mut() = StatusCode::CONTINUE;
             self.pass_on(head);
         }
+    }
+
+    /// And the client hears nothing else before its answer. This is what Envoy does without `proxy_100_continue`.
+    pub fn give_leave_and_end(&mut self, headers: &mut HeaderMap) {
+        self.give_leave(headers);
         self.client = Client::Deaf;
     }
 }

@@ -62,7 +62,12 @@ pub(super) fn told(response: &CheckResponse) -> Told {
     };
     let metadata = older.or(response.dynamic_metadata.as_ref());
     let text = |key: &str| text(metadata?, key);
-    Told { decision: text("decision"), decision_id: text("decision_id"), policy: text("policy") }
+    Told {
+        decision: text("decision"),
+        decision_id: text("decision_id"),
+        policy: text("policy"),
+        shadow: text("shadow"),
+    }
 }
 
 fn text(metadata: &Struct, key: &str) -> Option<Box<str>> {

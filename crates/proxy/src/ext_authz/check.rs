@@ -12,12 +12,18 @@ use http::{HeaderMap, header};
 use weft_proxy_config::{AuthzServer, ForwardClientCert, HttpListener};
 use weft_proxy_http::headers::{X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO, X_REQUEST_ID, strip_hop_by_hop};
 
+use super::body::{Beginning, PARTIAL};
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::record::{Record, protocol};
 
-/// About a request, with the fields that the app would get.
-pub(super) fn of_request(call: &Call, http: &HttpListener, server: &AuthzServer) -> CheckRequest {
+/// About a request, with the fields that the app would get, and with what is shown of its body.
+pub(super) fn of_request(
+    call: &Call,
+    http: &HttpListener,
+    server: &AuthzServer,
+    shown: Option<Beginning>,
+) -> CheckRequest {
     let record: &Record = &call.exchange;
     let mut headers = fields(&call.headers);
     let mut add = |name: &str, value: &str| headers.insert(name.to_owned(), value.to_owned());
@@ -31,19 +37,23 @@ pub(super) fn of_request(call: &Call, http: &HttpListener, server: &AuthzServer)
         add(X_FORWARDED_CLIENT_CERT.as_str(), &String::from_utf8_lossy(value.as_bytes()));
     }
     headers.entry(X_FORWARDED_PROTO.as_str().to_owned()).or_insert_with(|| "http".to_owned());
-    let size = call.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let http = HttpRequest {
+    let length = call.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut request = HttpRequest {
         id: call.exchange.worker.random().to_string(),
         method: call.method.to_string(),
         path: call.path.to_string(),
         host: call.authority.to_string(),
         scheme: "http".to_owned(),
         protocol: protocol(record.protocol.unwrap_or_default()).to_owned(),
-        size: size.unwrap_or(0),
+        size: length.unwrap_or(0),
         headers,
         ..Default::default()
     };
-    about(record, Some(http), server)
+    if let Some(shown) = shown {
+        request.size = i64::try_from(record.received.get()).unwrap_or(i64::MAX); // of what has come, as Envoy says it
+        shown.put(&mut request);
+    }
+    about(record, Some(request), server)
 }
 
 /// About a connection of bytes.
@@ -83,11 +93,12 @@ fn peer(principal: Option<&str>, address: Option<SocketAddr>) -> Option<Peer> {
 }
 
 /// Each name once, with the values of its lines joined by `,`; without what is for one connection only, and without `host`, which is
-/// `:authority`.
+/// `:authority`, and what only the asking proxy may say of a body.
 fn fields(headers: &HeaderMap) -> HashMap<String, String> {
     let mut headers = headers.clone();
     strip_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
+    headers.remove(PARTIAL);
     let mut fields: HashMap<String, String> = HashMap::with_capacity(headers.len() + 8);
     for (name, value) in &headers {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -111,9 +122,15 @@ mod tests {
     #[test]
     fn fields_are_those_that_the_app_gets_each_once() {
         let mut headers = HeaderMap::new();
-        for (name, value) in
-            [("host", "a"), ("x-a", "1"), ("x-a", "2"), ("connection", "x-b"), ("x-b", "3"), ("te", "trailers")]
-        {
+        for (name, value) in [
+            ("host", "a"),
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("connection", "x-b"),
+            ("x-b", "3"),
+            ("te", "trailers"),
+            (PARTIAL, "true"),
+        ] {
             headers.append(name, HeaderValue::from_static(value));
         }
         headers.insert("x-odd", HeaderValue::from_bytes(b"\xff").expect("legal"));

@@ -4,6 +4,7 @@
 //! nothing is locked.
 
 mod answer;
+mod body;
 mod check;
 
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use http::{HeaderName, HeaderValue, Request};
 use prost::Message as _;
 use weft_policy::Principal;
 use weft_proxy_config::{AuthzServer, Config, HttpListener, UpstreamProtocol};
-use weft_proxy_http::{AttemptError, Sent};
+use weft_proxy_http::{AttemptError, Kind, RequestBody, Sent};
 use weft_telemetry::Failure;
 
 use self::answer::{Answer, Changes};
@@ -32,14 +33,29 @@ const ANSWER_MAX: usize = 1024 * 1024;
 const FAILED_OPEN: HeaderName = HeaderName::from_static("x-envoy-auth-failure-mode-allowed");
 
 /// Asks about a request whose path is normalised and whose identity headers are gone, and makes of it what the answer says.
-pub(crate) async fn authorize_request(call: &mut Call, http: &HttpListener, server: &AuthzServer) -> Result<(), Stop> {
-    let asked = asked_about(call, http, server).await;
+pub(crate) async fn authorize_request(
+    call: &mut Call,
+    http: &HttpListener,
+    server: &AuthzServer,
+    body: &mut RequestBody,
+) -> Result<(), Stop> {
+    let asked = asked_about(call, http, server, body).await;
     count(&call.exchange, asked.is_ok());
     asked
 }
 
-async fn asked_about(call: &mut Call, http: &HttpListener, server: &AuthzServer) -> Result<(), Stop> {
-    let check = check::of_request(call, http, server);
+async fn asked_about(
+    call: &mut Call,
+    http: &HttpListener,
+    server: &AuthzServer,
+    body: &mut RequestBody,
+) -> Result<(), Stop> {
+    let shown = match server.body {
+        // As with Envoy, what makes a tunnel of its connection has no body.
+        Some(how) if call.kind == Kind::Plain && !body.is_empty() => Some(body::beginning(call, how, body).await?),
+        _ => None,
+    };
+    let check = check::of_request(call, http, server, shown);
     match ask(&mut call.exchange, server, check).await {
         Ok(Answer::Allowed(changes)) => match change(call, *changes) {
             Ok(()) => Ok(()),
@@ -205,7 +221,8 @@ fn with_query(
     }
     let current = new.as_ref().unwrap_or(old);
     let mut query: Vec<String> = Vec::new();
-    let mut left: Vec<_> = set.iter().collect();
+    // Parameters are taken off after they are set, as Envoy does it.
+    let mut left: Vec<_> = set.iter().filter(|(name, _)| !removed.contains(name)).collect();
     for pair in current.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let key = pair.split('=').next().unwrap_or_default();
         if let Some(at) = left.iter().position(|(name, _)| name == key) {
@@ -234,6 +251,7 @@ mod tests {
         };
         assert_eq!(changed(&[], &[]), Ok(None));
         assert_eq!(changed(&[("x", "9")], &["y"]), Ok(Some("/a?x=9&z".to_owned())));
+        assert_eq!(changed(&[("x", "9"), ("new", "1")], &["x", "new"]), Ok(Some("/a?y=2&z".to_owned())));
         assert_eq!(changed(&[], &["x", "y", "z"]), Ok(Some("/a".to_owned())));
         assert_eq!(changed(&[("new", "1")], &["x"]), Ok(Some("/a?y=2&z&new=1".to_owned())));
         assert!(changed(&[("x", "a b")], &[]).is_err());

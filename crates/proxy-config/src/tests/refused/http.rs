@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
-use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz::Services};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{BufferSettings, ExtAuthz, ext_authz::Services};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_connection_manager as hcm, http_filter,
@@ -212,7 +212,26 @@ fn an_authorization_server() {
             changed(|a| a.status_on_error.as_mut().unwrap().code = 99),
             in_authz(".status_on_error.code: 99 is no status of an answer"),
         ),
-        row(changed(|a| a.with_request_body = Some(Default::default())), in_authz(".with_request_body: NS")),
+        row(
+            changed(|a| a.with_request_body = Some(Default::default())),
+            in_authz(".with_request_body.max_request_bytes: must be greater than 0"),
+        ),
+        row(
+            changed(|a| {
+                let shown = BufferSettings { max_request_bytes: 1, allow_partial_message: true, pack_as_bytes: true };
+                a.with_request_body = Some(shown);
+            }),
+            ACCEPTED,
+        ),
+        // No filter before this one writes metadata, so there would be nothing to send.
+        row(
+            changed(|a| a.metadata_context_namespaces = vec!["envoy.filters.http.jwt_authn".into()]),
+            in_authz(".metadata_context_namespaces: NS"),
+        ),
+        row(
+            changed(|a| a.typed_metadata_context_namespaces = vec!["x".into()]),
+            in_authz(".typed_metadata_context_namespaces: NS"),
+        ),
         row(changed(|a| a.include_peer_certificate = true), in_authz(".include_peer_certificate: NS")),
         row(changed(|a| a.validate_mutations = true), in_authz(".validate_mutations: NS")),
         row(changed(|a| a.allowed_headers = Some(Default::default())), in_authz(".allowed_headers: NS")),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weft_control::parse_duration;
 use weft_control::status::{BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus};
+use weft_model::time::length;
 
 use super::admin_token;
 use crate::http::Api;
@@ -37,8 +37,8 @@ pub(crate) struct RotateArgs {
     #[arg(long, value_name = "ROOT")]
     compromised: Option<String>,
     /// How long to wait until it is done; 0s to wait for nothing
-    #[arg(long, default_value = "1m")]
-    wait: String,
+    #[arg(long, default_value = "1m", value_parser = length)]
+    wait: Duration,
     /// The control plane's API
     #[arg(long, value_name = "HOST:PORT", env = "WEFT_API", default_value = "127.0.0.1:7000")]
     server: String,
@@ -56,9 +56,8 @@ pub(super) async fn tree(args: TreeArgs) -> Result<()> {
 }
 
 pub(super) async fn rotate(args: RotateArgs) -> Result<()> {
-    let bound = parse_duration(&args.wait)
-        .ok_or_else(|| hinted(format!("`{}` is not a duration", args.wait), "write it like 90s, 10m or 1h"))?;
     let admin = admin_token(&args.state_dir)?;
+    let bound = args.wait;
     let api = Api::new(args.server);
     let before: TrustStatus = api.get("/api/identity").await?;
     let wanted = RotateRequest { reason: args.reason, compromised: args.compromised };
@@ -70,7 +69,7 @@ pub(super) async fn rotate(args: RotateArgs) -> Result<()> {
             if bound.is_zero() {
                 return Ok(());
             }
-            let what = format!("it is under way, and not done within {}", args.wait);
+            let what = format!("it is under way, and not done within {}", span(bound.as_secs()));
             return Err(hinted(what, waiting_for(&trust)));
         }
         tokio::time::sleep(LOOK).await;

@@ -276,15 +276,6 @@ impl Sidecar {
         self.until_ready();
     }
 
-    /// The same with a new join token.
-    #[track_caller]
-    pub fn restart_with(&mut self, token: &str) {
-        let mut args = self.args.clone();
-        args.extend(["--join-token".to_owned(), token.to_owned()]);
-        self.process = spawn(&self.folder, &self.name, &self.spec, &args);
-        self.until_ready();
-    }
-
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -1,7 +1,9 @@
-//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens for whoever
-//! on this machine has the admin token, break-glass for operators whom a policy permits it.
+//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens and rotations for
+//! whoever on this machine has the admin token, break-glass for operators whom a policy permits it.
 //!
 //! One handler a route, no framework. Nothing else here changes the mesh.
+
+mod identity;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,19 +16,18 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use weft_model::ServiceName;
 use weft_model::intent::Protocol;
-use weft_model::time::length;
 
 use crate::admin::AdminToken;
 use crate::glass::signed::GlassRequest;
 use crate::glass::{Glass, Refused};
 use crate::hub::Hub;
+use crate::identities::Identities;
 use crate::metrics::Gauges;
 use crate::status::{
-    ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, JoinTokenAnswer, JoinTokenRequest,
-    MeshStatus, ServiceStatus, unix_seconds,
+    ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, MeshStatus, ServiceStatus, unix_seconds,
 };
 
 const INDEX: &str = include_str!("../../../ui/index.html");
@@ -38,18 +39,9 @@ const ICON: &str = include_str!("../../../ui/icon.svg");
 const MAX_BODY: usize = 16 * 1024;
 const HEADER_BOUND: Duration = Duration::from_secs(10);
 
-/// Makes join tokens; the identity authority behind a seam, so that the API can be tried without one.
-#[tonic::async_trait]
-pub(crate) trait JoinTokens: Send + Sync + 'static {
-    /// A token that may become `service` once within `ttl`, or why not.
-    async fn create(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String>;
-    /// When the root certificate expires, seconds since the Unix epoch; 0 before there is one.
-    fn root_expiry(&self) -> u64;
-}
-
 pub(crate) struct Api {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) tokens: Arc<dyn JoinTokens>,
+    pub(crate) identities: Arc<Identities>,
     pub(crate) admin: AdminToken,
     pub(crate) glass: Arc<Glass>,
     pub(crate) started: Instant,
@@ -91,6 +83,10 @@ impl Api {
             "/api/join-tokens" if request.method() == Method::POST => self.join_token(peer, request).await,
             "/api/break-glass" if request.method() == Method::POST => self.break_glass(request).await,
             "/api/break-glass" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft policy break-glass does it"),
+            "/api/identity/rotate" if request.method() == Method::POST => self.rotate(peer, request).await,
+            "/api/identity/rotate" => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity rotate --reason TEXT does it")
+            }
             "/api/join-tokens" => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity join-token --service NS/NAME")
             }
@@ -103,6 +99,7 @@ impl Api {
             "/icon.svg" => page(ICON, "image/svg+xml"),
             "/api/status" => json(StatusCode::OK, &self.status()),
             "/api/proxies" => json(StatusCode::OK, &self.hub.state().proxies()),
+            "/api/identity" => self.trust(),
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
             "/healthz" => page("ok\n", "text/plain; charset=utf-8"),
@@ -175,73 +172,37 @@ impl Api {
         }
     }
 
-    async fn join_token(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+    /// The answer to whoever is not on this machine or has no admin token; `None` for whoever is and has. `what` is done for nobody else,
+    /// `command` does it.
+    fn refused(&self, peer: SocketAddr, request: &Request<Incoming>, what: &str, command: &str) -> Option<Answer> {
         if !peer.ip().to_canonical().is_loopback() {
-            let hint = "run `weft identity join-token` on the machine of the control plane";
-            return error(StatusCode::FORBIDDEN, "join tokens are made for callers on this machine only", hint);
+            let text = format!("{what} for callers on this machine only");
+            let hint = format!("run `{command}` on the machine of the control plane");
+            return Some(error(StatusCode::FORBIDDEN, &text, &hint));
         }
-        // A page in a browser on this machine must not get a token, not even through a name that resolves to loopback: it can
+        // A page in a browser on this machine must not get anything, not even through a name that resolves to loopback: it can
         // neither send this content type without asking first, nor name an address as host.
-        if !is_json(&request) || !names_this_machine(&request) {
+        if !is_json(request) || !names_this_machine(request) {
             let hint = "send Content-Type: application/json, and the address or localhost as Host";
-            return error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint);
+            return Some(error(StatusCode::FORBIDDEN, "this does not look like a call of the command line", hint));
         }
         if !self.admin.allows(request.headers()) {
-            let hint = "send `Authorization: Bearer` with the line in admin.token in the server's state folder; `weft identity join-token --state-dir FOLDER` does";
-            let mut answer =
-                error(StatusCode::UNAUTHORIZED, "join tokens are made for whoever has the admin token", hint);
+            let text = format!("{what} for whoever has the admin token");
+            let hint = format!(
+                "send `Authorization: Bearer` with the line in admin.token in the server's state folder; `{command} --state-dir FOLDER` does"
+            );
+            let mut answer = error(StatusCode::UNAUTHORIZED, &text, &hint);
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-            return answer;
+            return Some(answer);
         }
-        let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", "");
-        };
-        let wanted: JoinTokenRequest = match serde_json::from_slice(&body.to_bytes()) {
-            Ok(wanted) => wanted,
-            Err(problem) => {
-                let hint = r#"send {"service": "prod/board", "ttl": "10m"}"#;
-                return error(StatusCode::BAD_REQUEST, &format!("the body is not as expected: {problem}"), hint);
-            }
-        };
-        let service: ServiceName = match wanted.service.parse() {
-            Ok(service) => service,
-            Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}"), ""),
-        };
-        let Some(ttl) = length(&wanted.ttl).ok().filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
-            let text = format!("`{}` is not a duration from 1s to 24h", wanted.ttl);
-            return error(StatusCode::BAD_REQUEST, &text, "write it like 90s, 10m or 1h");
-        };
-        if !self.hub.state().open {
-            return self.ready();
-        }
-        let known = {
-            let state = self.hub.state();
-            state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(&service))
-        };
-        if !known {
-            let text = format!("the serving commit has no service {service}");
-            return error(StatusCode::NOT_FOUND, &text, "commit a Service document for it first");
-        }
-        match self.tokens.create(&service, ttl).await {
-            Ok(token) => json(StatusCode::CREATED, &token),
-            Err(problem) => {
-                tracing::error!(%service, problem, "no join token was made");
-                error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
-            }
-        }
+        None
     }
 
     /// Who asks is known by the signature, wherever from.
     async fn break_glass(&self, request: Request<Incoming>) -> Answer {
-        let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
-            return error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", "");
-        };
-        let asked: GlassRequest = match serde_json::from_slice(&body.to_bytes()) {
+        let asked: GlassRequest = match body(request, "weft policy break-glass sends it").await {
             Ok(asked) => asked,
-            Err(problem) => {
-                let text = format!("the body is not as expected: {problem}");
-                return error(StatusCode::BAD_REQUEST, &text, "weft policy break-glass sends it");
-            }
+            Err(answer) => return answer,
         };
         match self.glass.ask(&asked, SystemTime::now()) {
             Ok(answer) => json(StatusCode::OK, &answer),
@@ -263,7 +224,7 @@ impl Api {
             services_without_endpoints: services.iter().filter(|service| addresses(&state, service).is_empty()).count(),
             endpoints: state.registry.len(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            root_expiry: self.tokens.root_expiry(),
+            root_expiry: self.identities.root_expiry(),
         };
         self.hub.metrics.render(gauges)
     }
@@ -298,6 +259,15 @@ fn addresses(state: &crate::hub::State, service: &weft_model::intent::Service) -
             registered.iter().map(|endpoint| status(endpoint.address, &endpoint.labels)).collect()
         }
     }
+}
+
+/// The body of a request, as a value; else the answer that says what was wrong with it, and how it should be.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>, example: &str) -> Result<T, Answer> {
+    let Ok(body) = Limited::new(request.into_body(), MAX_BODY).collect().await else {
+        return Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 16 KiB", ""));
+    };
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|problem| error(StatusCode::BAD_REQUEST, &format!("the body is not as expected: {problem}"), example))
 }
 
 fn is_json<B>(request: &Request<B>) -> bool {

@@ -13,6 +13,7 @@ mod directory;
 mod engines;
 pub mod glass;
 mod hub;
+mod identities;
 mod issued;
 mod metrics;
 pub mod node;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tonic::Status;
+use weft_authority::{Admission, Registrar};
+use weft_identity::Withdrawal;
 use weft_identity::proto::PlainTextReport;
-use weft_identity::{Admission, Registrar, Withdrawal};
 use weft_model::{ServiceName, SpiffeId};
 
 use crate::hub::Hub;
@@ -23,7 +24,9 @@ impl Registrar for MeshRegistrar {
     fn admits(&self, service: &ServiceName) -> Option<Admission> {
         let mesh = self.0.state().mesh.clone()?;
         let intent = mesh.intent();
-        intent.services.contains_key(service).then_some(Admission { ttl: intent.mesh.defaults.svid_ttl })
+        let mesh = &intent.mesh;
+        let admission = Admission { ttl: mesh.defaults.svid_ttl, machine_life: mesh.identity.machine_life };
+        intent.services.contains_key(service).then_some(admission)
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {

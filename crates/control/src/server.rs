@@ -5,33 +5,33 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use weft_authority::{Authority, AuthorityError, IdentityService, JoinTokens, Lives, Machines};
 use weft_decision_log::{DecisionLog, PlainText};
-use weft_identity::{
-    Authority, AuthorityError, ClientAuth, IdentityService, JoinTokens, LiveIdentity, Lives, Names, serve_tls, tls,
-};
-use weft_model::ServiceName;
+use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{Store, StoreError};
 use weft_xds::{AdsServer, server_builder};
 
 use crate::MeshDirectory;
 use crate::admin::{self, AdminToken};
-use crate::api::{self, Api};
+use crate::api::Api;
 use crate::change;
 use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
 use crate::glass::Glass;
 use crate::hub::Hub;
+use crate::identities::Identities;
 use crate::issued::Issued;
 use crate::registrar::MeshRegistrar;
 use crate::registry::Registry;
 use crate::saved::Saved;
-use crate::status::{JoinTokenAnswer, unix_seconds};
 
+/// What this server's issuing CA is kept under, in a store that it shares with nobody.
+const OWN_NAME: &str = "self";
 /// Life of the control plane's own certificate; it renews itself.
 const OWN_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Between attempts to open a repository that was there at the last run.
@@ -97,7 +97,7 @@ pub struct ControlPlane {
     config: ServerConfig,
     hub: Arc<Hub>,
     store: Store,
-    tokens: Arc<Tokens>,
+    identities: Arc<Identities>,
     glass: Arc<Glass>,
     http: SocketAddr,
     saved: Saved,
@@ -125,11 +125,11 @@ impl ControlPlane {
             Issued::restore(saved.certificates()),
             config.grace,
         );
-        let tokens = Arc::new(Tokens::default());
+        let identities = Arc::new(Identities::default());
 
         let http_address = local_address(&http, config.http);
         let glass = Glass::restore(hub.clone(), saved.clone());
-        let api = Api { hub: hub.clone(), tokens: tokens.clone(), admin, glass: glass.clone(), started };
+        let api = Api { hub: hub.clone(), identities: identities.clone(), admin, glass: glass.clone(), started };
         let api = Arc::new(api);
         tokio::spawn(api.serve(http));
         tokio::spawn(hub.clone().publish_forever());
@@ -146,7 +146,7 @@ impl ControlPlane {
             Err(error) if good.is_none() => return Err(error.into()),
             Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved.clone(), error))),
         }
-        Ok(Self { config, hub, store, tokens, glass, http: http_address, saved })
+        Ok(Self { config, hub, store, identities, glass, http: http_address, saved })
     }
 
     /// Where the API listens.
@@ -167,18 +167,19 @@ impl ControlPlane {
         let domain = mesh.intent().mesh.trust_domain.clone();
         let listener = listen(self.config.xds, "xDS and identity").await?;
         let xds = local_address(&listener, self.config.xds);
-        let authority = Authority::open(self.store.clone(), domain, Lives::default(), SystemTime::now()).await?;
+        let authority =
+            Authority::open(self.store.clone(), domain, OWN_NAME, Lives::default(), SystemTime::now()).await?;
         let authority = Arc::new(authority);
         let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
-        let tokens = JoinTokens::new(self.store.clone(), authority.pin());
-        self.tokens.open(JoinTokens::new(self.store.clone(), authority.pin()), &authority);
+        let tokens = JoinTokens::new(self.store.clone());
+        self.identities.open(tokens.clone(), authority.clone());
 
         let connections = serve_tls(listener, tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]));
         let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
         let server = server_builder()
             .add_service(ads.ads())
-            .add_service(IdentityService::server(authority, tokens, registrar))
+            .add_service(IdentityService::server(authority, tokens, Machines::new(self.store.clone()), registrar))
             .serve_with_incoming(connections);
         tokio::spawn(async move {
             if let Err(error) = server.await {
@@ -264,39 +265,4 @@ async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListene
 
 fn local_address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-/// Join tokens, once there is an authority.
-#[derive(Default)]
-struct Tokens {
-    tokens: OnceLock<JoinTokens>,
-    root_expiry: OnceLock<u64>,
-}
-
-impl Tokens {
-    fn open(&self, tokens: JoinTokens, authority: &Authority) {
-        let bundle = authority.bundle();
-        let expiry = bundle.roots().iter().filter_map(|root| {
-            let (_, root) = x509_parser::parse_x509_certificate(root).ok()?;
-            u64::try_from(root.validity().not_after.timestamp()).ok()
-        });
-        // Set once: `serve` runs once, and a second run would have the same root.
-        let _ = self.root_expiry.set(expiry.min().unwrap_or(0));
-        let _ = self.tokens.set(tokens);
-    }
-}
-
-#[tonic::async_trait]
-impl api::JoinTokens for Tokens {
-    async fn create(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String> {
-        let tokens = self.tokens.get().ok_or("the control plane is still starting")?;
-        let now = SystemTime::now();
-        let token = tokens.create(service, ttl, now).await.map_err(|error| error.to_string())?;
-        tracing::info!(%service, ?ttl, ?token, "join token made");
-        Ok(JoinTokenAnswer { token: token.text(), service: service.to_string(), expires_at: unix_seconds(now + ttl) })
-    }
-
-    fn root_expiry(&self) -> u64 {
-        self.root_expiry.get().copied().unwrap_or(0)
-    }
 }

@@ -316,6 +316,73 @@ pub struct JoinTokenAnswer {
     pub expires_at: u64,
 }
 
+/// `GET /api/identity`: what the mesh vouches with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustStatus {
+    /// The trust domain.
+    pub trust_domain: String,
+    /// Grows with every change of the bundle.
+    pub sequence: u64,
+    /// The roots in the bundle, oldest first.
+    pub roots: Vec<RootStatus>,
+    /// When this server's issuing CA is replaced.
+    pub issuing_renewed_at: u64,
+    /// Who does not hold this bundle yet; a new root waits for them.
+    pub behind: Vec<BehindStatus>,
+}
+
+/// A root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootStatus {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// How far it is.
+    pub state: RootState,
+    /// Since when it is so far.
+    pub since: Option<u64>,
+    /// When it leaves the bundle.
+    pub until: Option<u64>,
+    /// Start of its life.
+    pub not_before: u64,
+    /// End of its life.
+    pub not_after: u64,
+    /// Why nothing that it signed is to be trusted.
+    pub tainted: Option<String>,
+}
+
+/// How far a root is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RootState {
+    /// In the bundle; it signs when everybody holds it.
+    Published,
+    /// It signs.
+    Active,
+    /// It signs no more, and leaves when nothing lives by it.
+    Retired,
+}
+
+/// A workload that holds an older bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BehindStatus {
+    /// Its SPIFFE ID, and what it calls itself.
+    pub who: String,
+    /// The sequence of what it holds.
+    pub holds: u64,
+    /// When its certificate ends, and with that the waiting.
+    pub until: u64,
+}
+
+/// `POST /api/identity/rotate`, the question; the answer is a [`TrustStatus`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RotateRequest {
+    /// Why, for those who read the log.
+    pub reason: String,
+    /// The root whose key is in wrong hands; without one, the root that signs is replaced by plan.
+    #[serde(default)]
+    pub compromised: Option<String>,
+}
+
 /// Any answer that is not 2xx.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ApiError {

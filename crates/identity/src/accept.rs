@@ -18,7 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_xds::ConnectPeer;
 
-use crate::tls;
+use crate::certificate::{machine_of, serial_of};
+use crate::{machine, tls};
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,11 +84,18 @@ fn refuse(from: SocketAddr, why: &str) {
 async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsIo> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
-    let id = match stream.get_ref().1.peer_certificates() {
-        Some(chain) => Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
-        None => None,
+    let connection = stream.get_ref().1;
+    let binding = Some(machine::binding(connection).map_err(io::Error::other)?);
+    let peer = match connection.peer_certificates() {
+        Some(chain @ [leaf, ..]) => ConnectPeer {
+            id: Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
+            serial: serial_of(leaf).map_err(io::Error::other)?,
+            machine: machine_of(leaf).map_err(io::Error::other)?,
+            binding,
+        },
+        _ => ConnectPeer { binding, ..ConnectPeer::default() },
     };
-    Ok(TlsIo { stream, peer: ConnectPeer { id } })
+    Ok(TlsIo { stream, peer })
 }
 
 impl Connected for TlsIo {

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rcgen::string::PrintableString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
@@ -23,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::certificate;
 
 /// How far a certificate's life starts in the past, for workloads whose clocks are behind.
-pub(crate) const BACKDATE: Duration = Duration::from_secs(30);
+pub const BACKDATE: Duration = Duration::from_secs(30);
 
 /// Why a certificate was not made.
 #[derive(Debug, thiserror::Error)]
@@ -68,44 +69,77 @@ impl Names {
 }
 
 /// A CA certificate with its key.
-pub(crate) struct Ca {
+pub struct Ca {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
-    pub(crate) not_before: SystemTime,
-    pub(crate) not_after: SystemTime,
+    /// The start of its life.
+    pub not_before: SystemTime,
+    /// The end of its life.
+    pub not_after: SystemTime,
 }
 
 impl Ca {
     /// A self-signed root.
-    pub(crate) fn root(domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
+    pub fn root(domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        let params = ca_params(domain, "root CA", now - BACKDATE, now + life);
+        let params = ca_params(domain, &named("root CA"), now - BACKDATE, now + life);
         let certificate = params.self_signed(&key)?;
         Self::from_parts(certificate.der().clone(), key)
     }
 
     /// A CA that issues leaves, signed by this root; it ends no later than the root.
-    pub(crate) fn issuing(&self, domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
+    pub fn issuing(&self, domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        let mut params = ca_params(domain, "issuing CA", now - BACKDATE, (now + life).min(self.not_after));
+        let mut params = ca_params(domain, &named("issuing CA"), now - BACKDATE, (now + life).min(self.not_after));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Self::from_parts(certificate.der().clone(), key)
     }
 
-    /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end.
-    pub(crate) fn leaf(
+    /// A certificate for the key of `successor` signed by this root, so that whoever knows only this one can find the way to the other.
+    /// It ends at `until`, or with either of them.
+    ///
+    /// # Errors
+    /// Encoding or signing failed.
+    pub fn vouch_for(
+        &self,
+        successor: &Self,
+        domain: &TrustDomain,
+        now: SystemTime,
+        until: SystemTime,
+    ) -> Result<CertificateDer<'static>, CaError> {
+        let parsed = certificate::parse(&successor.certificate).map_err(|error| CaError::Stored(error.to_string()))?;
+        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let name = name.ok_or_else(|| CaError::Stored("the root has no common name".into()))?;
+        let end = until.min(self.not_after).min(successor.not_after);
+        let mut params = ca_params(domain, name, now - BACKDATE, end);
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(successor.issuer.key(), &self.issuer)?.der().clone())
+    }
+
+    /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end. The machine
+    /// that it is issued to, if that is known, is the `serialNumber` of the subject (RFC 4519 s.2.31).
+    ///
+    /// # Errors
+    /// A name cannot stand in a certificate, or signing failed.
+    pub fn leaf(
         &self,
         key: &impl PublicKeyData,
         id: &SpiffeId,
+        machine: Option<&str>,
         names: &Names,
         now: SystemTime,
         not_after: SystemTime,
     ) -> Result<CertificateDer<'static>, CaError> {
         let mut params = params(now - BACKDATE, not_after.min(self.not_after));
-        // No subject: who it is stands in the URI SAN only, which is critical then (RFC 5280 s.4.1.2.6).
+        // Who it is stands in the URI SAN only, which is critical when there is no subject (RFC 5280 s.4.1.2.6).
         params.distinguished_name = DistinguishedName::new();
+        if let Some(machine) = machine {
+            let machine = PrintableString::try_from(machine.to_owned())?;
+            let serial_number = DnType::CustomDnType(vec![2, 5, 4, 5]);
+            params.distinguished_name.push(serial_number, DnValue::PrintableString(machine));
+        }
         params.subject_alt_names = vec![uri(id.as_str())?];
         for name in &names.dns {
             let name = name.as_str().try_into().map_err(|_| CaError::BadDnsName(name.clone()))?;
@@ -121,21 +155,22 @@ impl Ca {
 
     /// For tests that forge what this CA would never make.
     #[cfg(test)]
-    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+    pub fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
     }
 
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+    /// The certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo, by which a workload recognises the root at first contact.
-    pub(crate) fn pin(&self) -> [u8; 32] {
+    pub fn pin(&self) -> [u8; 32] {
         Sha256::digest(self.issuer.key().subject_public_key_info()).into()
     }
 
     /// Length of the certificate (4 bytes, big-endian), certificate, private key as PKCS#8. To be sealed.
-    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let key = self.issuer.key().serialized_der();
         let mut bytes = Zeroizing::new(Vec::with_capacity(4 + self.certificate.len() + key.len()));
         bytes.extend_from_slice(&(self.certificate.len() as u32).to_be_bytes());
@@ -144,7 +179,11 @@ impl Ca {
         bytes
     }
 
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, CaError> {
+    /// What [`to_bytes`](Self::to_bytes) gave.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CaError> {
         let short = || CaError::Stored("it is cut short".into());
         let (length, rest) = bytes.split_first_chunk().ok_or_else(short)?;
         let (certificate, key) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(short)?;
@@ -163,14 +202,29 @@ impl Ca {
     }
 }
 
+/// SHA-256 of the SubjectPublicKeyInfo of a certificate.
+///
+/// # Errors
+/// It is no certificate.
+pub fn pin_of(certificate: &CertificateDer<'_>) -> Result<[u8; 32], CaError> {
+    let parsed = certificate::parse(certificate).map_err(|error| CaError::Stored(error.to_string()))?;
+    Ok(Sha256::digest(parsed.public_key().raw).into())
+}
+
 /// A private key and the request for its certificate. The request holds no name: the CA would ignore it.
-pub(crate) struct KeyRequest {
-    pub(crate) key: Zeroizing<Vec<u8>>,
-    pub(crate) csr: Vec<u8>,
+pub struct KeyRequest {
+    /// PKCS#8 DER.
+    pub key: Zeroizing<Vec<u8>>,
+    /// PKCS#10 DER.
+    pub csr: Vec<u8>,
 }
 
 impl KeyRequest {
-    pub(crate) fn new() -> Result<Self, CaError> {
+    /// A new key.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn new() -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -180,7 +234,7 @@ impl KeyRequest {
 }
 
 /// The public key of a request, once its signature proves that the sender holds the private one. Names in it are not looked at.
-pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
+pub fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
     let malformed = |why: &dyn std::fmt::Display| CaError::MalformedRequest(why.to_string());
     let (rest, request) = X509CertificationRequest::from_der(csr).map_err(|error| malformed(&error))?;
     if !rest.is_empty() {
@@ -201,12 +255,15 @@ pub(crate) fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError>
     Ok(SubjectPublicKeyInfo::from_der(info.subject_pki.raw)?)
 }
 
-fn ca_params(domain: &TrustDomain, kind: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+/// The name of a CA. It differs from CA to CA, so that a chain is never built over the wrong one.
+fn named(kind: &str) -> String {
+    format!("{kind} {}", certificate::hex(&rand::random::<[u8; 8]>()))
+}
+
+fn ca_params(domain: &TrustDomain, name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
     let mut params = params(not_before, not_after);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Weft");
-    // The name differs from CA to CA, so that a chain is never built over the wrong one.
-    let name = format!("{kind} {}", certificate::hex(&rand::random::<[u8; 8]>()));
     params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![uri(&domain.id()).expect("a trust domain is ASCII")];
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -234,7 +291,7 @@ fn uri(text: &str) -> Result<SanType, CaError> {
 }
 
 /// A time for a log line, like `2026-01-31T12:00:00Z` (RFC 3339).
-pub(crate) fn rfc3339(time: SystemTime) -> String {
+pub fn rfc3339(time: SystemTime) -> String {
     whole_seconds(time).format(&Rfc3339).unwrap_or_default() // a year beyond 9999 has no such form
 }
 
@@ -268,8 +325,22 @@ mod tests {
         let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
         let ca = Ca::root(&domain, now, day).unwrap();
         let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
-        let leaf = ca.leaf(&requested, &id, &Names::default(), now, now + day).unwrap();
+        let leaf = ca.leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
         assert_eq!(certificate::check_leaf(&certificate::parse(&leaf).unwrap()).unwrap(), id);
+    }
+
+    #[test]
+    fn a_root_vouches_for_the_next_one() {
+        let domain: TrustDomain = "acme.internal".parse().unwrap();
+        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
+        let (old, new) = (Ca::root(&domain, now, day).unwrap(), Ca::root(&domain, now, 2 * day).unwrap());
+        let vouched = old.vouch_for(&new, &domain, now, now + 5 * day).unwrap();
+        let (of_new, vouched) = (certificate::parse(new.certificate()).unwrap(), certificate::parse(&vouched).unwrap());
+        assert_eq!(vouched.subject().as_raw(), of_new.subject().as_raw());
+        assert_eq!(vouched.public_key().raw, of_new.public_key().raw);
+        assert_eq!(vouched.issuer().as_raw(), certificate::parse(old.certificate()).unwrap().subject().as_raw());
+        assert_eq!(certificate::validity(&vouched).1, old.not_after, "it ends with the first of the two");
+        assert_eq!(certificate::check_signing(&vouched, &domain), Ok(()));
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::CertificateDer;
 use weft_model::{SpiffeId, TrustDomain};
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_X509_SERIALNUMBER;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::fault::PeerError;
 
 /// Parses one DER certificate, the whole input.
-pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {
+pub fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(PeerError::Malformed("bytes follow it".into())),
@@ -19,7 +20,7 @@ pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'
 }
 
 /// The SPIFFE ID of a leaf and the rules of X.509-SVID s.5.2; says nothing about who issued it or when it is valid.
-pub(crate) fn check_leaf(leaf: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
+pub fn check_leaf(leaf: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
     let malformed = |error: x509_parser::error::X509Error| PeerError::Malformed(error.to_string());
     let uris = uri_sans(leaf)?;
     let id: SpiffeId = match uris.as_slice() {
@@ -63,7 +64,7 @@ fn uri_sans<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Pe
 }
 
 /// The rules of X.509-SVID s.3.2 for a certificate that signs others in `trust_domain`.
-pub(crate) fn check_signing(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), String> {
+pub fn check_signing(certificate: &X509Certificate<'_>, trust_domain: &TrustDomain) -> Result<(), String> {
     if !matches!(certificate.basic_constraints(), Ok(Some(constraints)) if constraints.value.ca) {
         return Err("its basic constraints do not say CA:TRUE".into());
     }
@@ -79,7 +80,7 @@ pub(crate) fn check_signing(certificate: &X509Certificate<'_>, trust_domain: &Tr
 }
 
 /// The trust domain in a signing certificate's URI SAN.
-pub(crate) fn signing_domain(certificate: &X509Certificate<'_>) -> Result<TrustDomain, PeerError> {
+pub fn signing_domain(certificate: &X509Certificate<'_>) -> Result<TrustDomain, PeerError> {
     match uri_sans(certificate)?.as_slice() {
         [uri] => Ok(uri.strip_prefix("spiffe://").unwrap_or(uri).parse()?),
         several => {
@@ -89,14 +90,33 @@ pub(crate) fn signing_domain(certificate: &X509Certificate<'_>) -> Result<TrustD
 }
 
 /// The start and the end of its life.
-pub(crate) fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
+pub fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     let at = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.max(0).unsigned_abs());
     let validity = certificate.validity();
     (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()))
 }
 
+/// The serial number, upper-case hexadecimal as `openssl x509 -serial` prints it.
+///
+/// # Errors
+/// It is no certificate.
+pub fn serial_of(certificate: &CertificateDer<'_>) -> Result<String, PeerError> {
+    Ok(hex(parse(certificate)?.raw_serial()))
+}
+
+/// The machine that a leaf was issued to: the `serialNumber` of its subject (RFC 4519 s.2.31), which only a workload that is enrolled with
+/// the key of its machine has.
+///
+/// # Errors
+/// It is no certificate.
+pub fn machine_of(certificate: &CertificateDer<'_>) -> Result<Option<String>, PeerError> {
+    let parsed = parse(certificate)?;
+    let machine = parsed.subject().iter_by_oid(&OID_X509_SERIALNUMBER).next();
+    Ok(machine.and_then(|attribute| attribute.as_str().ok()).map(str::to_owned))
+}
+
 /// Upper-case hexadecimal, as `openssl x509 -serial` prints a serial number.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     // A positive DER integer whose top bit is set has a leading zero byte that is no part of the number.
     let bytes = if let [0, rest @ ..] = bytes { rest } else { bytes };

@@ -1,27 +1,33 @@
 //! The workload's side: gets an identity, keeps it, renews it.
 //!
-//! A saved identity that is still valid is used at once, whether the control plane answers or not. Without one, the join token is
-//! exchanged for the first. From then on a task renews at half life; while the control plane is away the old identity serves until
-//! it expires, and after that nothing does: connections are refused on this side, with a log line that says why.
+//! A saved identity that is still valid is used at once, whether the control plane answers or not. One that has run out is replaced by
+//! the key of this machine, which was enrolled with the first; without either, the join token is exchanged for the first. From then on a
+//! task renews at half life; while the control plane is away the old identity serves until it expires, and after that nothing does until
+//! it is back: connections are refused on this side, with a log line that says why.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::ca::{KeyRequest, rfc3339};
+use crate::certificate::hex;
 use crate::connect::{connect, is_pinned};
+use crate::follow::follow;
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
+use crate::machine::MachineKey;
 pub use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest};
-use crate::obtain::{attest_for, verify_own};
+use crate::obtain::{attest_for, come_back, verify_own};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 pub use crate::renewal::IdentityStatus;
 use crate::renewal::keep_renewed;
 use crate::saved::{Saved, save};
 use crate::schedule;
-use crate::service::Withdrawal;
+use crate::svid::TrustBundle;
+use crate::wire::Withdrawal;
 
 /// Stands in for the life of a certificate while there is none yet: back-off goes up to 5 s.
 const NO_LIFE_YET: Duration = Duration::from_secs(100);
@@ -32,7 +38,7 @@ pub struct Identity {
     config: IdentityConfig,
     live: Arc<LiveIdentity>,
     status: watch::Receiver<IdentityStatus>,
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Identity {
@@ -43,24 +49,30 @@ impl Identity {
     pub async fn start(config: IdentityConfig) -> Result<Self, IdentityError> {
         let live = LiveIdentity::empty();
         let mut renewal = config.clone();
-        let issued_at = match saved(&config) {
-            Some(saved) => {
+        let issued_at = match before(&config) {
+            Before::Usable(saved) => {
                 tracing::info!(id = %saved.svid.id(), not_after = rfc3339(saved.svid.not_after()), "using the saved identity");
                 live.set(saved.svid, saved.bundle);
                 saved.issued_at
             }
-            None => {
+            Before::Worn(bundle) => {
+                let obtained = return_or_attest(&config, bundle, &mut renewal.join_token).await?;
+                keep(&config, obtained, &live)?
+            }
+            Before::Nothing => {
                 let obtained = attest_patiently(&config).await?;
-                let written = save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at);
-                written.map_err(|source| IdentityError::Save { folder: config.state_dir.clone(), source })?;
                 // It is used up: the server would take another attempt for that of a thief.
                 renewal.join_token = None;
-                obtained.publish(&live)
+                keep(&config, obtained, &live)?
             }
         };
+        let machine = MachineKey::load(&config.state_dir).map_err(IdentityError::Machine)?;
         let (status, receiver) = watch::channel(IdentityStatus::default());
-        let task = tokio::spawn(keep_renewed(renewal, live.clone(), issued_at, status)).abort_handle();
-        Ok(Self { config, live, status: receiver, task })
+        let renew = Arc::new(Notify::new());
+        let following = tokio::spawn(follow(config.clone(), live.clone(), renew.clone()));
+        let renewing = tokio::spawn(keep_renewed(renewal, machine, live.clone(), issued_at, renew, status));
+        let tasks = [following.abort_handle(), renewing.abort_handle()];
+        Ok(Self { config, live, status: receiver, tasks })
     }
 
     /// For TLS configurations and everything else that must know who this process is.
@@ -86,35 +98,81 @@ impl Identity {
 
 impl Drop for Identity {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
-/// The saved identity, if it is this service's, valid, and of the mesh that the join token (if any) is for.
-fn saved(config: &IdentityConfig) -> Option<Saved> {
+/// What there is from an earlier run.
+enum Before {
+    /// An identity that is this service's, valid, and of the mesh that the join token (if any) is for.
+    Usable(Box<Saved>),
+    /// One that is not valid any more. The machine may come back by its key, and knows the control plane by this bundle.
+    Worn(Arc<TrustBundle>),
+    /// Nothing of use.
+    Nothing,
+}
+
+fn before(config: &IdentityConfig) -> Before {
     let saved = match Saved::load(&config.state_dir) {
-        Ok(saved) => saved?,
+        Ok(Some(saved)) => saved,
+        Ok(None) => return Before::Nothing,
         Err(why) => {
             tracing::warn!(why, "ignoring the saved identity");
-            return None;
+            return Before::Nothing;
         }
     };
-    let refuse = |why: String| {
+    let ignore = |why: String| {
         tracing::warn!(why, id = %saved.svid.id(), "ignoring the saved identity");
-        None
+        Before::Nothing
     };
     if saved.svid.id().service().as_ref() != Some(&config.service) {
-        return refuse(format!("it is not of {}", config.service));
+        return ignore(format!("it is not of {}", config.service));
     }
     if let Some(token) = &config.join_token
+        && !saved.pins.contains(&hex(&token.pin()))
         && !saved.bundle.roots().iter().any(|root| is_pinned(root, &token.pin()))
     {
-        return refuse("the join token is for another mesh".into());
+        return ignore("the join token is for another mesh".into());
     }
     match verify_own(&saved.svid, &saved.bundle) {
-        Ok(()) => Some(saved),
-        Err(why) => refuse(why.to_string()),
+        Ok(()) => Before::Usable(Box::new(saved)),
+        Err(why) => {
+            tracing::warn!(%why, id = %saved.svid.id(), "the saved identity is of no use any more");
+            Before::Worn(Arc::new(saved.bundle))
+        }
     }
+}
+
+/// Saves an identity that was just obtained, and puts it in force.
+fn keep(config: &IdentityConfig, obtained: Obtained, live: &LiveIdentity) -> Result<SystemTime, IdentityError> {
+    let written = save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at);
+    written.map_err(|source| IdentityError::Save { folder: config.state_dir.clone(), source })?;
+    Ok(obtained.publish(live))
+}
+
+/// Comes back by the key of this machine, or, where that brings nothing, attests with the join token. A token that was tried is used up.
+async fn return_or_attest(
+    config: &IdentityConfig,
+    bundle: Arc<TrustBundle>,
+    token: &mut Option<JoinToken>,
+) -> Result<Obtained, IdentityError> {
+    let machine = MachineKey::load(&config.state_dir).map_err(IdentityError::Machine)?;
+    if let Some(machine) = machine {
+        let request = KeyRequest::new()?;
+        match patiently(config, By::Machine(&machine, bundle), &request).await {
+            Err(error) if config.join_token.is_some() => {
+                tracing::warn!(%error, ?machine, "this machine's key brings no identity; trying the join token");
+            }
+            result => {
+                if let Ok(obtained) = &result {
+                    tracing::info!(id = %obtained.svid.id(), ?machine, "came back by the key of this machine");
+                }
+                return result;
+            }
+        }
+    }
+    *token = None;
+    attest_patiently(config).await
 }
 
 /// Attests until it works or cannot work. One key for all attempts: the server answers the same key again if an answer was lost.
@@ -123,14 +181,32 @@ async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityE
         service: config.service.clone(),
         folder: config.state_dir.clone(),
     })?;
+    let machine = MachineKey::open(&config.state_dir).map_err(IdentityError::Machine)?;
     let request = KeyRequest::new()?;
+    let obtained = patiently(config, By::Token(token, &machine), &request).await?;
+    tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), ?machine, "attested");
+    Ok(obtained)
+}
+
+/// By what a workload proves which one it is.
+enum By<'a> {
+    /// A join token, with which the machine is enrolled.
+    Token(&'a JoinToken, &'a MachineKey),
+    /// The machine, which knows the control plane by this bundle.
+    Machine(&'a MachineKey, Arc<TrustBundle>),
+}
+
+/// Tries until it works or cannot work.
+async fn patiently(config: &IdentityConfig, by: By<'_>, request: &KeyRequest) -> Result<Obtained, IdentityError> {
     let mut failures = 0;
     loop {
-        match attest_for(&config.server, &config.service, &config.node_id, token, &request).await {
-            Ok(obtained) => {
-                tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "attested");
-                return Ok(obtained);
+        let attempt = match &by {
+            By::Token(token, machine) => {
+                attest_for(&config.server, &config.service, &config.node_id, token, Some(machine), request).await
             }
+            By::Machine(machine, bundle) => come_back(config, bundle.clone(), machine, request).await,
+        };
+        match attempt {
             Err(error) if error.is_passing() => {
                 failures += 1;
                 if failures == 1 {
@@ -138,7 +214,7 @@ async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityE
                 }
                 tokio::time::sleep(schedule::backoff(failures, NO_LIFE_YET, rand::random())).await;
             }
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -11,13 +11,14 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
-use weft_model::TrustDomain;
+use weft_model::{SpiffeId, TrustDomain};
 
-use crate::authority::own_id;
 use crate::certificate::{parse, signing_domain};
 use crate::fault::{OwnFault, PeerError};
 use crate::live::LiveIdentity;
+use crate::machine::{Binding, binding};
 use crate::peer::{PeerMatch, Role, verify};
 use crate::svid::TrustBundle;
 use crate::tls;
@@ -45,23 +46,36 @@ pub async fn connect(server: &str, identity: &Arc<LiveIdentity>) -> Result<Chann
     let domain = identity.load().bundle().map(|bundle| bundle.trust_domain().clone());
     let domain =
         domain.ok_or_else(|| ConnectError { server: server.to_owned(), why: OwnFault::Missing.to_string() })?;
-    let config = tls::client_config(identity.clone(), PeerMatch::Exact(own_id(&domain)), &[b"h2"]);
-    connect_with(server, config).await
+    let config = tls::client_config(identity.clone(), PeerMatch::Exact(SpiffeId::of_control_plane(&domain)), &[b"h2"]);
+    connect_with(server, config).await.map(|(channel, _)| channel)
+}
+
+/// The same without a certificate of its own, for whoever knows the mesh but has nothing valid to show: the server is judged by this
+/// bundle, which may be an old one.
+pub(crate) async fn connect_by_bundle(
+    server: &str,
+    bundle: Arc<TrustBundle>,
+) -> Result<(Channel, Binding), ConnectError> {
+    connect_with(server, tls::client(Arc::new(Known(bundle)), None, &[b"h2"])).await
 }
 
 /// The same without a certificate of its own: the server must show a chain to the root that has this pin.
 /// The bundle is that root, proved by the handshake.
-pub(crate) async fn connect_pinned(server: &str, pin: [u8; 32]) -> Result<(Channel, TrustBundle), ConnectError> {
+pub(crate) async fn connect_pinned(
+    server: &str,
+    pin: [u8; 32],
+) -> Result<(Channel, Binding, TrustBundle), ConnectError> {
     let pinned = Arc::new(Pinned { pin, proved: Mutex::new(None) });
     let config = tls::client(pinned.clone(), None, &[b"h2"]);
-    let channel = connect_with(server, config).await?;
+    let (channel, binding) = connect_with(server, config).await?;
     let proved = pinned.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
     let bundle =
         proved.ok_or_else(|| ConnectError { server: server.to_owned(), why: "no handshake was made".into() })?;
-    Ok((channel, bundle))
+    Ok((channel, binding, bundle))
 }
 
-async fn connect_with(server: &str, config: Arc<ClientConfig>) -> Result<Channel, ConnectError> {
+/// The channel, and what binds signatures to its first connection.
+async fn connect_with(server: &str, config: Arc<ClientConfig>) -> Result<(Channel, Binding), ConnectError> {
     let refuse = |why: String| ConnectError { server: server.to_owned(), why };
     let authority = server.trim_start_matches("https://").trim_end_matches('/').to_owned();
     let endpoint = Endpoint::from_shared(format!("http://{authority}")) // TLS is made by the connector below
@@ -71,16 +85,23 @@ async fn connect_with(server: &str, config: Arc<ClientConfig>) -> Result<Channel
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
     let connector = TlsConnector::from(config);
-    let channel =
-        endpoint.connect_with_connector(tower::service_fn(move |uri: Uri| dial(connector.clone(), uri))).await;
-    channel.map_err(|error| {
+    let bound = Arc::new(OnceLock::new());
+    let first = bound.clone();
+    let dial = tower::service_fn(move |uri: Uri| dial(connector.clone(), uri, first.clone()));
+    let channel = endpoint.connect_with_connector(dial).await.map_err(|error| {
         let why = root_cause(&error);
         let hint = if why == tls::NOT_TLS { "; is it the control plane's port for sidecars, 15010?" } else { "" };
         refuse(why + hint)
-    })
+    })?;
+    let binding = bound.get().copied().ok_or_else(|| refuse("no handshake was made".into()))?;
+    Ok((channel, binding))
 }
 
-async fn dial(connector: TlsConnector, uri: Uri) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+async fn dial(
+    connector: TlsConnector,
+    uri: Uri,
+    bound: Arc<OnceLock<Binding>>,
+) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
     let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "write the server as host:port"));
     };
@@ -88,7 +109,9 @@ async fn dial(connector: TlsConnector, uri: Uri) -> io::Result<TokioIo<tokio_rus
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    Ok(TokioIo::new(connector.connect(name, stream).await?))
+    let stream = connector.connect(name, stream).await?;
+    let _ = bound.set(binding(stream.get_ref().1).map_err(io::Error::other)?); // that of a later connection is another
+    Ok(TokioIo::new(stream))
 }
 
 /// The innermost cause, as a sentence. gRPC and HTTP libraries wrap it in several layers that say nothing.
@@ -107,6 +130,17 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// Accepts the control plane of the bundle's trust domain.
+#[derive(Debug)]
+struct Known(Arc<TrustBundle>);
+
+impl Judge for Known {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+        let expected = PeerMatch::Exact(SpiffeId::of_control_plane(self.0.trust_domain()));
+        expected.check(&verify(&self.0, None, leaf, rest, now, Role::Server)?)
+    }
+}
+
 /// Accepts the control plane of whichever trust domain the pinned root is of, and remembers that root.
 #[derive(Debug)]
 struct Pinned {
@@ -119,7 +153,7 @@ impl Judge for Pinned {
         let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
         let domain = signing_domain(&parse(root)?)?;
         let bundle = bundle_of(domain, root)?;
-        let expected = PeerMatch::Exact(own_id(bundle.trust_domain()));
+        let expected = PeerMatch::Exact(SpiffeId::of_control_plane(bundle.trust_domain()));
         expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;
         *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle);
         Ok(())

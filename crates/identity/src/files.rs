@@ -9,9 +9,9 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::client::{IdentityError, Obtained, attest};
+use crate::join_token::JoinToken;
 use crate::saved::write_private;
 use crate::svid::{Svid, TrustBundle};
-use crate::token::JoinToken;
 use weft_model::ServiceName;
 
 /// The files that hold an identity.

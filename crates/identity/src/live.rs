@@ -3,7 +3,7 @@
 //! One atomic pointer, read at each handshake and replaced by a rotation. Connections that exist are never touched.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -93,12 +93,14 @@ impl IdentityState {
 pub struct LiveIdentity {
     state: ArcSwap<IdentityState>,
     generation: watch::Sender<u64>,
+    /// The generations that others have who work by copies.
+    copies: Mutex<Vec<watch::Receiver<u64>>>,
 }
 
 impl LiveIdentity {
     /// Without certificate and bundle: every handshake fails and says so.
     pub fn empty() -> Arc<Self> {
-        Arc::new(Self { state: ArcSwap::default(), generation: watch::Sender::new(0) })
+        Arc::new(Self { state: ArcSwap::default(), generation: watch::Sender::new(0), copies: Mutex::default() })
     }
 
     /// The present state. Keep it for one handshake or one decision, then drop it.
@@ -122,6 +124,17 @@ impl LiveIdentity {
         self.update(|_| (Some(svid.clone()), Some(bundle.clone())));
     }
 
+    /// Replaces the certificate, and the bundle unless the present one is a newer one of the same trust domain.
+    pub(crate) fn renew(&self, svid: Svid, bundle: TrustBundle) {
+        let (svid, bundle) = (Arc::new(svid), Arc::new(bundle));
+        self.update(|old| {
+            let newer = |old: &&Arc<TrustBundle>| {
+                old.trust_domain() == bundle.trust_domain() && old.sequence() > bundle.sequence()
+            };
+            (Some(svid.clone()), Some(old.bundle.as_ref().filter(newer).unwrap_or(&bundle).clone()))
+        });
+    }
+
     /// Replaces the bundle and keeps the certificate.
     pub fn set_bundle(&self, bundle: TrustBundle) {
         let bundle = Arc::new(bundle);
@@ -131,6 +144,21 @@ impl LiveIdentity {
     /// Sees the generation after each change; changes that follow closely may be seen as one.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// Whoever works by a copy of this identity (an Envoy, which is sent secrets) says here which generation it has.
+    pub fn copied(&self, generations: watch::Receiver<u64>) {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).push(generations);
+    }
+
+    /// Waits until the present state, or a later one, is what all handshakes go by: those of this process, which is at once, and those
+    /// of everybody who works by a copy.
+    pub async fn in_force(&self) {
+        let generation = self.load().generation();
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for mut copy in copies {
+            let _ = copy.wait_for(|has| *has >= generation).await; // who is gone works by nothing
+        }
     }
 
     /// Waits until there is a certificate.

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-use weft_model::{ServiceName, SpiffeId};
+use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::ca::{CaError, KeyRequest};
-use crate::connect::{ConnectError, connect, connect_pinned, is_pinned, root_cause};
+use crate::connect::{ConnectError, connect, connect_by_bundle, connect_pinned, is_pinned, root_cause};
 use crate::fault::PeerError;
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
+use crate::machine::MachineKey;
 use crate::peer::{self, Role};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
-use crate::service::from_proto;
 use crate::svid::{Svid, SvidError, TrustBundle};
-use crate::token::JoinToken;
+use crate::wire::bundle_from_proto;
 
 /// How long the control plane may take to answer one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +56,9 @@ pub enum IdentityError {
     /// There is nothing left to prove by who this is.
     #[error("the identity has expired; start this workload again with a new join token")]
     Expired,
+    /// The key of this machine cannot be used.
+    #[error("the key of this machine cannot be used: {0}")]
+    Machine(io::Error),
     /// The key could not be made.
     #[error(transparent)]
     Key(#[from] CaError),
@@ -125,40 +130,81 @@ pub struct Obtained {
 }
 
 impl Obtained {
+    /// As the identity from nothing: the bundle is what the join token's server says.
     pub(crate) fn publish(self, live: &LiveIdentity) -> SystemTime {
         live.set(self.svid, self.bundle);
+        self.issued_at
+    }
+
+    /// As the next of the same identity: a newer bundle may have come meanwhile.
+    pub(crate) fn succeed(self, live: &LiveIdentity) -> SystemTime {
+        live.renew(self.svid, self.bundle);
         self.issued_at
     }
 }
 
 /// Exchanges a join token for an identity, once. `Identity::start` is this with patience, saving and renewal.
 pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> Result<Obtained, IdentityError> {
-    attest_for(server, service, "", token, &KeyRequest::new()?).await
+    attest_for(server, service, "", token, None, &KeyRequest::new()?).await
 }
 
-/// The same as `node_id`, for a key that may have been sent before.
+/// The same as `node_id`, for a key that may have been sent before; the machine is enrolled with its key.
 pub(crate) async fn attest_for(
     server: &str,
     service: &ServiceName,
     node_id: &str,
     token: &JoinToken,
+    machine: Option<&MachineKey>,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
-    let (channel, root) = connect_pinned(server, token.pin()).await?;
-    let mut call = tonic::Request::new(proto::AttestRequest {
+    let (channel, binding, root) = connect_pinned(server, token.pin()).await?;
+    let machine = machine.map(|machine| machine.sign(&binding, service, &request.csr)).transpose();
+    let question = proto::AttestRequest {
         join_token: token.text(),
         service: service.to_string(),
         csr: request.csr.clone(),
         node_id: node_id.to_owned(),
-    });
-    call.set_timeout(CALL_TIMEOUT);
-    let answer = IdentityClient::new(channel).attest(call).await;
-    let answer = answer.map_err(|status| IdentityError::from_status(service, &status))?.into_inner();
-    let obtained = check(answer, request, &SpiffeId::for_service(root.trust_domain(), service))?;
+        machine: machine.map_err(IdentityError::Machine)?,
+    };
+    let obtained = ask(channel, question, service, request, root.trust_domain()).await?;
     if !obtained.bundle.roots().iter().any(|root| is_pinned(root, &token.pin())) {
         return Err(IdentityError::Unusable("its bundle lacks the root that the join token names".into()));
     }
     Ok(obtained)
+}
+
+/// Comes back by the machine's key, with nothing else than a bundle from before.
+pub(crate) async fn come_back(
+    config: &IdentityConfig,
+    bundle: Arc<TrustBundle>,
+    machine: &MachineKey,
+    request: &KeyRequest,
+) -> Result<Obtained, IdentityError> {
+    let domain = bundle.trust_domain().clone();
+    let (channel, binding) = connect_by_bundle(&config.server, bundle).await?;
+    let proof = machine.sign(&binding, &config.service, &request.csr).map_err(IdentityError::Machine)?;
+    let question = proto::AttestRequest {
+        join_token: String::new(),
+        service: config.service.to_string(),
+        csr: request.csr.clone(),
+        node_id: config.node_id.clone(),
+        machine: Some(proof),
+    };
+    ask(channel, question, &config.service, request, &domain).await
+}
+
+async fn ask(
+    channel: Channel,
+    question: proto::AttestRequest,
+    service: &ServiceName,
+    request: &KeyRequest,
+    domain: &TrustDomain,
+) -> Result<Obtained, IdentityError> {
+    let mut call = tonic::Request::new(question);
+    call.set_timeout(CALL_TIMEOUT);
+    let answer = IdentityClient::new(channel).attest(call).await;
+    let answer = answer.map_err(|status| IdentityError::from_status(service, &status))?.into_inner();
+    check(answer, request, &SpiffeId::for_service(domain, service))
 }
 
 /// Exchanges the present identity for the next.
@@ -180,7 +226,7 @@ pub(crate) async fn renew(
 /// A workload does not take what its peers would refuse: the answer must be for its key and its name, and verify.
 fn check(answer: proto::SvidResponse, request: &KeyRequest, id: &SpiffeId) -> Result<Obtained, IdentityError> {
     let bundle = answer.bundle.ok_or_else(|| IdentityError::Unusable("it came without a bundle".into()))?;
-    let bundle = from_proto(bundle).map_err(IdentityError::Unusable)?;
+    let bundle = bundle_from_proto(bundle).map_err(IdentityError::Unusable)?;
     let svid = Svid::from_der(answer.chain.into_iter().map(CertificateDer::from).collect(), &request.key)?;
     if svid.id() != id {
         return Err(IdentityError::Unusable(format!("it is for {}, not for {id}", svid.id())));

@@ -2,6 +2,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttestRequest {
     /// "weft.…", as `weft token` printed it.
+    /// Empty when a machine comes back.
     #[prost(string, tag = "1")]
     pub join_token: ::prost::alloc::string::String,
     /// "namespace/name".
@@ -13,6 +14,19 @@ pub struct AttestRequest {
     /// Node.id of the workload's xDS streams. Optional: it is only shown, beside when the certificate runs out.
     #[prost(string, tag = "4")]
     pub node_id: ::prost::alloc::string::String,
+    /// The machine's key: beside a join token it is enrolled, without one it must have been. Optional with a token.
+    #[prost(message, optional, tag = "5")]
+    pub machine: ::core::option::Option<Machine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Machine {
+    /// SubjectPublicKeyInfo in DER, ECDSA P-256.
+    #[prost(bytes = "vec", tag = "1")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+    /// ECDSA with SHA-256, in ASN.1, over: "weft machine 1" and a zero byte; 32 bytes exported from the TLS connection (RFC 8446 s.7.5,
+    /// label "EXPERIMENTAL weft machine", no context); SHA-256 of the csr; the service.
+    #[prost(bytes = "vec", tag = "2")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -34,8 +48,23 @@ pub struct SvidResponse {
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchBundleRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Held {
+    /// As in AttestRequest. Only the first message's counts.
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    /// Bundle.sequence of what is in force at the caller.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Trust {
+    #[prost(message, optional, tag = "1")]
+    pub bundle: ::core::option::Option<Bundle>,
+    /// The caller's certificate was signed under a key that is no longer trusted: it is to renew it now.
+    #[prost(bool, tag = "2")]
+    pub renew: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Bundle {
     #[prost(string, tag = "1")]
@@ -43,6 +72,9 @@ pub struct Bundle {
     /// X.509 in DER.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// Grows with every change of the bundle.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WithdrawRequest {
@@ -187,7 +219,8 @@ pub mod identity_client {
             self
         }
         /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused.
+        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
+        /// comes back by that key alone.
         pub async fn attest(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestRequest>,
@@ -225,12 +258,13 @@ pub mod identity_client {
             req.extensions_mut().insert(GrpcMethod::new("weft.v1.Identity", "Renew"));
             self.inner.unary(req, path, codec).await
         }
-        /// The trust bundle of the mesh: at once, and again whenever it changes.
-        pub async fn watch_bundle(
+        /// What the mesh vouches with: at once, and again whenever it changes. The caller says what it holds, first of all and whenever it has
+        /// taken over what came, because no key signs before everybody holds it.
+        pub async fn follow(
             &mut self,
-            request: impl tonic::IntoRequest<super::WatchBundleRequest>,
+            request: impl tonic::IntoStreamingRequest<Message = super::Held>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::Bundle>>,
+            tonic::Response<tonic::codec::Streaming<super::Trust>>,
             tonic::Status,
         > {
             self.inner
@@ -242,13 +276,10 @@ pub mod identity_client {
                     )
                 })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/weft.v1.Identity/WatchBundle",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("weft.v1.Identity", "WatchBundle"));
-            self.inner.server_streaming(req, path, codec).await
+            let path = http::uri::PathAndQuery::from_static("/weft.v1.Identity/Follow");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("weft.v1.Identity", "Follow"));
+            self.inner.streaming(req, path, codec).await
         }
         /// Takes a node's endpoint out of the mesh. Answers when every subscriber has acknowledged that, or a bound has passed.
         pub async fn withdraw(
@@ -315,7 +346,8 @@ pub mod identity_server {
     #[async_trait]
     pub trait Identity: std::marker::Send + std::marker::Sync + 'static {
         /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused.
+        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
+        /// comes back by that key alone.
         async fn attest(
             &self,
             request: tonic::Request<super::AttestRequest>,
@@ -325,20 +357,18 @@ pub mod identity_server {
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::SvidResponse>, tonic::Status>;
-        /// Server streaming response type for the WatchBundle method.
-        type WatchBundleStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::Bundle, tonic::Status>,
+        /// Server streaming response type for the Follow method.
+        type FollowStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Trust, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// The trust bundle of the mesh: at once, and again whenever it changes.
-        async fn watch_bundle(
+        /// What the mesh vouches with: at once, and again whenever it changes. The caller says what it holds, first of all and whenever it has
+        /// taken over what came, because no key signs before everybody holds it.
+        async fn follow(
             &self,
-            request: tonic::Request<super::WatchBundleRequest>,
-        ) -> std::result::Result<
-            tonic::Response<Self::WatchBundleStream>,
-            tonic::Status,
-        >;
+            request: tonic::Request<tonic::Streaming<super::Held>>,
+        ) -> std::result::Result<tonic::Response<Self::FollowStream>, tonic::Status>;
         /// Takes a node's endpoint out of the mesh. Answers when every subscriber has acknowledged that, or a bound has passed.
         async fn withdraw(
             &self,
@@ -519,26 +549,24 @@ pub mod identity_server {
                     };
                     Box::pin(fut)
                 }
-                "/weft.v1.Identity/WatchBundle" => {
+                "/weft.v1.Identity/Follow" => {
                     #[allow(non_camel_case_types)]
-                    struct WatchBundleSvc<T: Identity>(pub Arc<T>);
-                    impl<
-                        T: Identity,
-                    > tonic::server::ServerStreamingService<super::WatchBundleRequest>
-                    for WatchBundleSvc<T> {
-                        type Response = super::Bundle;
-                        type ResponseStream = T::WatchBundleStream;
+                    struct FollowSvc<T: Identity>(pub Arc<T>);
+                    impl<T: Identity> tonic::server::StreamingService<super::Held>
+                    for FollowSvc<T> {
+                        type Response = super::Trust;
+                        type ResponseStream = T::FollowStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::WatchBundleRequest>,
+                            request: tonic::Request<tonic::Streaming<super::Held>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Identity>::watch_bundle(&inner, request).await
+                                <T as Identity>::follow(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -549,7 +577,7 @@ pub mod identity_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = WatchBundleSvc(inner);
+                        let method = FollowSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -560,7 +588,7 @@ pub mod identity_server {
                                 max_decoding_message_size,
                                 max_encoding_message_size,
                             );
-                        let res = grpc.server_streaming(method, req).await;
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -5,16 +5,17 @@ use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::ca::{KeyRequest, rfc3339};
 use crate::fault::OwnFault;
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
-use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest_for, renew};
+use crate::machine::MachineKey;
+use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest_for, come_back, renew};
 use crate::saved::save;
 use crate::schedule::{self, Plan};
 use crate::svid::Svid;
-use crate::token::JoinToken;
 
 /// While an identity cannot be renewed, every so many failures are told of again.
 const TELL_AGAIN: u32 = 20;
@@ -34,11 +35,22 @@ pub struct IdentityStatus {
     pub last_error: Option<String>,
 }
 
-/// Runs until it is aborted.
+/// By what the next identity came.
+#[derive(Clone, Copy)]
+enum How {
+    /// By the one before.
+    Renewed,
+    /// By a join token.
+    Joined,
+}
+
+/// Runs until it is aborted. `now` asks for a renewal before its time.
 pub(crate) async fn keep_renewed(
     mut config: IdentityConfig,
+    machine: Option<MachineKey>,
     live: Arc<LiveIdentity>,
     mut issued_at: SystemTime,
+    now: Arc<Notify>,
     status: watch::Sender<IdentityStatus>,
 ) {
     let mut is_saved = true;
@@ -52,19 +64,25 @@ pub(crate) async fn keep_renewed(
         });
         let (plan, begun) = (Plan { begun: SystemTime::now(), due, not_before: svid.not_before() }, Instant::now());
         while !plan.is_due(SystemTime::now(), begun.elapsed()) {
-            tokio::time::sleep(schedule::nap(SystemTime::now(), due)).await;
+            tokio::select! {
+                () = tokio::time::sleep(schedule::nap(SystemTime::now(), due)) => {}
+                () = now.notified() => break,
+            }
             if !is_saved && save(&config.state_dir, svid, bundle, issued_at).is_ok() {
                 tracing::info!(id = %svid.id(), "the identity is saved");
                 is_saved = true;
             }
         }
-        let obtained = renew_patiently(&mut config, &live, svid, issued_at, &status).await;
+        let (obtained, how) = renew_patiently(&mut config, machine.as_ref(), &live, svid, issued_at, &status).await;
         let written = save(&config.state_dir, &obtained.svid, &obtained.bundle, obtained.issued_at);
         if let Err(error) = &written {
             tracing::warn!(%error, "the renewed identity is in use, but a restart would need the old one or a new join token; trying on");
         }
         is_saved = written.is_ok();
-        issued_at = obtained.publish(&live);
+        issued_at = match how {
+            How::Renewed => obtained.succeed(&live),
+            How::Joined => obtained.publish(&live),
+        };
         status.send_modify(|status| {
             status.renewals += 1;
             status.last_error = None;
@@ -72,42 +90,49 @@ pub(crate) async fn keep_renewed(
     }
 }
 
-/// Renews by the present identity while it is valid, and by the join token after that, until one of them works.
+/// Renews by the present identity while it is valid, and after that by the key of this machine or the join token, until one of them works.
 async fn renew_patiently(
     config: &mut IdentityConfig,
+    machine: Option<&MachineKey>,
     live: &Arc<LiveIdentity>,
     svid: &Svid,
     issued_at: SystemTime,
     status: &watch::Sender<IdentityStatus>,
-) -> Obtained {
+) -> (Obtained, How) {
     let life = svid.not_after().duration_since(issued_at).unwrap_or_default();
     let mut failures = 0;
     let mut told = None;
     let mut last_error = String::new();
+    let mut way_back = if machine.is_some() { WayBack::Machine } else { WayBack::none(config) };
     loop {
         let fault = live.fault();
         if let Some(news) = news(&mut told, fault.as_ref()) {
-            tell(news, config, svid, &last_error);
+            tell(news, config, way_back, svid, &last_error);
         }
         let expired = matches!(fault, Some(OwnFault::Expired { .. }));
-        let attempt = match &config.join_token {
-            Some(token) if expired => join_again(config, token).await,
-            None if expired => Err(IdentityError::Expired), // unless the clock is wrong, and is put right
-            _ => renew(config, live, svid.id()).await,
+        let (attempt, how) = match (way_back, machine, &config.join_token) {
+            _ if !expired => (renew(config, live, svid.id()).await, How::Renewed),
+            (WayBack::Token, _, Some(token)) => (join_again(config, token, machine).await, How::Joined),
+            (_, Some(machine), _) => (return_by(config, machine, live).await, How::Renewed),
+            _ => (Err(IdentityError::Expired), How::Renewed), // unless the clock is wrong, and is put right
         };
         let error = match attempt {
             Ok(obtained) => {
                 // Whatever was in the way before is over.
                 let said = if told.is_some() { "the identity is usable again" } else { "identity renewed" };
                 tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), "{said}");
-                return obtained;
+                return (obtained, how);
             }
             Err(error) => error,
         };
         failures += 1;
-        if expired && config.join_token.is_some() && !error.is_passing() {
-            tracing::error!(id = %svid.id(), %error, "the join token brings no other identity. {}", remedy(config));
-            config.join_token = None;
+        if expired && !error.is_passing() && way_back != WayBack::None {
+            let tried = if way_back == WayBack::Token { "the join token" } else { "the key of this machine" };
+            if way_back == WayBack::Token {
+                config.join_token = None;
+            }
+            way_back = WayBack::none(config);
+            tracing::error!(id = %svid.id(), %error, "{tried} brings no other identity. {}", remedy(config, way_back));
         } else if !expired && (failures == 1 || failures % TELL_AGAIN == 0) {
             let until = rfc3339(svid.not_after());
             tracing::warn!(id = %svid.id(), %error, failures, until, "cannot renew the identity; the present one serves until it expires");
@@ -122,8 +147,40 @@ async fn renew_patiently(
     }
 }
 
-async fn join_again(config: &IdentityConfig, token: &JoinToken) -> Result<Obtained, IdentityError> {
-    attest_for(&config.server, &config.service, &config.node_id, token, &KeyRequest::new()?).await
+/// How an identity that has run out may come back by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WayBack {
+    /// By the key of this machine.
+    Machine,
+    /// By the join token that this process was started with, which is not used yet.
+    Token,
+    /// The control plane has refused; a key that it refused is tried on, because what was banned can be allowed again.
+    None,
+}
+
+impl WayBack {
+    /// What is left without the machine's key.
+    fn none(config: &IdentityConfig) -> Self {
+        if config.join_token.is_some() { Self::Token } else { Self::None }
+    }
+}
+
+async fn join_again(
+    config: &IdentityConfig,
+    token: &JoinToken,
+    machine: Option<&MachineKey>,
+) -> Result<Obtained, IdentityError> {
+    let request = KeyRequest::new()?;
+    attest_for(&config.server, &config.service, &config.node_id, token, machine, &request).await
+}
+
+async fn return_by(
+    config: &IdentityConfig,
+    machine: &MachineKey,
+    live: &LiveIdentity,
+) -> Result<Obtained, IdentityError> {
+    let bundle = live.load().bundle().cloned().ok_or(IdentityError::Expired)?;
+    come_back(config, bundle, machine, &KeyRequest::new()?).await
 }
 
 /// What the log has not been told yet of an identity.
@@ -145,7 +202,7 @@ fn news<'a>(told: &mut Option<Discriminant<OwnFault>>, fault: Option<&'a OwnFaul
     Some(fault.map_or(News::Usable, News::Fault))
 }
 
-fn tell(news: News<'_>, config: &IdentityConfig, svid: &Svid, last_error: &str) {
+fn tell(news: News<'_>, config: &IdentityConfig, way_back: WayBack, svid: &Svid, last_error: &str) {
     let id = svid.id();
     let fault = match news {
         News::Usable => return tracing::info!(%id, "the identity is usable again"),
@@ -153,7 +210,9 @@ fn tell(news: News<'_>, config: &IdentityConfig, svid: &Svid, last_error: &str) 
     };
     let (cause, lives) = (fault.cause(), format!("{} to {}", rfc3339(svid.not_before()), rfc3339(svid.not_after())));
     let what = match fault {
-        OwnFault::Expired { .. } => format!("the identity has EXPIRED and was not renewed. {}", remedy(config)),
+        OwnFault::Expired { .. } => {
+            format!("the identity has EXPIRED and was not renewed. {}", remedy(config, way_back))
+        }
         OwnFault::NotYetValid { .. } => {
             "by this machine's clock the identity is not valid yet: was the clock set back?".to_owned()
         }
@@ -163,9 +222,17 @@ fn tell(news: News<'_>, config: &IdentityConfig, svid: &Svid, last_error: &str) 
 }
 
 /// What brings an expired identity back.
-fn remedy(config: &IdentityConfig) -> String {
-    if config.join_token.is_some() {
-        return "The join token that this sidecar was started with is tried until the control plane answers".to_owned();
+fn remedy(config: &IdentityConfig, way_back: WayBack) -> String {
+    match way_back {
+        WayBack::Machine => {
+            return "It comes back by itself, by the key of this machine, as soon as the control plane answers"
+                .to_owned();
+        }
+        WayBack::Token => {
+            return "The join token that this sidecar was started with is tried until the control plane answers"
+                .to_owned();
+        }
+        WayBack::None => {}
     }
     format!(
         "It does not come back by itself: with the control plane running, make a join token on its machine with `weft identity \

@@ -13,9 +13,13 @@ use serde::{Deserialize, Serialize};
 use weft_model::TrustDomain;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::ca::pin_of;
+use crate::certificate::hex;
 use crate::svid::{Svid, SvidError, TrustBundle};
 
 const FILE: &str = "identity.json";
+/// Roots that are remembered: one is replaced every five years, or when it was stolen.
+const MOST_PINS: usize = 64;
 
 /// An identity and when it was issued, which is not the start of its life.
 #[derive(Debug)]
@@ -23,6 +27,9 @@ pub(crate) struct Saved {
     pub(crate) svid: Svid,
     pub(crate) bundle: TrustBundle,
     pub(crate) issued_at: SystemTime,
+    /// SHA-256 of the key of every root that was in a bundle of this identity, upper-case hexadecimal: a join token that it began with
+    /// names one of them, also when that root is gone.
+    pub(crate) pins: Vec<String>,
 }
 
 /// Base64 of DER; `issued_at` in seconds after the epoch.
@@ -32,6 +39,11 @@ struct Document {
     chain: Vec<String>,
     key: String,
     roots: Vec<String>,
+    /// Of the bundle.
+    #[serde(default)]
+    sequence: u64,
+    #[serde(default)]
+    pins: Vec<String>,
     issued_at: u64,
 }
 
@@ -43,16 +55,44 @@ impl Drop for Document {
 
 /// Writes an identity whole or not at all, readable by the owner only.
 pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
+    let before = read(folder).ok().filter(|before| before.trust_domain == *bundle.trust_domain());
     let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
     let document = Document {
         trust_domain: bundle.trust_domain().clone(),
         chain: encode(svid.chain()),
         key: BASE64.encode(svid.private_key_der()),
         roots: encode(bundle.roots()),
+        sequence: bundle.sequence(),
+        pins: with_pins(before.map(|mut before| std::mem::take(&mut before.pins)).unwrap_or_default(), bundle),
         issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     let text = Zeroizing::new(serde_json::to_vec(&document)?);
     write_private(&folder.join(FILE), &text)
+}
+
+fn read(folder: &Path) -> io::Result<Document> {
+    let text = Zeroizing::new(fs::read(folder.join(FILE))?);
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// The pins of before and those of this bundle's roots, the last [`MOST_PINS`].
+fn with_pins(mut pins: Vec<String>, bundle: &TrustBundle) -> Vec<String> {
+    let of_roots = bundle.roots().iter().filter_map(|root| pin_of(root).ok()).map(|pin| hex(&pin));
+    for pin in of_roots {
+        if !pins.contains(&pin) {
+            pins.push(pin);
+        }
+    }
+    pins.split_off(pins.len().saturating_sub(MOST_PINS))
+}
+
+/// Replaces the bundle beside a saved identity.
+pub(crate) fn save_bundle(folder: &Path, bundle: &TrustBundle) -> io::Result<()> {
+    let mut document = read(folder)?;
+    document.pins = with_pins(std::mem::take(&mut document.pins), bundle);
+    document.roots = bundle.roots().iter().map(|der| BASE64.encode(der)).collect();
+    document.sequence = bundle.sequence();
+    write_private(&folder.join(FILE), &Zeroizing::new(serde_json::to_vec(&document)?))
 }
 
 impl Saved {
@@ -78,7 +118,10 @@ impl Saved {
         let usable = |error: SvidError| error.to_string();
         Ok(Self {
             svid: Svid::from_der(decode(&document.chain)?, &key).map_err(usable)?,
-            bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?).map_err(usable)?,
+            bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?)
+                .map_err(usable)?
+                .with_sequence(document.sequence),
+            pins: document.pins.clone(),
             // Never in the future, whatever the clock said then: the renewal is reckoned from it.
             issued_at: UNIX_EPOCH
                 .checked_add(Duration::from_secs(document.issued_at))

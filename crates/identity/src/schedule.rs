@@ -3,32 +3,32 @@
 use std::time::{Duration, SystemTime};
 
 /// The moment at which half of the life that remained at issue is over.
-pub(crate) fn half_life(issued_at: SystemTime, not_after: SystemTime) -> SystemTime {
+pub fn half_life(issued_at: SystemTime, not_after: SystemTime) -> SystemTime {
     issued_at + not_after.duration_since(issued_at).unwrap_or_default() / 2
 }
 
 /// The moment of renewal: half life, moved by up to a tenth of it either way, so that workloads that started together do not
 /// come back together. `random` is in 0..1.
-pub(crate) fn renewal(issued_at: SystemTime, not_after: SystemTime, random: f64) -> SystemTime {
+pub fn renewal(issued_at: SystemTime, not_after: SystemTime, random: f64) -> SystemTime {
     let half = not_after.duration_since(issued_at).unwrap_or_default() / 2;
     issued_at + half.mul_f64(0.9 + 0.2 * random.clamp(0.0, 1.0))
 }
 
 /// When something is to be done, on a clock that may be set meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// When it was planned.
-    pub(crate) begun: SystemTime,
+    pub begun: SystemTime,
     /// When it is to be done.
-    pub(crate) due: SystemTime,
+    pub due: SystemTime,
     /// The certificate in use is not valid before.
-    pub(crate) not_before: SystemTime,
+    pub not_before: SystemTime,
 }
 
 impl Plan {
     /// Whether it is time. `elapsed` is the time since the plan on a clock that nobody can set: so a wall clock that is set back does
     /// not put off what is due for those whose clocks are right. And a certificate from the future is of no use now.
-    pub(crate) fn is_due(&self, now: SystemTime, elapsed: Duration) -> bool {
+    pub fn is_due(&self, now: SystemTime, elapsed: Duration) -> bool {
         let planned = self.due.duration_since(self.begun).unwrap_or_default();
         now >= self.due || elapsed >= planned || now < self.not_before
     }
@@ -36,7 +36,7 @@ impl Plan {
 
 /// How long to wait after `failures` (1 or more) in a row: doubling from 100 ms, at most 30 s and at most a twentieth of the whole
 /// life, then halved at most by `random` in 0..1.
-pub(crate) fn backoff(failures: u32, life: Duration, random: f64) -> Duration {
+pub fn backoff(failures: u32, life: Duration, random: f64) -> Duration {
     let cap = (life / 20).clamp(Duration::from_millis(100), Duration::from_secs(30));
     let full = Duration::from_millis(100).saturating_mul(1 << failures.saturating_sub(1).min(16)).min(cap);
     full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0))
@@ -44,14 +44,14 @@ pub(crate) fn backoff(failures: u32, life: Duration, random: f64) -> Duration {
 
 /// How long to sleep before looking at the clock again: until `due`, but at most half a minute, because a machine that was
 /// suspended or whose clock was set wakes up with another time than its timers think.
-pub(crate) fn nap(now: SystemTime, due: SystemTime) -> Duration {
+pub fn nap(now: SystemTime, due: SystemTime) -> Duration {
     let until = due.duration_since(now).unwrap_or_default();
     until.clamp(Duration::from_millis(20), Duration::from_secs(30))
 }
 
 /// How long to pause before the next attempt: `pause`, but not past the end of the present certificate, because that is to be told of.
 /// Its last second counts as valid.
-pub(crate) fn until_end(pause: Duration, now: SystemTime, not_after: SystemTime) -> Duration {
+pub fn until_end(pause: Duration, now: SystemTime, not_after: SystemTime) -> Duration {
     match (not_after + Duration::from_secs(1)).duration_since(now) {
         Ok(left) => pause.min(left),
         Err(_) => pause,

@@ -35,9 +35,10 @@ pub fn snapshots(identity: Arc<LiveIdentity>) -> watch::Receiver<Arc<Snapshot>> 
     receiver
 }
 
-/// The secrets of one state. Only what changed has another version, so a rotation sends `default` alone.
+/// The secrets of one state; its revision is the state's generation. Only what changed has another version, so a rotation sends `default`
+/// alone.
 pub fn snapshot(state: &IdentityState) -> Snapshot {
-    let mut snapshot = Snapshot::new(state.svid().map_or("", |svid| svid.serial()));
+    let mut snapshot = Snapshot::new(&state.generation().to_string());
     if let Some(svid) = state.svid() {
         snapshot.insert(Resource::new(type_url::SECRET, CERTIFICATE, &certificate(svid)));
     }

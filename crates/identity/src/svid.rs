@@ -114,6 +114,7 @@ pub struct TrustBundle {
     anchors: Vec<TrustAnchor<'static>>,
     /// The end of each root's life.
     ends: Vec<SystemTime>,
+    sequence: u64,
 }
 
 impl TrustBundle {
@@ -128,7 +129,18 @@ impl TrustBundle {
             let anchor = webpki::anchor_from_trusted_cert(root).map_err(|error| refuse(error.to_string()))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { trust_domain, roots, anchors, ends })
+        Ok(Self { trust_domain, roots, anchors, ends, sequence: 0 })
+    }
+
+    /// The same, as the one that its publisher gave this number: of two bundles of a trust domain the higher one is newer
+    /// (Trust Domain and Bundle s.4.1.1).
+    pub fn with_sequence(self, sequence: u64) -> Self {
+        Self { sequence, ..self }
+    }
+
+    /// Its publisher's number; 0 if there is none.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// Whose bundle it is.
@@ -142,7 +154,7 @@ impl TrustBundle {
     }
 
     /// When the first of the roots runs out.
-    pub(crate) fn first_end(&self) -> Option<SystemTime> {
+    pub fn first_end(&self) -> Option<SystemTime> {
         self.ends.iter().min().copied()
     }
 

@@ -45,8 +45,23 @@ pub struct Mesh {
     pub policy: PolicyInputs,
     /// What holds where a service says nothing.
     pub defaults: Defaults,
+    /// How identities are given and kept.
+    pub identity: Identity,
     /// Where the document starts.
     pub span: Span,
+}
+
+/// `Mesh.identity`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// How long a machine that was enrolled once may be away and still come back by its key; 1 h to 366 days. Default 30 days.
+    pub machine_life: Duration,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { machine_life: Duration::from_secs(30 * 24 * 3600) }
+    }
 }
 
 /// `Mesh.policy`: which parts of a request policies may read, where there is no end to what a request could carry.

@@ -38,6 +38,7 @@ pub fn mesh(attributes: &[(&str, &[&str])]) -> Mesh {
         attributes: attributes.iter().map(|(name, values)| (Arc::from(*name), value(values))).collect(),
         policy: PolicyInputs::default(),
         defaults: Defaults { timeout: Duration::from_secs(15), svid_ttl: Duration::from_secs(3600) },
+        identity: weft_model::intent::Identity::default(),
         span: span("mesh.yaml", 1),
     }
 }

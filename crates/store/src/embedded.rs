@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError, RwLock};
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
 use crate::watch::{Change, Event, Watchers};
 use crate::{Entry, StoreError, Swap};
@@ -114,28 +114,63 @@ impl Embedded {
 
     fn write_to(database: &Database, key: &str, expect: Expect, value: Option<&[u8]>) -> Result<Swap, StoreError> {
         let transaction = database.begin_write().map_err(StoreError::database)?;
-        let revision = {
-            let mut values = transaction.open_table(VALUES).map_err(StoreError::database)?;
-            let present = values.get(key).map_err(StoreError::database)?.map(|guard| Entry::from(guard.value()));
-            if let Expect::Revision(expected) = expect
-                && expected != present.as_ref().map(|entry| entry.revision)
-            {
-                return Ok(Swap::Conflict(present));
-            }
-            if value.is_none() && present.is_none() {
-                return Ok(Swap::Conflict(None));
-            }
-            let mut counters = transaction.open_table(COUNTERS).map_err(StoreError::database)?;
-            let last = counters.get(REVISION).map_err(StoreError::database)?.map_or(0, |guard| guard.value());
-            let revision = last + 1;
-            counters.insert(REVISION, revision).map_err(StoreError::database)?;
-            match value {
-                Some(bytes) => values.insert(key, (revision, bytes)).map_err(StoreError::database)?,
-                None => values.remove(key).map_err(StoreError::database)?,
+        let swap = Self::write_in(&transaction, key, expect, value)?;
+        if let Swap::Done(_) = swap {
+            transaction.commit().map_err(StoreError::database)?;
+        }
+        Ok(swap)
+    }
+
+    /// Writes all of them, whatever was there, in one transaction, and tells the watchers.
+    pub(crate) fn write_all(
+        &self,
+        writes: &[(String, Option<Vec<u8>>)],
+        watchers: &Watchers,
+    ) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.with(|database| {
+            let transaction = database.begin_write().map_err(StoreError::database)?;
+            let write = |(key, value): &(String, Option<Vec<u8>>)| {
+                Self::write_in(&transaction, key, Expect::Anything, value.as_deref())
             };
-            revision
+            let done = writes.iter().map(write).collect::<Result<Vec<_>, _>>()?;
+            transaction.commit().map_err(StoreError::database)?;
+            Ok(done)
+        })?;
+        for ((key, value), swap) in writes.iter().zip(done) {
+            if let Swap::Done(revision) = swap {
+                let change = value.as_deref().map_or(Change::Deleted, |bytes| Change::Put(bytes.into()));
+                watchers.tell(Event { key: key.as_str().into(), revision, change });
+            }
+        }
+        Ok(())
+    }
+
+    /// One write of a transaction, which is the caller's to commit.
+    fn write_in(
+        transaction: &WriteTransaction,
+        key: &str,
+        expect: Expect,
+        value: Option<&[u8]>,
+    ) -> Result<Swap, StoreError> {
+        let mut values = transaction.open_table(VALUES).map_err(StoreError::database)?;
+        let present = values.get(key).map_err(StoreError::database)?.map(|guard| Entry::from(guard.value()));
+        if let Expect::Revision(expected) = expect
+            && expected != present.as_ref().map(|entry| entry.revision)
+        {
+            return Ok(Swap::Conflict(present));
+        }
+        if value.is_none() && present.is_none() {
+            return Ok(Swap::Conflict(None));
+        }
+        let mut counters = transaction.open_table(COUNTERS).map_err(StoreError::database)?;
+        let last = counters.get(REVISION).map_err(StoreError::database)?.map_or(0, |guard| guard.value());
+        let revision = last + 1;
+        counters.insert(REVISION, revision).map_err(StoreError::database)?;
+        match value {
+            Some(bytes) => values.insert(key, (revision, bytes)).map_err(StoreError::database)?,
+            None => values.remove(key).map_err(StoreError::database)?,
         };
-        transaction.commit().map_err(StoreError::database)?;
         Ok(Swap::Done(revision))
     }
 }

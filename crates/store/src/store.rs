@@ -109,6 +109,14 @@ impl Store {
         self.write(key, Expect::Revision(expected), value).await
     }
 
+    /// Writes many keys, whatever they held (`None` deletes), all of them or none; on disk when it returns.
+    pub async fn write_all(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.run(move |inner| match &inner.engine {
+            Engine::Embedded(engine) => engine.write_all(&writes, &inner.watchers),
+        })
+        .await
+    }
+
     /// Follows the writes under `prefix` from now on.
     pub fn watch(&self, prefix: &str) -> Watch {
         self.inner.watchers.watch(prefix)
@@ -179,6 +187,20 @@ mod tests {
         assert_eq!(store.get("a/1").await.unwrap(), None);
         assert_eq!(&**store.get_sealed("a/2").await.unwrap().unwrap(), b"secret");
         assert!(store.put("a/1", b"y".to_vec()).await.unwrap() > first + 2);
+    }
+
+    #[tokio::test]
+    async fn many_writes_are_one_step_and_each_has_its_revision() {
+        let (_folder, store) = fresh();
+        store.put("a/1", b"x".to_vec()).await.unwrap();
+        let mut watch = store.watch("a/");
+        let writes = [("a/1", None), ("a/2", Some(b"y".to_vec())), ("a/3", Some(b"z".to_vec())), ("a/9", None)];
+        store.write_all(writes.map(|(key, value)| (key.to_owned(), value)).to_vec()).await.unwrap();
+        let left = store.list("a/").await.unwrap();
+        assert_eq!(left.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["a/2", "a/3"]);
+        assert!(left[0].1.revision < left[1].1.revision);
+        let seen = [watch.next().await.unwrap().key, watch.next().await.unwrap().key, watch.next().await.unwrap().key];
+        assert_eq!(seen.map(|key| key.to_string()), ["a/1", "a/2", "a/3"], "what was not there is not deleted");
     }
 
     #[tokio::test]

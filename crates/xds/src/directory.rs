@@ -14,6 +14,12 @@ use crate::{Rejection, Snapshot};
 pub struct ConnectPeer {
     /// The verified SPIFFE ID of the peer's certificate; `None` without a client certificate or on a Unix socket.
     pub id: Option<SpiffeId>,
+    /// The serial number of that certificate, upper-case hexadecimal; empty without one.
+    pub serial: String,
+    /// The machine that the certificate was issued to, if it says so.
+    pub machine: Option<String>,
+    /// What only the two ends of this TLS connection know; `None` on a Unix socket.
+    pub binding: Option<[u8; 32]>,
 }
 
 /// Decides who is served what.

@@ -37,7 +37,7 @@ fn pki(domain: &str) -> Pki {
     let own: SpiffeId = format!("{}/ns/prod/sa/own", domain.id()).parse().unwrap();
     let request = KeyRequest::new().unwrap();
     let key = requested_key(&request.csr).unwrap();
-    let leaf = issuing.leaf(&key, &own, &Names::default(), now, now + DAY).unwrap();
+    let leaf = issuing.leaf(&key, &own, None, &Names::default(), now, now + DAY).unwrap();
     let sibling = LiveIdentity::empty();
     sibling.set(Svid::from_der(vec![leaf, issuing.certificate().clone()], &request.key).unwrap(), bundle.clone());
     assert!(verified_issuer(sibling.load().svid().unwrap(), &bundle, UnixTime::now()).is_some());

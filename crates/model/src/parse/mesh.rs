@@ -10,12 +10,12 @@ use super::report::Report;
 use super::yaml::{Node, Value};
 use crate::code;
 use crate::id::TrustDomain;
-use crate::intent::{Defaults, Mesh};
+use crate::intent::{Defaults, Identity, Mesh};
 
 const MESH: Shape = Shape {
     what: "a Mesh",
-    fields: &["kind", "name", "trustDomain", "attributes", "policy", "defaults"],
-    later: &["rollout", "federation", "telemetry", "tracing", "tokens", "secrets", "identity", "locality"],
+    fields: &["kind", "name", "trustDomain", "attributes", "policy", "defaults", "identity"],
+    later: &["rollout", "federation", "telemetry", "tracing", "tokens", "secrets", "locality"],
 };
 
 const DEFAULTS: Shape = Shape {
@@ -23,6 +23,12 @@ const DEFAULTS: Shape = Shape {
     fields: &["timeout", "mtls", "svidTtl"],
     later: &["retry", "resilience", "health", "rollout", "idleTimeout"],
 };
+
+const IDENTITY: Shape =
+    Shape { what: "`identity`", fields: &["machineLife"], later: &["keyType", "rootLife", "issuingLife", "upstream"] };
+
+const MACHINE_LIFE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(3_600)..=Duration::from_secs(366 * 24 * 3_600);
 
 const SVID_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3_600);
 
@@ -53,6 +59,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
     let attributes = fields.optional("attributes").map(|field| attributes(field, report)).unwrap_or_default();
     let policy = fields.optional("policy").map(|field| inputs::read(field, report)).unwrap_or_default();
     let defaults = defaults(fields.optional("defaults"), report);
+    let identity = fields.optional("identity").map(|field| identity(field, report)).unwrap_or_default();
     Some(Mesh {
         name: name.unwrap_or("unnamed").into(),
         // The stand-in is legal, so it parses; the missing name is an error already and the draft is never applied.
@@ -60,6 +67,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
         attributes,
         policy,
         defaults,
+        identity,
         span: root.span.clone(),
     })
 }
@@ -130,6 +138,24 @@ pub(super) fn attribute_names(root: &Node) -> BTreeMap<Arc<str>, Vec<Arc<str>>> 
         names.insert(key.into(), values.iter().filter_map(Node::as_text).map(Into::into).collect());
     }
     names
+}
+
+fn identity(field: Field<'_>, report: &mut Report) -> Identity {
+    let mut identity = Identity::default();
+    let Some(fields) = IDENTITY.read(field.node, report) else { return identity };
+    if let Some(field) = fields.optional("machineLife")
+        && let Some(life) = field.duration(report)
+    {
+        if MACHINE_LIFE.contains(&life) {
+            identity.machine_life = life;
+        } else {
+            let message = "`machineLife` must be from 1h to 8784h";
+            let hint =
+                "it is how long a machine may be away and still come back without a join token; 720h are 30 days";
+            report.error(code::DURATION, field.span(), message, hint);
+        }
+    }
+    identity
 }
 
 fn defaults(field: Option<Field<'_>>, report: &mut Report) -> Defaults {

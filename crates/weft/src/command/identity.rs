@@ -1,4 +1,6 @@
-//! `weft identity`: join tokens, and certificates for programs that are no sidecars.
+//! `weft identity`: join tokens, certificates for programs that are no sidecars, and the keys that vouch for all of them.
+
+mod keys;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +21,10 @@ pub(crate) enum Identity {
     /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine, as its user
     #[command(alias = "token")]
     JoinToken(JoinTokenArgs),
+    /// Show the roots that the mesh vouches with, and who does not hold the newest bundle yet
+    Tree(keys::TreeArgs),
+    /// Replace the root, by plan or because its key is in wrong hands, while calls go on. Run it on the control plane's machine, as its user
+    Rotate(keys::RotateArgs),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
     Fetch(FetchArgs),
 }
@@ -66,6 +72,8 @@ pub(crate) struct FetchArgs {
 pub(crate) async fn run(command: Identity) -> Result<()> {
     match command {
         Identity::JoinToken(args) => join_token(args).await,
+        Identity::Tree(args) => keys::tree(args).await,
+        Identity::Rotate(args) => keys::rotate(args).await,
         Identity::Fetch(args) => fetch(args).await,
     }
 }
@@ -138,7 +146,7 @@ async fn fetch(args: FetchArgs) -> Result<()> {
 
 /// A join token as a person pasted it.
 pub(crate) fn parse_token(text: &str) -> Result<JoinToken> {
-    text.trim().parse().map_err(|error: weft_identity::TokenError| {
+    text.trim().parse().map_err(|error: weft_identity::MalformedToken| {
         hinted(error.to_string(), "give the whole line that `weft identity join-token` printed; it begins with weft.")
     })
 }

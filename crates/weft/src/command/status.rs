@@ -235,7 +235,8 @@ fn lost_identity(proxy: &ProxyStatus, cause: &str) -> String {
     let since = span(proxy.certificate_expires.map_or(0, ago));
     format!(
         "{node}: {cause}: its certificate expired {since} ago and was not renewed, so it makes and takes no new connection\n    \
-         hint: `weft identity join-token --service {service}` makes a join token; start the sidecar again with it\n"
+         hint: start the sidecar again: it comes back by the key of its machine. One that was away for longer than \
+         `Mesh.identity.machineLife` needs a join token: `weft identity join-token --service {service}`\n"
     )
 }
 

@@ -18,7 +18,7 @@ use weft_authz::ExtAuthz;
 use weft_compile::bootstrap::{self, Bootstrap};
 use weft_control::node::AgentNode;
 use weft_decision_log::{DecisionLog, PlainText};
-use weft_identity::{LiveIdentity, sds};
+use weft_identity::LiveIdentity;
 use weft_model::SpiffeId;
 use weft_xds::{AdsServer, Relay};
 
@@ -222,7 +222,7 @@ fn serve_socket(
         return Err(hinted(what, "choose a shorter folder with --state-dir"));
     }
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
-    let secrets = AdsServer::new(Arc::new(Secrets(sds::snapshots(identity.clone()))));
+    let secrets = AdsServer::new(Arc::new(Secrets::new(identity)));
     let (policy, commit) = (policy.clone(), policy.clone());
     let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine()).telling(plain_text);
     if let Some(log) = decision_log {

@@ -107,6 +107,11 @@ impl LocalMesh {
         }
     }
 
+    /// The admin token of the control plane.
+    pub(crate) fn admin(&self) -> Result<String> {
+        admin_token(&self.state)
+    }
+
     /// Where state, logs and the copy of the intent are.
     pub(crate) fn folder(&self) -> &Path {
         self.state.parent().unwrap_or(&self.state)

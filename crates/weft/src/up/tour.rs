@@ -4,9 +4,10 @@
 //! inside: a step knows what an app, a person at a terminal, or an operator could know.
 
 mod decisions;
+mod identity;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use http::{Method, StatusCode};
@@ -19,7 +20,7 @@ use super::mesh::{LocalMesh, START_BOUND};
 use super::repo::Repo;
 use super::report::Report;
 use crate::command::status;
-use crate::http::{Connection, Reply, get};
+use crate::http::{Reply, get};
 use crate::sidecar::{DataPlane, envoy_binary as envoy};
 
 /// Requests for which a split is counted.
@@ -32,8 +33,6 @@ const HALF: std::ops::RangeInclusive<usize> = 115..=185;
 const COMMIT_BOUND: Duration = Duration::from_secs(20);
 /// Life of certificates during the tour; they are renewed at half of it.
 const SHORT_LIFE: &str = "20s";
-/// In which every certificate must have been renewed.
-const ROTATION_BOUND: Duration = Duration::from_secs(45);
 
 /// Whether this is the mesh that the tour knows.
 pub(super) fn fits(intent: &Intent) -> bool {
@@ -61,7 +60,9 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     report.line("a commit changes the split to 50 to 50, nothing restarts", commit_changes_split(mesh).await);
     report.line("a bad commit is refused and changes nothing", bad_commit(mesh).await);
     report.line("an operator breaks the glass, and makes it whole again", decisions::break_glass(mesh).await);
-    report.line("certificates are renewed under traffic, no call fails", rotation(mesh).await);
+    report.line("certificates are renewed under traffic, no call fails", identity::renewed(mesh).await);
+    report.line("another root follows under traffic, no call fails", identity::another_root(mesh).await);
+    report.line("a root in wrong hands is out in seconds, no call fails", identity::stolen_root(mesh).await);
     let steps = [
         ("the same calls with Envoy beside prod/board", "prod/board"),
         ("the same calls with Envoy on both sides", "prod/web"),
@@ -159,41 +160,6 @@ async fn bad_commit(mesh: &LocalMesh) -> Result<String> {
     Ok(said)
 }
 
-/// Calls without a pause until each sidecar on the way has another certificate.
-async fn rotation(mesh: &LocalMesh) -> Result<String> {
-    const ON_THE_WAY: [&str; 3] = ["web", "board-v1", "board-v2"];
-    let serials = || async {
-        let mut serials = Vec::new();
-        for name in ON_THE_WAY {
-            serials.push(serial(mesh, name).await?);
-        }
-        anyhow::Ok(serials)
-    };
-    let before = serials().await?;
-    let started = Instant::now();
-    let mut connection = mesh.member("web")?.connect().await?;
-    let (mut calls, mut renewed) = (0usize, false);
-    while !renewed {
-        ensure!(started.elapsed() < ROTATION_BOUND, "not every certificate was renewed within {ROTATION_BOUND:?}");
-        for _ in 0..50 {
-            call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
-            calls += 1;
-            tokio::time::sleep(Duration::from_millis(5)).await; // about 150 calls a second
-        }
-        renewed = serials().await?.iter().zip(&before).all(|(now, before)| now != before);
-    }
-    let took = started.elapsed().as_secs_f64();
-    Ok(format!("{calls} calls in {took:.1} s, 0 failed, {} certificates renewed", ON_THE_WAY.len()))
-}
-
-async fn call_on(mesh: &LocalMesh, connection: &mut Connection) -> Result<()> {
-    if !connection.is_open() {
-        *connection = mesh.member("web")?.connect().await?;
-    }
-    let reply = connection.send(get("board.prod", "/hello")?).await?;
-    expect(&reply, StatusCode::OK)
-}
-
 /// Whether this machine has an Envoy that is of use, or what to do.
 async fn has_envoy() -> Result<()> {
     let usable = async { envoy::check(&envoy::find(None)?).await };
@@ -254,25 +220,6 @@ async fn as_it_began(mesh: &mut LocalMesh) -> Result<String> {
 
 fn processes(mesh: &LocalMesh) -> Vec<u32> {
     mesh.members.iter().map(Member::id).collect()
-}
-
-/// Serial number of the certificate that a sidecar serves with, as its admin endpoint says.
-async fn serial(mesh: &LocalMesh, name: &str) -> Result<String> {
-    let reply = crate::http::once(&mesh.member(name)?.admin.to_string(), get("admin", "/certs")?).await?;
-    let certs: Value = serde_json::from_slice(&reply.body).with_context(|| format!("reading /certs of {name}"))?;
-    let serial = find(&certs, "serial").or_else(|| find(&certs, "serial_number"));
-    serial.with_context(|| format!("/certs of {name} shows no serial number: {certs}"))
-}
-
-fn find(value: &Value, key: &str) -> Option<String> {
-    match value {
-        Value::Object(fields) => match fields.get(key) {
-            Some(Value::String(text)) => Some(text.clone()),
-            _ => fields.values().find_map(|field| find(field, key)),
-        },
-        Value::Array(items) => items.iter().find_map(|item| find(item, key)),
-        _ => None,
-    }
 }
 
 fn expect(reply: &Reply, status: StatusCode) -> Result<()> {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{HOUR, Intent, Server, echo, id, issue, openssl, s_client};
+use weft_authority::{Authority, Lives};
 use weft_identity::files::{IdentityFiles, write_files};
-use weft_identity::{Authority, ClientAuth, Lives, Names, PeerMatch, Svid, TrustBundle, tls};
+use weft_identity::{ClientAuth, Names, PeerMatch, Svid, TrustBundle, tls};
 use weft_store::Store;
 
 fn text(path: &std::path::Path) -> &str {
@@ -104,7 +105,7 @@ async fn a_listener_takes_only_clients_of_the_mesh() {
     let expired = write(folder.path(), "expired", &server.svid("prod/web", HOUR, now - 2 * HOUR), &bundle);
     let early = write(folder.path(), "early", &server.svid("prod/web", HOUR, now + HOUR), &bundle);
     let store = Store::open(&folder.path().join("other")).unwrap();
-    let other = Authority::open(store, "acme.internal".parse().unwrap(), Lives::default(), now).await.unwrap();
+    let other = Authority::open(store, "acme.internal".parse().unwrap(), "self", Lives::default(), now).await.unwrap();
     let foreign = write(folder.path(), "foreign", &issue(&other, "prod/web", HOUR, now), &bundle);
 
     let (address, _) = echo(server.identity("prod/board"), ClientAuth::Required).await;
@@ -194,10 +195,11 @@ async fn a_server_of_another_kind_than_expected_is_refused() {
 async fn the_names_of_a_server_certificate_are_checked_and_its_life_ends_with_its_issuer() {
     let folder = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
-    let lives = Lives { root: HOUR, issuing: Duration::from_secs(600) };
-    let authority = Authority::open(Store::open(folder.path()).unwrap(), "acme.internal".parse().unwrap(), lives, now)
-        .await
-        .unwrap();
+    let lives = Lives { root: HOUR, issuing: Duration::from_secs(600), ..Lives::default() };
+    let authority =
+        Authority::open(Store::open(folder.path()).unwrap(), "acme.internal".parse().unwrap(), "self", lives, now)
+            .await
+            .unwrap();
     let svid = issue(&authority, "prod/board", 24 * HOUR, now);
     assert!(svid.not_after() <= now + Duration::from_secs(600));
     let names = Names { dns: vec!["b\u{fc}cher".into()], ips: vec![] };

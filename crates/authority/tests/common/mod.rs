@@ -12,18 +12,19 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
+use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Machines, Registrar};
 use weft_identity::proto::PlainTextReport;
-use weft_identity::{
-    Admission, Authority, ClientAuth, IdentityService, JoinToken, JoinTokens, KeyProof, LiveIdentity, Lives, Names,
-    Registrar, Svid, Withdrawal, serve_tls, tls,
-};
+use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
 use weft_store::Store;
 
 pub const DOMAIN: &str = "acme.internal";
+/// How long a machine may be away.
+pub const MACHINE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -56,7 +57,7 @@ impl Intent {
 #[tonic::async_trait]
 impl Registrar for Intent {
     fn admits(&self, service: &ServiceName) -> Option<Admission> {
-        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl })
+        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl, machine_life: MACHINE_LIFE })
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
@@ -85,8 +86,14 @@ pub struct Server {
     pub intent: Arc<Intent>,
     pub live: Arc<LiveIdentity>,
     pub address: SocketAddr,
-    own: JoinHandle<()>,
-    serving: JoinHandle<()>,
+    /// A process of its own, as it were: all its connections end with it.
+    process: Option<Runtime>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.process.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl Server {
@@ -96,32 +103,43 @@ impl Server {
     }
 
     pub async fn start_on(folder: &Path, intent: &Arc<Intent>, address: SocketAddr) -> Self {
-        let store = Store::open(folder).unwrap();
-        let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), Lives::default(), SystemTime::now());
-        let authority = Arc::new(open.await.unwrap());
-        let tokens = JoinTokens::new(store, authority.pin());
-        let (live, own) = authority.start(Names::local(), HOUR).unwrap();
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
-        let service = IdentityService::server(authority.clone(), tokens.clone(), intent.clone());
-        let router = tonic::transport::Server::builder().add_service(service);
-        let serving = tokio::spawn(async move {
-            router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
-        });
-        Self { folder: folder.to_owned(), authority, tokens, intent: intent.clone(), live, address, own, serving }
+        Self::start_with(folder, intent, address, Lives::default()).await
+    }
+
+    pub async fn start_with(folder: &Path, intent: &Arc<Intent>, address: SocketAddr, lives: Lives) -> Self {
+        let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (folder, intent) = (folder.to_owned(), intent.clone());
+        let start = async move {
+            let store = Store::open(&folder).unwrap();
+            let open = Authority::open(store.clone(), DOMAIN.parse().unwrap(), "self", lives, SystemTime::now());
+            let authority = Arc::new(open.await.unwrap());
+            let (tokens, machines) = (JoinTokens::new(store.clone()), store);
+            let (live, _) = authority.start(Names::local(), HOUR).unwrap();
+            let listener = TcpListener::bind(address).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
+            let service =
+                IdentityService::server(authority.clone(), tokens.clone(), Machines::new(machines), intent.clone());
+            let router = tonic::transport::Server::builder().add_service(service);
+            tokio::spawn(async move {
+                router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
+            });
+            Self { folder, authority, tokens, intent, live, address, process: None }
+        };
+        let mut server = process.spawn(start).await.unwrap();
+        server.process = Some(process);
+        server
     }
 
     /// Stops and lets go of the store; the port is free afterwards.
-    pub async fn stop(self) {
-        self.own.abort();
-        self.serving.abort();
-        let _ = self.own.await;
-        let _ = self.serving.await;
+    pub async fn stop(mut self) {
+        let process = self.process.take().unwrap();
+        drop(self);
+        tokio::task::spawn_blocking(move || process.shutdown_timeout(SOON)).await.unwrap();
     }
 
     pub async fn token(&self, name: &str) -> JoinToken {
-        self.tokens.create(&service(name), HOUR, SystemTime::now()).await.unwrap()
+        self.tokens.create(&service(name), self.authority.pin(), HOUR, SystemTime::now()).await.unwrap()
     }
 
     /// An SVID without asking the service, as of `now`.
@@ -140,7 +158,8 @@ impl Server {
 pub fn issue(authority: &Authority, name: &str, ttl: Duration, now: SystemTime) -> Svid {
     let key = rcgen::KeyPair::generate().unwrap();
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
-    let issued = authority.issue(&KeyProof::check(csr.der()).unwrap(), &id(name), ttl, &Names::default(), now).unwrap();
+    let issued =
+        authority.issue(&KeyProof::check(csr.der()).unwrap(), &id(name), None, ttl, &Names::default(), now).unwrap();
     Svid::from_der(issued.chain, &key.serialize_der()).unwrap()
 }
 

@@ -1,24 +1,16 @@
-//! Join tokens: how a workload proves at first contact which service it is.
+//! The join tokens of a mesh, as the control plane keeps them.
 //!
 //! A token is for one service and one key. The store holds only a hash of its secret, so a copy of the store mints nobody.
-//! The token also carries the pin of the root, so the workload knows the server from the first byte.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use weft_identity::certificate::hex;
+use weft_identity::{JoinToken, MalformedToken};
 use weft_model::ServiceName;
 use weft_store::{Store, StoreError, Swap};
-use zeroize::Zeroize;
 
-use crate::certificate::hex;
-
-const PREFIX: &str = "weft.";
 const FOLDER: &str = "token/";
 /// How long the key that redeemed a token may come again, in case the answer to it was lost.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -27,8 +19,8 @@ const REPEAT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// Not the text of a token.
-    #[error("this is no join token: a token is `weft.` and 107 characters, copied whole")]
-    Malformed,
+    #[error(transparent)]
+    Malformed(#[from] MalformedToken),
     /// No such token, or its secret is wrong.
     #[error("the join token is unknown to this mesh; make a new one")]
     Unknown,
@@ -53,57 +45,6 @@ pub enum TokenError {
     Store(#[from] StoreError),
 }
 
-/// A join token: 16 bytes id, 32 bytes secret, 32 bytes pin. `Debug` shows the id only; [`text`](Self::text) shows it whole.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinToken {
-    id: [u8; 16],
-    secret: [u8; 32],
-    pin: [u8; 32],
-}
-
-impl JoinToken {
-    /// SHA-256 of the SubjectPublicKeyInfo of the root under which the server must prove itself.
-    pub fn pin(&self) -> [u8; 32] {
-        self.pin
-    }
-
-    /// What users copy. A secret: print it once, to the person who asked for it.
-    pub fn text(&self) -> String {
-        PREFIX.to_owned() + &BASE64.encode([&self.id[..], &self.secret, &self.pin].concat())
-    }
-
-    fn key(&self) -> String {
-        FOLDER.to_owned() + &hex(&self.id)
-    }
-}
-
-impl FromStr for JoinToken {
-    type Err = TokenError;
-
-    fn from_str(text: &str) -> Result<Self, TokenError> {
-        let body = text.trim().strip_prefix(PREFIX).ok_or(TokenError::Malformed)?;
-        let bytes = BASE64.decode(body).map_err(|_| TokenError::Malformed)?;
-        let whole: &[u8; 80] = bytes.as_slice().try_into().map_err(|_| TokenError::Malformed)?;
-        let mut token = Self { id: [0; 16], secret: [0; 32], pin: [0; 32] };
-        token.id.copy_from_slice(&whole[..16]);
-        token.secret.copy_from_slice(&whole[16..48]);
-        token.pin.copy_from_slice(&whole[48..]);
-        Ok(token)
-    }
-}
-
-impl fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinToken({})", hex(&self.id))
-    }
-}
-
-impl Drop for JoinToken {
-    fn drop(&mut self) {
-        self.secret.zeroize();
-    }
-}
-
 /// What the store holds of a token; times are in seconds after the epoch.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
@@ -123,25 +64,31 @@ struct Use {
 #[derive(Clone, Debug)]
 pub struct JoinTokens {
     store: Store,
-    pin: [u8; 32],
 }
 
 impl JoinTokens {
-    /// Tokens in `store`, made with the pin of the mesh's root.
-    pub fn new(store: Store, pin: [u8; 32]) -> Self {
-        Self { store, pin }
+    /// Tokens in `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
     }
 
-    /// Makes a token that one instance of `service` can use once, until `now + ttl`. Forgets tokens that expired long ago.
-    pub async fn create(&self, service: &ServiceName, ttl: Duration, now: SystemTime) -> Result<JoinToken, TokenError> {
-        let token = JoinToken { id: rand::random(), secret: rand::random(), pin: self.pin };
+    /// Makes a token that one instance of `service` can use once, until `now + ttl`, with the pin of the root that signs. Forgets tokens
+    /// that expired long ago.
+    pub async fn create(
+        &self,
+        service: &ServiceName,
+        pin: [u8; 32],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<JoinToken, TokenError> {
+        let token = JoinToken::new(pin);
         let record = Record {
             service: service.clone(),
-            secret_hash: hex(&Sha256::digest(token.secret)),
+            secret_hash: token.secret_hash(),
             expires: seconds(now + ttl),
             used: None,
         };
-        self.store.put(&token.key(), encode(&record)).await?;
+        self.store.put(&key_of(&token), encode(&record)).await?;
         self.forget_expired(now).await?;
         Ok(token)
     }
@@ -157,11 +104,11 @@ impl JoinTokens {
         key_hash: &[u8; 32],
         now: SystemTime,
     ) -> Result<(), TokenError> {
-        let (key, key_hash, now) = (token.key(), hex(key_hash), seconds(now));
+        let (key, key_hash, now) = (key_of(token), hex(key_hash), seconds(now));
         loop {
             let entry = self.store.get(&key).await?.ok_or(TokenError::Unknown)?;
             let mut record: Record = serde_json::from_slice(&entry.value).map_err(|_| TokenError::Unknown)?;
-            let secret_hash = hex(&Sha256::digest(token.secret));
+            let secret_hash = token.secret_hash();
             if verify_slices_are_equal(secret_hash.as_bytes(), record.secret_hash.as_bytes()).is_err() {
                 return Err(TokenError::Unknown);
             }
@@ -197,6 +144,10 @@ impl JoinTokens {
     }
 }
 
+fn key_of(token: &JoinToken) -> String {
+    FOLDER.to_owned() + &token.id()
+}
+
 fn encode(record: &Record) -> Vec<u8> {
     serde_json::to_vec(record).expect("strings and numbers are JSON")
 }
@@ -207,6 +158,9 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
+
     use super::*;
 
     struct Bench {
@@ -220,7 +174,7 @@ mod tests {
     fn bench() -> Bench {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let tokens = JoinTokens::new(store.clone(), [7; 32]);
+        let tokens = JoinTokens::new(store.clone());
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         Bench { _folder: folder, store, tokens, board: "prod/board".parse().unwrap(), now }
     }
@@ -230,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn of_many_keys_that_come_at_once_exactly_one_gets_in() {
         let Bench { _folder, tokens, board, now, .. } = bench();
-        let token = tokens.create(&board, TTL, now).await.unwrap();
+        let token = tokens.create(&board, [7; 32], TTL, now).await.unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         for key in 0..32u8 {
             let (tokens, token, board) = (tokens.clone(), token.clone(), board.clone());
@@ -244,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn the_key_that_redeemed_may_come_again_for_a_minute_and_no_other() {
         let Bench { _folder, tokens, board, now, .. } = bench();
-        let token = tokens.create(&board, TTL, now).await.unwrap();
+        let token = tokens.create(&board, [7; 32], TTL, now).await.unwrap();
         let later = now + Duration::from_secs(60);
         tokens.redeem(&token, &board, &[1; 32], now).await.unwrap();
         tokens.redeem(&token, &board, &[1; 32], later).await.unwrap();
@@ -257,51 +211,31 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_service_secret_or_time_is_refused_and_does_not_use_the_token_up() {
         let Bench { _folder, tokens, board, now, store } = bench();
-        let token = tokens.create(&board, TTL, now).await.unwrap();
+        let token = tokens.create(&board, [7; 32], TTL, now).await.unwrap();
         let web: ServiceName = "prod/web".parse().unwrap();
         let wrong_service = tokens.redeem(&token, &web, &[1; 32], now).await.unwrap_err().to_string();
         assert_eq!(wrong_service, "the join token is for prod/board, not for prod/web");
-        let mut forged = token.clone();
-        forged.secret[31] ^= 1;
-        assert!(matches!(tokens.redeem(&forged, &board, &[1; 32], now).await, Err(TokenError::Unknown)));
-        forged.id[0] ^= 1;
-        assert!(matches!(tokens.redeem(&forged, &board, &[1; 32], now).await, Err(TokenError::Unknown)));
+        let text = token.text();
+        for at in [5, 40] {
+            // The first character of the id, and one of the secret.
+            let other = if text.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let forged: JoinToken = (text[..at].to_owned() + other + &text[at + 1..]).parse().unwrap();
+            assert!(matches!(tokens.redeem(&forged, &board, &[1; 32], now).await, Err(TokenError::Unknown)));
+        }
         assert!(matches!(tokens.redeem(&token, &board, &[1; 32], now + TTL).await, Err(TokenError::Expired(0))));
         tokens.redeem(&token, &board, &[1; 32], now + TTL - Duration::from_secs(1)).await.unwrap();
         for (key, entry) in store.list("").await.unwrap() {
-            let found = entry.value.windows(32).any(|window| window == token.secret);
-            assert!(!found, "{key} holds the secret");
+            let secret = &BASE64.decode(&token.text()["weft.".len()..]).unwrap()[16..48];
+            assert!(!entry.value.windows(32).any(|window| window == secret), "{key} holds the secret");
         }
     }
 
     #[tokio::test]
     async fn tokens_that_expired_long_ago_are_forgotten() {
         let Bench { _folder, tokens, board, now, store } = bench();
-        let old = tokens.create(&board, TTL, now).await.unwrap();
-        tokens.create(&board, TTL, now + TTL + Duration::from_secs(24 * 3600 + 1)).await.unwrap();
+        let old = tokens.create(&board, [7; 32], TTL, now).await.unwrap();
+        tokens.create(&board, [7; 32], TTL, now + TTL + Duration::from_secs(24 * 3600 + 1)).await.unwrap();
         assert_eq!(store.list(FOLDER).await.unwrap().len(), 1);
         assert!(matches!(tokens.redeem(&old, &board, &[1; 32], now).await, Err(TokenError::Unknown)));
-    }
-
-    #[tokio::test]
-    async fn the_text_round_trips_and_nothing_else_parses() {
-        let Bench { _folder, tokens, board, now, .. } = bench();
-        let token = tokens.create(&board, TTL, now).await.unwrap();
-        let text = token.text();
-        assert_eq!(text.len(), "weft.".len() + 107);
-        assert_eq!(format!(" {text}\n").parse::<JoinToken>().unwrap(), token);
-        assert_eq!(token.pin(), [7; 32]);
-        assert!(!format!("{token:?}").contains(&text[30..40]));
-        for bad in ["", "weft.", &text[..text.len() - 1], &text[1..], &format!("{text}A"), "weft.%%%%"] {
-            assert!(bad.parse::<JoinToken>().is_err(), "{bad}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn parsing_never_panics(text in ".{0,200}") {
-            let _ = text.parse::<JoinToken>();
-            let _ = format!("weft.{text}").parse::<JoinToken>();
-        }
     }
 }

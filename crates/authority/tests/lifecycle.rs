@@ -12,12 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use weft_authority::{Authority, Lives};
 use weft_identity::client::attest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::tls::Culprit;
 use weft_identity::{
-    Authority, ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, Lives, OwnFault,
-    PeerMatch, connect, proto, sds, tls,
+    ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, OwnFault, PeerMatch, connect, proto,
+    sds, tls,
 };
 use weft_store::Store;
 use weft_xds::type_url;
@@ -144,31 +145,16 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
     let report = proto::PlainTextReport { forgotten: 1, ..Default::default() };
     client.report_plain_text(report.clone()).await.unwrap();
     assert_eq!(*server.intent.plain_text.lock().unwrap(), [(id("prod/board"), report)]);
-    let mut bundles = client.watch_bundle(proto::WatchBundleRequest {}).await.unwrap().into_inner();
-    assert_eq!(bundles.message().await.unwrap().unwrap().trust_domain, common::DOMAIN);
+    let held = || tokio_stream::once(proto::Held::default());
+    let mut news = client.follow(held()).await.unwrap().into_inner();
+    assert_eq!(news.message().await.unwrap().unwrap().bundle.unwrap().trust_domain, common::DOMAIN);
 
     let gone = connect(&server.address.to_string(), &server.identity("prod/gone")).await.unwrap();
     let error = IdentityClient::new(gone).renew(proto::RenewRequest::default()).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::InvalidArgument);
 
     // Anonymous: TLS lets it in (it may attest), the calls do not.
-    let token = server.token("prod/board").await;
-    let mut config = rustls_client_without_certificate(&token);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let address = server.address;
-    let connector = TlsConnector::from(Arc::new(config));
-    let channel = tonic::transport::Endpoint::from_static("http://server")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let connector = connector.clone();
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
-                    connector.connect("localhost".try_into().unwrap(), stream).await?,
-                ))
-            }
-        }))
-        .await
-        .unwrap();
+    let channel = anonymous(server.address).await;
     let mut client = IdentityClient::new(channel);
     let code = |status: tonic::Status| status.code();
     assert_eq!(
@@ -183,12 +169,31 @@ async fn calls_that_need_an_identity_are_refused_without_one() {
         client.withdraw(withdraw("prod/board~1")).await.map_err(code).unwrap_err(),
         tonic::Code::Unauthenticated
     );
-    let watch = client.watch_bundle(proto::WatchBundleRequest {}).await;
-    assert_eq!(watch.map(drop).map_err(code).unwrap_err(), tonic::Code::Unauthenticated);
+    let follow = client.follow(held()).await;
+    assert_eq!(follow.map(drop).map_err(code).unwrap_err(), tonic::Code::Unauthenticated);
     server.stop().await;
 }
 
-fn rustls_client_without_certificate(_: &JoinToken) -> rustls::ClientConfig {
+/// A connection without a client certificate.
+async fn anonymous(address: std::net::SocketAddr) -> tonic::transport::Channel {
+    let mut config = rustls_client_without_certificate();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    tonic::transport::Endpoint::from_static("http://server")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
+                    connector.connect("localhost".try_into().unwrap(), stream).await?,
+                ))
+            }
+        }))
+        .await
+        .unwrap()
+}
+
+fn rustls_client_without_certificate() -> rustls::ClientConfig {
     #[derive(Debug)]
     struct Anyone;
     impl rustls::client::danger::ServerCertVerifier for Anyone {
@@ -312,15 +317,96 @@ async fn an_identity_outlives_a_server_that_is_away_until_it_expires_and_then_no
     assert_eq!(tls::culprit(&error), Culprit::PeerExpired);
     assert!(tls::explain(&error).starts_with("the peer's certificate expired "), "{}", tls::explain(&error));
 
-    // Back again: the present certificate is no use, and the token was used, which the server is not told again.
+    // Back again: the present certificate is no use, but the machine is known by its key.
     let server = Server::start_on(folder.path(), &intent, address).await;
-    let told = |status: &weft_identity::IdentityStatus| {
-        status.last_error.as_ref().is_some_and(|e| e.contains("has expired; start"))
+    let usable = async {
+        board.live().unexpired().await;
+        say(&mut dial(to_board, &server.identity("prod/web")).await.unwrap(), "again\n").await.unwrap();
     };
-    tokio::time::timeout(SOON, status.wait_for(told)).await.unwrap().unwrap();
+    tokio::time::timeout(SOON, usable).await.unwrap();
+    let leaf = board.live().load().svid().unwrap().chain()[0].clone();
+    let machine = weft_identity::certificate::machine_of(&leaf).unwrap().expect("it says which machine it is");
+    assert_eq!(machine.len(), 16, "{machine}");
+    server.stop().await;
+}
+
+/// Waits until nothing is left of a certificate's life.
+async fn over(ends: SystemTime) {
+    let over = async {
+        while SystemTime::now() <= ends + Duration::from_secs(1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(SOON, over).await.unwrap();
+}
+
+/// A server whose service has had an identity that has run out, and what is left of it.
+async fn worn_out(folder: &std::path::Path) -> (Server, IdentityConfig) {
+    let server = Server::start(folder, &intent(&[("prod/board", Duration::from_secs(2))])).await;
+    let mut config = config(&server, "prod/board", Some(server.token("prod/board").await));
+    let board = Identity::start(config.clone()).await.unwrap();
+    let ends = board.live().load().svid().unwrap().not_after();
     drop(board);
-    let fresh = config(&server, "prod/board", Some(server.token("prod/board").await));
-    assert!(Identity::start(fresh).await.is_ok(), "a new token helps");
+    config.join_token = None;
+    over(ends).await;
+    (server, config)
+}
+
+#[tokio::test]
+async fn a_machine_that_slept_comes_back_without_a_token_and_so_does_one_whose_token_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, mut config) = worn_out(folder.path()).await;
+    let board = Identity::start(config.clone()).await.unwrap();
+    assert_eq!(board.live().id(), Some(id("prod/board")));
+    let ends = board.live().load().svid().unwrap().not_after();
+    drop(board);
+    over(ends).await;
+    config.join_token = Some(server.token("prod/board").await);
+    assert!(Identity::start(config.clone()).await.is_ok(), "the token is not needed, and not used");
+    assert!(attest(&config.server, &config.service, config.join_token.as_ref().unwrap()).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_without_an_enrolled_key_needs_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, mut config) = worn_out(folder.path()).await;
+    std::fs::remove_file(config.state_dir.join("machine.key")).unwrap();
+    let error = Identity::start(config.clone()).await.unwrap_err();
+    assert!(matches!(error, IdentityError::NoJoinToken { .. }), "{error}");
+    weft_identity::machine::MachineKey::open(&config.state_dir).unwrap();
+    let error = Identity::start(config.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("is not enrolled here"), "{error}");
+    config.join_token = Some(server.token("prod/board").await);
+    assert!(Identity::start(config).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_for_one_service_and_its_signature_for_one_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let (server, config) = worn_out(folder.path()).await;
+    server.intent.set("prod/web", Some(HOUR));
+    let machine = weft_identity::machine::MachineKey::load(&config.state_dir).unwrap().unwrap();
+    let mut client = IdentityClient::new(anonymous(server.address).await);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().der().to_vec();
+    let ask = |machine: Option<proto::Machine>| proto::AttestRequest {
+        service: "prod/board".into(),
+        csr: csr.clone(),
+        machine,
+        ..Default::default()
+    };
+    let recorded = machine.sign(&[7; 32], &service("prod/board"), &csr).unwrap(); // for another connection than this one
+    let error = client.attest(ask(Some(recorded))).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Unauthenticated);
+    assert!(error.message().contains("another connection"), "{error}");
+    assert_eq!(client.attest(ask(None)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    // Another service with this machine's key, and a token of its own.
+    let token = Some(server.token("prod/web").await);
+    let other = IdentityConfig { service: service("prod/web"), join_token: token, ..config.clone() };
+    let error = Identity::start(other).await.unwrap_err().to_string();
+    assert!(error.contains("is enrolled for prod/board, not for prod/web"), "{error}");
     server.stop().await;
 }
 
@@ -360,7 +446,7 @@ async fn a_restart_keeps_the_ca_and_another_mesh_is_told_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let open = |domain: &str| {
         let store = Store::open(folder.path()).unwrap();
-        Authority::open(store, domain.parse().unwrap(), Lives::default(), SystemTime::now())
+        Authority::open(store, domain.parse().unwrap(), "self", Lives::default(), SystemTime::now())
     };
     let first = open("acme.internal").await.unwrap();
     let (pin, roots) = (first.pin(), first.bundle().roots().to_vec());
@@ -375,8 +461,9 @@ async fn a_restart_keeps_the_ca_and_another_mesh_is_told_from_it() {
 
     // Neither private key stands in the clear in any file.
     let store = Store::open(folder.path()).unwrap();
+    let root = store.list("ca/x509/").await.unwrap()[0].0.clone();
     let keys =
-        [store.get_sealed("ca/root").await.unwrap().unwrap(), store.get_sealed("ca/issuing").await.unwrap().unwrap()];
+        [store.get_sealed(&root).await.unwrap().unwrap(), store.get_sealed("ca/issuing/self").await.unwrap().unwrap()];
     drop(store);
     let file = std::fs::read(folder.path().join("weft.redb")).unwrap();
     for key in keys {
@@ -389,9 +476,11 @@ async fn a_restart_keeps_the_ca_and_another_mesh_is_told_from_it() {
 async fn a_tampered_ca_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
-    let open = || Authority::open(store.clone(), "acme.internal".parse().unwrap(), Lives::default(), SystemTime::now());
+    let now = SystemTime::now();
+    let open = || Authority::open(store.clone(), "acme.internal".parse().unwrap(), "self", Lives::default(), now);
     drop(open().await.unwrap());
-    for key in ["ca/root", "ca/issuing"] {
+    let root = store.list("ca/x509/").await.unwrap()[0].0.clone();
+    for key in ["ca/trust", "ca/issuing/self"] {
         let good = store.get(key).await.unwrap().unwrap().value;
         let mut bad = good.clone();
         let middle = bad.len() / 2;
@@ -401,40 +490,44 @@ async fn a_tampered_ca_is_not_used() {
         assert!(error.contains(key) && error.contains("does not open"), "{error}");
         store.put(key, good).await.unwrap();
     }
-    let (root, issuing) =
-        (store.get("ca/root").await.unwrap().unwrap(), store.get("ca/issuing").await.unwrap().unwrap());
-    store.put("ca/root", issuing.value).await.unwrap();
-    store.put("ca/issuing", root.value).await.unwrap();
+    // The root's key is looked at when it has something to sign.
+    let authority = open().await.unwrap();
+    let (good, issuing) =
+        (store.get(&root).await.unwrap().unwrap(), store.get("ca/issuing/self").await.unwrap().unwrap());
+    store.put(&root, issuing.value).await.unwrap();
+    let error = authority.advance(authority.next_rotation()).await.unwrap_err().to_string();
+    assert!(error.contains(&root) && error.contains("does not open"), "{error}");
+    store.put("ca/issuing/self", good.value).await.unwrap();
     assert!(open().await.is_err(), "swapped values do not open");
 }
 
 #[tokio::test]
-async fn the_issuing_ca_renews_itself_at_half_life_under_the_same_root() {
+async fn the_issuing_ca_of_each_server_renews_itself_at_half_life_under_the_same_root() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let start = SystemTime::now();
-    let open = |now| Authority::open(store.clone(), "acme.internal".parse().unwrap(), Lives::default(), now);
-    let (one, two) = (open(start).await.unwrap(), open(start).await.unwrap());
+    let open =
+        |name, now| Authority::open(store.clone(), "acme.internal".parse().unwrap(), name, Lives::default(), now);
+    let (one, two) = (open("one", start).await.unwrap(), open("two", start).await.unwrap());
+    assert_eq!(one.bundle().roots(), two.bundle().roots());
     let before = common::issue(&one, "prod/board", HOUR, start);
+    assert_ne!(before.chain()[1], common::issue(&two, "prod/board", HOUR, start).chain()[1], "each has its own");
     let due = one.next_rotation();
-    assert!(!one.rotate_if_due(due - Duration::from_secs(1)).await.unwrap());
-    assert!(one.rotate_if_due(due).await.unwrap());
-    assert!(two.rotate_if_due(due).await.unwrap(), "another process takes the new CA over");
-    assert!(!one.rotate_if_due(due).await.unwrap(), "once is enough");
+    assert!(!one.advance(due - Duration::from_secs(1)).await.unwrap());
+    assert!(one.advance(due).await.unwrap());
+    assert!(!one.advance(due).await.unwrap(), "once is enough");
     let set_back = due - Duration::from_secs(24 * 3600);
-    assert!(one.rotate_if_due(set_back).await.unwrap(), "what a clock made that was a day ahead is not valid yet");
-    assert!(!one.rotate_if_due(set_back).await.unwrap());
-    assert!(one.rotate_if_due(one.next_rotation()).await.unwrap());
+    assert!(one.advance(set_back).await.unwrap(), "what a clock made that was a day ahead is not valid yet");
+    assert!(!one.advance(set_back).await.unwrap());
     let due = one.next_rotation();
-    assert!(one.rotate_if_due(due).await.unwrap() && two.rotate_if_due(due).await.unwrap());
+    assert!(one.advance(due).await.unwrap() && two.advance(due).await.unwrap());
     let after = common::issue(&one, "prod/board", HOUR, due);
     assert_ne!(before.chain()[1], after.chain()[1]);
-    assert_eq!(after.chain()[1], common::issue(&two, "prod/board", HOUR, due).chain()[1]);
     assert_eq!(one.bundle().roots(), two.bundle().roots());
     assert!(one.next_rotation() > due + 10 * 24 * HOUR);
     drop((one, two));
-    let much_later = start + 29 * 24 * HOUR;
-    assert!(open(much_later).await.unwrap().next_rotation() > much_later, "also at start");
+    let much_later = start + 60 * 24 * HOUR;
+    assert!(open("one", much_later).await.unwrap().next_rotation() > much_later, "also at start");
 }
 
 #[tokio::test]

@@ -1,0 +1,196 @@
+//! Who holds something that lives: for each workload, when its newest certificate ends, under which root it was issued, and which bundle
+//! the workload has said to hold.
+//!
+//! A rotation waits for them. They are kept in the store, so that a server that was started again waits for those who have not come
+//! back yet, until their certificates end. What was issued within the last second before a crash can be missing there: such a workload is
+//! known by its certificate before, and by itself as soon as it follows again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use weft_model::SpiffeId;
+use weft_store::{Store, StoreError};
+
+use crate::trust::{Held, KeyId};
+
+const FOLDER: &str = "holder/";
+/// Changes are gathered for so long before they are written.
+const GATHER: Duration = Duration::from_millis(200);
+/// The most that are remembered; beyond that, those whose certificates end first are not waited for.
+const MOST: usize = 100_000;
+
+/// One workload that holds a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    /// The bundle that it holds.
+    pub(crate) sequence: u64,
+    /// The root that its certificate was issued under.
+    pub(crate) under: KeyId,
+    /// The end of its certificate, seconds after the epoch.
+    pub(crate) ends: u64,
+}
+
+/// All of them, by a key of their own.
+pub(crate) struct Holders {
+    store: Store,
+    known: Mutex<Known>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    holders: BTreeMap<String, Holder>,
+    unsaved: BTreeSet<String>,
+}
+
+/// By what a holder is told from others: its identity and what it calls itself, or, where it does not say, its certificate's number.
+pub(crate) fn key(id: &SpiffeId, node_id: &str, serial: &str) -> String {
+    let own = if node_id.is_empty() { serial } else { node_id };
+    let own: String = own.chars().take(256).collect();
+    format!("{FOLDER}{id} {own}")
+}
+
+impl Holders {
+    pub(crate) async fn open(store: Store) -> Result<Self, StoreError> {
+        let read = |(key, entry): (String, weft_store::Entry)| Some((key, serde_json::from_slice(&entry.value).ok()?));
+        let holders = store.list(FOLDER).await?.into_iter().filter_map(read).collect();
+        let known = Mutex::new(Known { holders, unsaved: BTreeSet::new() });
+        Ok(Self { store, known, changed: Notify::new() })
+    }
+
+    /// A certificate was issued, and with it went the bundle.
+    pub(crate) fn issued(&self, key: String, holder: Holder, now: u64) {
+        let mut known = self.known();
+        if known.holders.len() >= MOST && !known.holders.contains_key(&key) {
+            known.forget(now);
+        }
+        known.unsaved.insert(key.clone());
+        known.holders.insert(key, holder);
+        drop(known);
+        self.changed.notify_one();
+    }
+
+    /// A holder says which bundle it has.
+    pub(crate) fn holds(&self, key: &str, sequence: u64) {
+        let mut known = self.known();
+        let Some(holder) = known.holders.get_mut(key) else { return };
+        if holder.sequence < sequence {
+            holder.sequence = sequence;
+            known.unsaved.insert(key.to_owned());
+            drop(known);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The root that a holder's certificate was issued under.
+    pub(crate) fn under(&self, key: &str) -> Option<KeyId> {
+        self.known().holders.get(key).map(|holder| holder.under.clone())
+    }
+
+    /// What all of them hold whose certificates have not ended.
+    pub(crate) fn held(&self, now: u64) -> Held {
+        let mut held = Held::default();
+        for holder in self.known().holders.values().filter(|holder| holder.ends >= now) {
+            held.lowest = Some(held.lowest.map_or(holder.sequence, |lowest| lowest.min(holder.sequence)));
+            if !held.under.contains(&holder.under) {
+                held.under.insert(holder.under.clone());
+            }
+        }
+        held
+    }
+
+    /// Those who do not hold `sequence` yet, for whoever asks why a rotation takes so long.
+    pub(crate) fn behind(&self, sequence: u64, now: u64) -> Vec<(String, Holder)> {
+        let known = self.known();
+        let late = known.holders.iter().filter(|(_, holder)| holder.ends >= now && holder.sequence < sequence);
+        late.map(|(key, holder)| (key[FOLDER.len()..].to_owned(), holder.clone())).collect()
+    }
+
+    /// Wakes up when somebody holds more than before.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+        tokio::time::sleep(GATHER).await;
+    }
+
+    /// Writes what changed, and forgets those whose certificates have ended.
+    pub(crate) async fn save(&self, now: u64) -> Result<(), StoreError> {
+        let writes: Vec<(String, Option<Vec<u8>>)> = {
+            let mut known = self.known();
+            known.forget(now);
+            let keys = std::mem::take(&mut known.unsaved);
+            let value =
+                |key: &String| known.holders.get(key).map(|holder| serde_json::to_vec(holder).expect("is JSON"));
+            keys.into_iter().map(|key| (key.clone(), value(&key))).collect()
+        };
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = writes.iter().map(|(key, _)| key.clone()).collect();
+        let written = self.store.write_all(writes).await;
+        if written.is_err() {
+            self.known().unsaved.extend(keys);
+        }
+        written
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Drops those whose certificates have ended, and, if there are too many all the same, those whose certificates end first.
+    fn forget(&mut self, now: u64) {
+        let Self { holders, unsaved } = self;
+        holders.retain(|key, holder| {
+            let lives = holder.ends >= now;
+            if !lives {
+                unsaved.insert(key.clone());
+            }
+            lives
+        });
+        while holders.len() >= MOST {
+            let first = holders.iter().min_by_key(|(_, holder)| holder.ends).map(|(key, _)| key.clone());
+            let Some(first) = first else { return };
+            holders.remove(&first);
+            unsaved.insert(first);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(sequence: u64, under: &str, ends: u64) -> Holder {
+        Holder { sequence, under: under.into(), ends }
+    }
+
+    #[tokio::test]
+    async fn the_slowest_counts_until_its_certificate_ends_also_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let holders = Holders::open(store.clone()).await.unwrap();
+        assert_eq!(holders.held(0), Held::default());
+        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
+        let (one, two) = (key(&id, "prod/web~1", "0A"), key(&id, "", "0B"));
+        holders.issued(one.clone(), holder(1, "a", 100), 0);
+        holders.issued(two.clone(), holder(2, "b", 50), 0);
+        let both = Held { lowest: Some(1), under: ["a".to_owned(), "b".to_owned()].into() };
+        assert_eq!(holders.held(50), both);
+        holders.save(0).await.unwrap();
+        let holders = Holders::open(store.clone()).await.unwrap();
+        assert_eq!(holders.held(50), both);
+        assert_eq!(holders.behind(2, 50).len(), 1);
+        holders.holds(&one, 3);
+        holders.holds(&one, 2);
+        holders.holds("holder/nobody", 9);
+        assert_eq!(holders.held(51), Held { lowest: Some(3), under: ["a".to_owned()].into() });
+        holders.save(51).await.unwrap();
+        assert_eq!(store.list(FOLDER).await.unwrap().len(), 1, "whose certificate has ended is forgotten");
+        assert_eq!(holders.under(&one).as_deref(), Some("a"));
+    }
+}

@@ -1,0 +1,16 @@
+//! The certificate authority of a mesh, and who may have what from it.
+//!
+//! An [`Authority`] (roots and an issuing CA, kept sealed in the store) behind the gRPC service `weft.v1.Identity`, which checks who
+//! asks. Who may have an identity is asked of the mesh, through [`Registrar`]. How one root follows another is [`trust`].
+
+mod authority;
+mod holders;
+mod join_tokens;
+mod machines;
+mod service;
+pub mod trust;
+
+pub use authority::{Authority, AuthorityError, Issued, KeyProof, Lives, Published};
+pub use join_tokens::{JoinTokens, TokenError};
+pub use machines::{MachineError, Machines};
+pub use service::{Admission, IdentityService, Registrar};

@@ -1,0 +1,284 @@
+//! The gRPC service `weft.v1.Identity`: checks who asks, then lets the authority sign.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use weft_identity::ca::Names;
+use weft_identity::proto::identity_server::{Identity, IdentityServer};
+use weft_identity::{JoinToken, MachineId, Withdrawal, machine, proto, wire};
+use weft_model::{ServiceName, SpiffeId};
+use weft_xds::ConnectPeer;
+
+use crate::authority::{Authority, Issued, KeyProof};
+use crate::holders;
+use crate::join_tokens::{JoinTokens, TokenError};
+use crate::machines::{MachineError, Machines};
+
+/// What the mesh grants a service that may have an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Life of its SVIDs.
+    pub ttl: Duration,
+    /// How long its machines may be away and still come back by their keys.
+    pub machine_life: Duration,
+}
+
+/// What the identity service must know of the mesh.
+#[tonic::async_trait]
+pub trait Registrar: Send + Sync + 'static {
+    /// Whether the intent has this service. Asked at every issue, so a service that leaves the intent gets no renewal.
+    fn admits(&self, service: &ServiceName) -> Option<Admission>;
+
+    /// Takes the endpoint of `node_id` out of the mesh, if it is `peer`'s, and waits (bounded) for the subscribers.
+    ///
+    /// # Errors
+    /// The status for the caller; `PERMISSION_DENIED` when the node is not the peer's.
+    async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status>;
+
+    /// Takes in who called `peer` in plain text.
+    ///
+    /// # Errors
+    /// The status for the caller, who is no service of the mesh.
+    fn plain_text(&self, peer: &SpiffeId, report: proto::PlainTextReport) -> Result<(), Status>;
+
+    /// Takes note of a certificate that was issued to `node_id`, as the workload calls itself: anything, or nothing.
+    fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime);
+}
+
+/// See the module.
+pub struct IdentityService {
+    authority: Arc<Authority>,
+    tokens: JoinTokens,
+    machines: Machines,
+    registrar: Arc<dyn Registrar>,
+}
+
+impl IdentityService {
+    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`].
+    pub fn server(
+        authority: Arc<Authority>,
+        tokens: JoinTokens,
+        machines: Machines,
+        registrar: Arc<dyn Registrar>,
+    ) -> IdentityServer<Self> {
+        IdentityServer::new(Self { authority, tokens, machines, registrar })
+    }
+
+    fn admit(&self, service: &ServiceName) -> Result<(SpiffeId, Admission), Status> {
+        let id = SpiffeId::for_service(self.authority.trust_domain(), service);
+        if id == self.authority.own_id() {
+            return Err(Status::permission_denied(format!("{service} is the name of the control plane itself")));
+        }
+        let admission = self.registrar.admits(service).ok_or_else(|| {
+            Status::permission_denied(format!(
+                "there is no service {service} in the mesh's intent; add a `kind: Service` document for it, or check the name"
+            ))
+        })?;
+        Ok((id, admission))
+    }
+
+    fn issue(
+        &self,
+        key: &KeyProof,
+        id: &SpiffeId,
+        machine: Option<&MachineId>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, Status> {
+        let machine = machine.map(String::as_str);
+        self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
+            tracing::error!(%id, %error, "cannot issue");
+            Status::internal(format!("cannot issue a certificate for {id}: {error}"))
+        })
+    }
+
+    /// Redeems a join token, and enrols the machine that came with it.
+    async fn join(
+        &self,
+        token: &str,
+        service: &ServiceName,
+        key: &KeyProof,
+        machine: Option<&MachineId>,
+        now: SystemTime,
+    ) -> Result<(), Status> {
+        let token: JoinToken = token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
+        if let Some(machine) = machine {
+            self.machines.may_enrol(machine, service).await.map_err(refuse_machine)?;
+        }
+        self.tokens.redeem(&token, service, &key.hash(), now).await.map_err(|error| {
+            tracing::warn!(%service, %error, ?token, "attestation refused");
+            refuse_token(error)
+        })?;
+        if let Some(machine) = machine {
+            self.machines.enrol(machine, service, now).await.map_err(refuse_machine)?;
+        }
+        tracing::info!(%service, machine, ?token, "attested by join token");
+        Ok(())
+    }
+
+    fn answer(&self, issued: Issued, id: &SpiffeId, node_id: &str, now: SystemTime) -> Response<proto::SvidResponse> {
+        let bundle = self.authority.bundle();
+        self.authority.hold(holders::key(id, node_id, &issued.serial), &issued, bundle.sequence(), now);
+        self.registrar.issued(id, node_id, now + issued.ttl);
+        Response::new(proto::SvidResponse {
+            chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+            bundle: Some(wire::bundle_to_proto(&bundle)),
+            ttl_seconds: issued.ttl.as_secs(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn attest(&self, request: Request<proto::AttestRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let binding = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.binding);
+        let request = request.into_inner();
+        let service: ServiceName =
+            request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let machine = proved_machine(&request, binding.as_ref(), &service)?;
+        let (id, admission) = self.admit(&service)?;
+        let now = SystemTime::now();
+        // Last, because it uses a token up.
+        if request.join_token.is_empty() {
+            let nothing = "send a join token, or the key of a machine that was enrolled with one";
+            let machine = machine.as_ref().ok_or_else(|| Status::invalid_argument(nothing))?;
+            self.machines.returns(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "attestation refused");
+                refuse_machine(error)
+            })?;
+            tracing::info!(%id, machine, "came back by the key of its machine");
+        } else {
+            self.join(&request.join_token, &service, &key, machine.as_ref(), now).await?;
+        }
+        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
+        Ok(self.answer(issued, &id, &request.node_id, now))
+    }
+
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let peer = peer(&request)?;
+        let machine = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.machine.clone());
+        let request = request.into_inner();
+        let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let service = peer.service().ok_or_else(|| {
+            Status::permission_denied(format!("{peer} names no service, so it cannot be renewed here"))
+        })?;
+        let (id, admission) = self.admit(&service)?;
+        if id != peer {
+            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
+        }
+        let now = SystemTime::now();
+        if let Some(machine) = &machine {
+            self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "renewal refused");
+                refuse_machine(error)
+            })?;
+        }
+        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
+        tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
+        Ok(self.answer(issued, &id, &request.node_id, now))
+    }
+
+    type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;
+
+    async fn follow(&self, request: Request<Streaming<proto::Held>>) -> Result<Response<Self::FollowStream>, Status> {
+        let id = peer(&request)?;
+        let serial = request.extensions().get::<ConnectPeer>().map(|peer| peer.serial.clone()).unwrap_or_default();
+        let mut said = request.into_inner();
+        let first = said.message().await?;
+        let first = first.ok_or_else(|| Status::invalid_argument("say first which bundle you hold"))?;
+        let holder = holders::key(&id, &first.node_id, &serial);
+        self.authority.holds(&holder, first.sequence);
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(tell_all(self.authority.clone(), holder, said, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn withdraw(
+        &self,
+        request: Request<proto::WithdrawRequest>,
+    ) -> Result<Response<proto::WithdrawResponse>, Status> {
+        let peer = peer(&request)?;
+        let done = self.registrar.withdraw(&peer, &request.into_inner().node_id).await?;
+        Ok(Response::new(proto::WithdrawResponse { acknowledged: done.acknowledged, waiting: done.waiting }))
+    }
+
+    async fn report_plain_text(
+        &self,
+        request: Request<proto::PlainTextReport>,
+    ) -> Result<Response<proto::PlainTextReportResponse>, Status> {
+        let peer = peer(&request)?;
+        self.registrar.plain_text(&peer, request.into_inner())?;
+        Ok(Response::new(proto::PlainTextReportResponse {}))
+    }
+}
+
+/// Tells one holder what the mesh vouches with, at once and after each change, and takes note of what it says to hold; until either end
+/// goes.
+async fn tell_all(
+    authority: Arc<Authority>,
+    holder: String,
+    mut said: Streaming<proto::Held>,
+    sender: mpsc::Sender<Result<proto::Trust, Status>>,
+) {
+    let mut published = authority.published();
+    loop {
+        let bundle = published.borrow_and_update().bundle.clone();
+        let renew = authority.must_renew(&holder);
+        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew };
+        if sender.send(Ok(news)).await.is_err() {
+            return;
+        }
+        loop {
+            tokio::select! {
+                held = said.message() => match held {
+                    Ok(Some(held)) => authority.holds(&holder, held.sequence),
+                    Ok(None) | Err(_) => return,
+                },
+                changed = published.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = sender.closed() => return,
+            }
+        }
+    }
+}
+
+/// Who is at the other end, as the TLS acceptor has verified.
+fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
+    request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone()).ok_or_else(|| {
+        Status::unauthenticated("this call needs a client certificate of the mesh; attest with a join token first")
+    })
+}
+
+/// The machine whose key has signed for this request on this connection, if one has.
+fn proved_machine(
+    request: &proto::AttestRequest,
+    binding: Option<&[u8; 32]>,
+    service: &ServiceName,
+) -> Result<Option<MachineId>, Status> {
+    let Some(machine) = &request.machine else { return Ok(None) };
+    let binding = binding.ok_or_else(|| Status::invalid_argument("a machine proves itself over TLS"))?;
+    let proved = machine::verify(machine, binding, service, &request.csr);
+    proved.map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
+}
+
+fn refuse_machine(error: MachineError) -> Status {
+    match error {
+        MachineError::Unknown(_) | MachineError::Away { .. } => Status::unauthenticated(error.to_string()),
+        MachineError::OtherService { .. } | MachineError::Banned { .. } => Status::permission_denied(error.to_string()),
+        MachineError::Store(_) => Status::unavailable(error.to_string()),
+    }
+}
+
+fn refuse_token(error: TokenError) -> Status {
+    match error {
+        TokenError::Malformed(_) => Status::invalid_argument(error.to_string()),
+        TokenError::Store(_) => Status::unavailable(error.to_string()),
+        _ => Status::unauthenticated(error.to_string()),
+    }
+}

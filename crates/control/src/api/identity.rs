@@ -1,0 +1,87 @@
+//! What the API says and does about identities.
+
+use std::net::SocketAddr;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use weft_model::ServiceName;
+use weft_model::time::length;
+
+use super::{Answer, Api, body, error, json};
+use crate::identities::RotateError;
+use crate::status::{JoinTokenRequest, RotateRequest};
+
+/// A reason is a sentence or two.
+const MAX_REASON: usize = 1000;
+
+impl Api {
+    /// What the mesh vouches with.
+    pub(super) fn trust(&self) -> Answer {
+        match self.identities.trust() {
+            Some(trust) => json(StatusCode::OK, &trust),
+            None => self.ready(),
+        }
+    }
+
+    /// A token with which a workload becomes a service.
+    pub(super) async fn join_token(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+        if let Some(answer) = self.refused(peer, &request, "join tokens are made", "weft identity join-token") {
+            return answer;
+        }
+        let wanted: JoinTokenRequest = match body(request, r#"send {"service": "prod/board", "ttl": "10m"}"#).await {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let service: ServiceName = match wanted.service.parse() {
+            Ok(service) => service,
+            Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}"), ""),
+        };
+        let Some(ttl) = length(&wanted.ttl).ok().filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
+            let text = format!("`{}` is not a duration from 1s to 24h", wanted.ttl);
+            return error(StatusCode::BAD_REQUEST, &text, "write it like 90s, 10m or 1h");
+        };
+        if !self.hub.state().open {
+            return self.ready();
+        }
+        let known = {
+            let state = self.hub.state();
+            state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(&service))
+        };
+        if !known {
+            let text = format!("the serving commit has no service {service}");
+            return error(StatusCode::NOT_FOUND, &text, "commit a Service document for it first");
+        }
+        match self.identities.join_token(&service, ttl).await {
+            Ok(token) => json(StatusCode::CREATED, &token),
+            Err(problem) => {
+                tracing::error!(%service, problem, "no join token was made");
+                error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
+            }
+        }
+    }
+
+    /// Another root, by plan or because one was stolen.
+    pub(super) async fn rotate(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+        if let Some(answer) = self.refused(peer, &request, "keys are rotated", "weft identity rotate") {
+            return answer;
+        }
+        let wanted: RotateRequest = match body(request, r#"send {"reason": "a drill"}"#).await {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let reason = wanted.reason.trim();
+        if reason.is_empty() || reason.len() > MAX_REASON {
+            let hint = "say why, for those who read the log afterwards";
+            return error(StatusCode::BAD_REQUEST, "the reason is empty or longer than 1000 bytes", hint);
+        }
+        match self.identities.rotate(reason, wanted.compromised.as_deref()).await {
+            Ok(trust) => json(StatusCode::ACCEPTED, &trust),
+            Err(RotateError::Starting) => self.ready(),
+            Err(RotateError::Unknown(problem)) => error(StatusCode::NOT_FOUND, &problem, ""),
+            Err(RotateError::Failed(problem)) => {
+                tracing::error!(problem, "no rotation was begun");
+                error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
+            }
+        }
+    }
+}

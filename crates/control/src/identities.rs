@@ -1,0 +1,98 @@
+//! The certificate authority and the join tokens as the API sees them: not there before the first commit says which trust domain this is.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use weft_authority::trust::{Key, Kind, Phase};
+use weft_authority::{Authority, AuthorityError, JoinTokens};
+use weft_model::ServiceName;
+
+use crate::status::{BehindStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus, unix_seconds};
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Identities(OnceLock<(JoinTokens, Arc<Authority>)>);
+
+/// Why no rotation was begun.
+pub(crate) enum RotateError {
+    /// There is no authority yet.
+    Starting,
+    /// There is no such root.
+    Unknown(String),
+    /// Something else, in words.
+    Failed(String),
+}
+
+impl Identities {
+    /// From now on they are there.
+    pub(crate) fn open(&self, tokens: JoinTokens, authority: Arc<Authority>) {
+        let _ = self.0.set((tokens, authority)); // once: see `ControlPlane::serve`
+    }
+
+    fn authority(&self) -> Option<&Arc<Authority>> {
+        self.0.get().map(|(_, authority)| authority)
+    }
+
+    /// A token that may become `service` once within `ttl`, or why not.
+    pub(crate) async fn join_token(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String> {
+        let (tokens, authority) = self.0.get().ok_or("the control plane is still starting")?;
+        let now = SystemTime::now();
+        let token = tokens.create(service, authority.pin(), ttl, now).await.map_err(|error| error.to_string())?;
+        tracing::info!(%service, ?ttl, ?token, "join token made");
+        Ok(JoinTokenAnswer { token: token.text(), service: service.to_string(), expires_at: unix_seconds(now + ttl) })
+    }
+
+    /// When the first root certificate expires, seconds since the Unix epoch; 0 before there is one.
+    pub(crate) fn root_expiry(&self) -> u64 {
+        self.authority().and_then(|authority| authority.bundle().first_end()).map_or(0, unix_seconds)
+    }
+
+    /// What the mesh vouches with.
+    pub(crate) fn trust(&self) -> Option<TrustStatus> {
+        self.authority().map(|authority| status(authority))
+    }
+
+    /// Begins to replace the root that signs, or, with the name of one that is in wrong hands, that one.
+    pub(crate) async fn rotate(&self, reason: &str, compromised: Option<&str>) -> Result<TrustStatus, RotateError> {
+        let authority = self.authority().ok_or(RotateError::Starting)?;
+        let begun = match compromised {
+            Some(root) => authority.taint(Kind::X509, root, reason).await,
+            None => authority.rotate(Kind::X509, reason).await,
+        };
+        begun.map_err(|error| match error {
+            AuthorityError::UnknownKey(error) => RotateError::Unknown(error.to_string()),
+            other => RotateError::Failed(other.to_string()),
+        })?;
+        tracing::info!(reason, compromised, "a rotation of the root was asked for");
+        Ok(status(authority))
+    }
+}
+
+fn status(authority: &Authority) -> TrustStatus {
+    let published = authority.published().borrow().clone();
+    let behind = authority.behind(SystemTime::now()).into_iter();
+    TrustStatus {
+        trust_domain: authority.trust_domain().to_string(),
+        sequence: published.trust.sequence,
+        roots: published.trust.x509.keys().iter().map(root_status).collect(),
+        issuing_renewed_at: unix_seconds(authority.next_rotation()),
+        behind: behind.map(|(who, holds, until)| BehindStatus { who, holds, until }).collect(),
+    }
+}
+
+fn root_status(root: &Key) -> RootStatus {
+    let (state, since, until) = match root.phase {
+        Phase::Published { since, .. } => (RootState::Published, Some(since), None),
+        Phase::Active { since } => (RootState::Active, Some(since), None),
+        Phase::Retired { until } => (RootState::Retired, None, Some(until)),
+    };
+    RootStatus {
+        id: root.id.clone(),
+        state,
+        since,
+        until,
+        not_before: root.not_before,
+        not_after: root.not_after,
+        tainted: root.tainted.clone(),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the mesh vouches with reaches a workload when it changes, and not only with the next certificate: a stream from the control plane
+//! brings each bundle, and the workload says when that is in force. No root signs before everybody has said so.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::connect::connect;
+use crate::live::LiveIdentity;
+use crate::obtain::{IdentityConfig, IdentityError, verify_own};
+use crate::proto;
+use crate::proto::identity_client::IdentityClient;
+use crate::saved::save_bundle;
+use crate::schedule;
+use crate::wire::bundle_from_proto;
+
+/// Stands in for the life of a certificate: back-off goes up to 5 s.
+const LIFE: Duration = Duration::from_secs(100);
+/// Workloads that are to renew at once come within this time, and not all in one moment.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// Follows until it is aborted. `renew` is notified when the present certificate is to be replaced at once.
+pub(crate) async fn follow(config: IdentityConfig, live: Arc<LiveIdentity>, renew: Arc<Notify>) {
+    let mut failures = 0;
+    loop {
+        live.unexpired().await;
+        let mut came = false;
+        match follow_once(&config, &live, &renew, &mut came).await {
+            Ok(()) => tracing::debug!("the control plane ended the stream of bundles"),
+            Err(error) if failures == 0 || came => {
+                tracing::info!(%error, "the control plane says nothing of new roots for now; trying on");
+            }
+            Err(error) => tracing::debug!(%error, failures, "still nothing of new roots"),
+        }
+        failures = if came { 1 } else { failures + 1 };
+        tokio::time::sleep(schedule::backoff(failures, LIFE, rand::random())).await;
+    }
+}
+
+async fn follow_once(
+    config: &IdentityConfig,
+    live: &Arc<LiveIdentity>,
+    renew: &Notify,
+    came: &mut bool,
+) -> Result<(), IdentityError> {
+    let channel = connect(&config.server, live).await?;
+    let (say, said) = mpsc::channel(1);
+    let held = |sequence| proto::Held { node_id: config.node_id.clone(), sequence };
+    let in_force = live.load().bundle().map_or(0, |bundle| bundle.sequence());
+    let _ = say.send(held(in_force)).await; // the receiver is here
+    let refused = |status| IdentityError::from_status(&config.service, &status);
+    let mut news = IdentityClient::new(channel).follow(ReceiverStream::new(said)).await.map_err(refused)?.into_inner();
+    while let Some(trust) = news.message().await.map_err(refused)? {
+        *came = true;
+        if let Some(bundle) = trust.bundle {
+            let sequence = take_over(bundle, &config.state_dir, live, renew).map_err(IdentityError::Unusable)?;
+            live.in_force().await;
+            if say.send(held(sequence)).await.is_err() {
+                return Ok(());
+            }
+        }
+        if trust.renew {
+            tracing::warn!("the root that signed this identity is no longer trusted: getting another now");
+            tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
+            renew.notify_one();
+        }
+    }
+    Ok(())
+}
+
+/// Puts a bundle in force, unless it is older than the present one; returns the sequence of the one in force.
+fn take_over(bundle: proto::Bundle, state_dir: &Path, live: &LiveIdentity, renew: &Notify) -> Result<u64, String> {
+    let bundle = bundle_from_proto(bundle)?;
+    let state = live.load_full();
+    let (Some(svid), Some(present)) = (state.svid(), state.bundle()) else {
+        return Err("there is no identity to go with it".into());
+    };
+    if bundle.trust_domain() != present.trust_domain() {
+        return Err(format!("it is of trust domain {}, not of {}", bundle.trust_domain(), present.trust_domain()));
+    }
+    if bundle.sequence() < present.sequence()
+        || bundle.roots() == present.roots() && bundle.sequence() == present.sequence()
+    {
+        return Ok(present.sequence());
+    }
+    let sequence = bundle.sequence();
+    if let Err(why) = verify_own(svid, &bundle) {
+        tracing::warn!(%why, "by the new bundle this identity is of no use: getting another now");
+        renew.notify_one();
+    }
+    if let Err(error) = save_bundle(state_dir, &bundle) {
+        tracing::warn!(%error, "the new bundle is in force, but a restart would begin with the one before");
+    }
+    tracing::info!(sequence, roots = bundle.roots().len(), "a new trust bundle is in force");
+    live.set_bundle(bundle);
+    Ok(sequence)
+}

@@ -1,0 +1,35 @@
+//! The messages of `weft.v1.Identity` to and from what they mean.
+
+use rustls::pki_types::CertificateDer;
+
+use crate::proto;
+use crate::svid::TrustBundle;
+
+/// How far the news of a withdrawn endpoint has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// Subscribers that have acknowledged.
+    pub acknowledged: u32,
+    /// Subscribers that had not when the bound passed.
+    pub waiting: u32,
+}
+
+/// A bundle as it goes over the wire.
+pub fn bundle_to_proto(bundle: &TrustBundle) -> proto::Bundle {
+    proto::Bundle {
+        trust_domain: bundle.trust_domain().to_string(),
+        roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
+        sequence: bundle.sequence(),
+    }
+}
+
+/// A bundle as it came, checked.
+///
+/// # Errors
+/// In words, what is wrong with it.
+pub fn bundle_from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
+    let domain = bundle.trust_domain.parse().map_err(|error: weft_model::NameError| error.to_string())?;
+    let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
+    let whole = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
+    Ok(whole.with_sequence(bundle.sequence))
+}

@@ -1,0 +1,196 @@
+//! `weft identity tree` and `weft identity rotate`: the keys that everybody's identity hangs from.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use weft_control::status::{BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus};
+use weft_model::time::length;
+
+use super::admin_token;
+use crate::http::Api;
+use crate::output::{Format, count, hinted, say, shown, span, table, unix_now};
+
+/// Between two looks at how far a rotation is.
+const LOOK: Duration = Duration::from_millis(100);
+/// The most workloads that are named one by one.
+const NAMED: usize = 10;
+
+/// Arguments of `weft identity tree`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TreeArgs {
+    /// The control plane's API
+    #[arg(long, value_name = "HOST:PORT", env = "WEFT_API", default_value = "127.0.0.1:7000")]
+    server: String,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Arguments of `weft identity rotate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RotateArgs {
+    /// Why, for those who read the log afterwards
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// The root whose key is in wrong hands, as `weft identity tree` names it: what it signed is replaced at once, then nobody trusts it
+    #[arg(long, value_name = "ROOT")]
+    compromised: Option<String>,
+    /// How long to wait until it is done; 0s to wait for nothing
+    #[arg(long, default_value = "1m", value_parser = length)]
+    wait: Duration,
+    /// The control plane's API
+    #[arg(long, value_name = "HOST:PORT", env = "WEFT_API", default_value = "127.0.0.1:7000")]
+    server: String,
+    /// The control plane's state folder, which has the admin token
+    #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
+    state_dir: PathBuf,
+    /// How it is printed
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(super) async fn tree(args: TreeArgs) -> Result<()> {
+    let trust: TrustStatus = Api::new(args.server).get("/api/identity").await?;
+    print(&trust, args.output)
+}
+
+pub(super) async fn rotate(args: RotateArgs) -> Result<()> {
+    let admin = admin_token(&args.state_dir)?;
+    let bound = args.wait;
+    let api = Api::new(args.server);
+    let before: TrustStatus = api.get("/api/identity").await?;
+    let wanted = RotateRequest { reason: args.reason, compromised: args.compromised };
+    let mut trust: TrustStatus = api.post("/api/identity/rotate", &admin, &wanted).await?;
+    let begun = Instant::now();
+    while !is_done(&before, &trust, wanted.compromised.as_deref()) {
+        if begun.elapsed() >= bound {
+            print(&trust, args.output)?;
+            if bound.is_zero() {
+                return Ok(());
+            }
+            let what = format!("it is under way, and not done within {}", span(bound.as_secs()));
+            return Err(hinted(what, waiting_for(&trust)));
+        }
+        tokio::time::sleep(LOOK).await;
+        trust = api.get("/api/identity").await?;
+    }
+    print(&trust, args.output)
+}
+
+/// A planned rotation is done when another root signs; that of a compromised one when nobody trusts it any more.
+fn is_done(before: &TrustStatus, now: &TrustStatus, compromised: Option<&str>) -> bool {
+    let active = |trust: &TrustStatus| {
+        trust.roots.iter().find(|root| root.state == RootState::Active).map(|root| root.id.clone())
+    };
+    match compromised {
+        Some(root) => now.roots.iter().all(|left| left.id != root),
+        None => active(now) != active(before),
+    }
+}
+
+fn waiting_for(trust: &TrustStatus) -> String {
+    if trust.behind.is_empty() {
+        return "`weft identity tree` shows how far it is; the server's log says what is in the way".to_owned();
+    }
+    "it goes on by itself when those who are behind hold the new bundle, or their certificates end; `weft identity tree` shows them"
+        .to_owned()
+}
+
+fn print(trust: &TrustStatus, format: Format) -> Result<()> {
+    match format {
+        Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(trust)?)),
+        Format::Text => say(text(trust, unix_now())),
+    }
+    Ok(())
+}
+
+fn text(trust: &TrustStatus, now: u64) -> String {
+    let rows: Vec<Vec<String>> = trust.roots.iter().map(|root| row(root, now)).collect();
+    let mut text = format!("trust domain {}, bundle {}\n", trust.trust_domain, trust.sequence);
+    text += &table(&["ROOT", "STATE", "EXPIRES", ""], &rows);
+    let issuing = span(trust.issuing_renewed_at.saturating_sub(now));
+    text += &format!("the issuing CA is replaced in {issuing}\n");
+    if !trust.behind.is_empty() {
+        text += &format!("{} without this bundle yet:\n", count(trust.behind.len(), "workload"));
+        trust.behind.iter().take(NAMED).for_each(|behind| text += &behind_line(behind, now));
+        if let Some(more @ 1..) = trust.behind.len().checked_sub(NAMED) {
+            text += &format!("  and {more} more\n");
+        }
+    }
+    text
+}
+
+fn row(root: &RootStatus, now: u64) -> Vec<String> {
+    let ago = root.since.map(|since| span(now.saturating_sub(since))).unwrap_or_default();
+    let (state, mut what) = match root.state {
+        RootState::Published => ("published", format!("for {ago}; signs when everybody holds it")),
+        RootState::Active => ("active", format!("signs since {ago}")),
+        RootState::Retired => {
+            let left = root.until.map(|until| span(until.saturating_sub(now))).unwrap_or_default();
+            ("retired", format!("leaves the bundle in {left}"))
+        }
+    };
+    if let Some(why) = &root.tainted {
+        what = format!("COMPROMISED ({why}): being replaced");
+    }
+    vec![root.id.clone(), state.to_owned(), span(root.not_after.saturating_sub(now)), what]
+}
+
+fn behind_line(behind: &BehindStatus, now: u64) -> String {
+    let left = span(behind.until.saturating_sub(now));
+    format!("  {}  holds {}, certificate ends in {left}\n", shown(&behind.who), behind.holds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(id: &str, state: RootState) -> RootStatus {
+        let (since, until) = match state {
+            RootState::Retired => (None, Some(1_100)),
+            _ => (Some(990), None),
+        };
+        RootStatus { id: id.into(), state, since, until, not_before: 0, not_after: 1_000_000, tainted: None }
+    }
+
+    #[test]
+    fn a_tree_says_who_signs_and_who_is_waited_for() {
+        let trust = TrustStatus {
+            trust_domain: "acme.internal".into(),
+            sequence: 2,
+            roots: vec![root("aa", RootState::Active), root("bb", RootState::Published)],
+            issuing_renewed_at: 5_000,
+            behind: vec![BehindStatus {
+                who: "spiffe://acme.internal/ns/prod/sa/web prod/web~\u{7}".into(),
+                holds: 1,
+                until: 1_030,
+            }],
+        };
+        let told = "\
+trust domain acme.internal, bundle 2
+ROOT  STATE      EXPIRES
+aa    active     11 d     signs since 10 s
+bb    published  11 d     for 10 s; signs when everybody holds it
+the issuing CA is replaced in 66 min
+1 workload without this bundle yet:
+  spiffe://acme.internal/ns/prod/sa/web prod/web~\\u{7}  holds 1, certificate ends in 30 s
+";
+        assert_eq!(text(&trust, 1_000), told);
+    }
+
+    #[test]
+    fn a_rotation_is_done_when_another_signs_or_the_stolen_one_is_gone() {
+        let of = |roots: &[(&str, RootState)]| TrustStatus {
+            roots: roots.iter().map(|(id, state)| root(id, *state)).collect(),
+            ..TrustStatus::default()
+        };
+        let before = of(&[("aa", RootState::Active)]);
+        let published = of(&[("aa", RootState::Active), ("bb", RootState::Published)]);
+        let after = of(&[("aa", RootState::Retired), ("bb", RootState::Active)]);
+        let end = of(&[("bb", RootState::Active)]);
+        assert!(!is_done(&before, &before, None) && !is_done(&before, &published, None));
+        assert!(is_done(&before, &after, None));
+        assert!(!is_done(&before, &after, Some("aa")) && is_done(&before, &end, Some("aa")));
+    }
+}

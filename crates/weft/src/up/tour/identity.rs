@@ -1,0 +1,117 @@
+//! Steps about identities: certificates and the roots that they hang from are replaced while calls go on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use http::StatusCode;
+use serde_json::Value;
+use weft_control::status::{RootState, RotateRequest, TrustStatus};
+
+use super::expect;
+use crate::http::{Connection, get};
+use crate::up::mesh::LocalMesh;
+
+/// In which every certificate must have been renewed.
+const RENEWAL_BOUND: Duration = Duration::from_secs(45);
+/// In which every sidecar must hold a new root, and, when the old one was stolen, have another certificate.
+const ROOT_BOUND: Duration = Duration::from_secs(30);
+
+/// Calls without a pause until each sidecar on the way has another certificate.
+pub(super) async fn renewed(mesh: &LocalMesh) -> Result<String> {
+    const ON_THE_WAY: [&str; 3] = ["web", "board-v1", "board-v2"];
+    let serials = || async {
+        let mut serials = Vec::new();
+        for name in ON_THE_WAY {
+            serials.push(serial(mesh, name).await?);
+        }
+        anyhow::Ok(serials)
+    };
+    let before = serials().await?;
+    let started = Instant::now();
+    let mut connection = mesh.member("web")?.connect().await?;
+    let (mut calls, mut renewed) = (0usize, false);
+    while !renewed {
+        ensure!(started.elapsed() < RENEWAL_BOUND, "not every certificate was renewed within {RENEWAL_BOUND:?}");
+        for _ in 0..50 {
+            call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
+            calls += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await; // about 150 calls a second
+        }
+        renewed = serials().await?.iter().zip(&before).all(|(now, before)| now != before);
+    }
+    let took = started.elapsed().as_secs_f64();
+    Ok(format!("{calls} calls in {took:.1} s, 0 failed, {} certificates renewed", ON_THE_WAY.len()))
+}
+
+/// A new root is published, and signs when everybody holds it.
+pub(super) async fn another_root(mesh: &LocalMesh) -> Result<String> {
+    let before = active_root(mesh).await?;
+    let wanted = RotateRequest { reason: "the tour".to_owned(), compromised: None };
+    let (calls, took) = rotate(mesh, &wanted, async |trust| active(trust) != Some(before.as_str())).await?;
+    let now = active_root(mesh).await?;
+    Ok(format!("{calls} calls in {took:.1} s, 0 failed; root {before}, then {now}"))
+}
+
+/// Everything that hangs from the root is replaced, and then nobody trusts it.
+pub(super) async fn stolen_root(mesh: &LocalMesh) -> Result<String> {
+    let stolen = active_root(mesh).await?;
+    let wanted = RotateRequest { reason: "the tour plays thief".to_owned(), compromised: Some(stolen.clone()) };
+    let gone = async |trust: &TrustStatus| trust.roots.iter().all(|root| root.id != stolen);
+    let (calls, took) = rotate(mesh, &wanted, gone).await?;
+    Ok(format!("{calls} calls in {took:.1} s, 0 failed; nobody trusts {stolen} any more"))
+}
+
+/// Asks for it and makes calls until it is done; how many there were, in how many seconds.
+async fn rotate(
+    mesh: &LocalMesh,
+    wanted: &RotateRequest,
+    done: impl AsyncFn(&TrustStatus) -> bool,
+) -> Result<(usize, f64)> {
+    let started = Instant::now();
+    let mut trust: TrustStatus = mesh.api.post("/api/identity/rotate", &mesh.admin()?, wanted).await?;
+    let mut connection = mesh.member("web")?.connect().await?;
+    let mut calls = 0;
+    while !done(&trust).await {
+        ensure!(started.elapsed() < ROOT_BOUND, "it is not done within {ROOT_BOUND:?}: {trust:?}");
+        call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
+        calls += 1;
+        trust = mesh.api.get("/api/identity").await?;
+    }
+    Ok((calls, started.elapsed().as_secs_f64()))
+}
+
+async fn active_root(mesh: &LocalMesh) -> Result<String> {
+    let trust: TrustStatus = mesh.api.get("/api/identity").await?;
+    active(&trust).map(str::to_owned).context("no root signs")
+}
+
+fn active(trust: &TrustStatus) -> Option<&str> {
+    trust.roots.iter().find(|root| root.state == RootState::Active).map(|root| root.id.as_str())
+}
+
+async fn call_on(mesh: &LocalMesh, connection: &mut Connection) -> Result<()> {
+    if !connection.is_open() {
+        *connection = mesh.member("web")?.connect().await?;
+    }
+    let reply = connection.send(get("board.prod", "/hello")?).await?;
+    expect(&reply, StatusCode::OK)
+}
+
+/// Serial number of the certificate that a sidecar serves with, as its admin endpoint says.
+async fn serial(mesh: &LocalMesh, name: &str) -> Result<String> {
+    let reply = crate::http::once(&mesh.member(name)?.admin.to_string(), get("admin", "/certs")?).await?;
+    let certs: Value = serde_json::from_slice(&reply.body).with_context(|| format!("reading /certs of {name}"))?;
+    let serial = find(&certs, "serial").or_else(|| find(&certs, "serial_number"));
+    serial.with_context(|| format!("/certs of {name} shows no serial number: {certs}"))
+}
+
+fn find(value: &Value, key: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => match fields.get(key) {
+            Some(Value::String(text)) => Some(text.clone()),
+            _ => fields.values().find_map(|field| find(field, key)),
+        },
+        Value::Array(items) => items.iter().find_map(|item| find(item, key)),
+        _ => None,
+    }
+}

@@ -16,8 +16,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_policy::{Bundle, Engine};
 
+use crate::report::Sample;
 use crate::spread::percentile;
-use crate::{meter, report, root, tool};
+use crate::subject::ASKING;
+use crate::{chain, meter, report, root, spread, tool};
 use mix::Call;
 use plain::Plain;
 use rpc::Checks;
@@ -44,7 +46,15 @@ pub(crate) struct Options {
     /// Checks of one round.
     #[arg(long, default_value_t = 20_000)]
     checks: usize,
+    /// Rounds of calls through two sidecars, ours that decide and Envoys that ask; 0 leaves them out.
+    #[arg(long, default_value_t = 3)]
+    pair_rounds: usize,
 }
+
+/// Connections of the calls through two sidecars.
+const CONNECTIONS: u32 = 32;
+/// Seconds of each such measurement.
+const SECONDS: u64 = 5;
 
 /// What was seen at one number of policies.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +65,36 @@ pub(crate) struct Case {
     cedar: Times,
     load_ms: f64,
     rss_kib: u64,
+}
+
+/// Calls through two sidecars: ours, which decide themselves, and Envoys with the same configuration, which ask their agents.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pairs {
+    weft: Pair,
+    envoy: Pair,
+}
+
+/// Medians over the rounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    /// CPU time of both sidecars, agents included, in microseconds a request.
+    cpu_us: f64,
+    /// 99th percentile of what a call took, in microseconds.
+    p99_us: f64,
+}
+
+impl Pairs {
+    fn measure(rounds: usize) -> Result<Self> {
+        let mut results = chain::beside(&["weft", ASKING], rounds, SECONDS, &[CONNECTIONS])?;
+        let mut seen = results.remove(&CONNECTIONS).unwrap_or_default();
+        let mut pair = |name| {
+            let samples = seen.remove(name).map(|case| case.samples).unwrap_or_default();
+            ensure!(!samples.is_empty(), "nothing was measured of {name}");
+            let median = |value: fn(&Sample) -> f64| spread::median(&samples.iter().map(value).collect::<Vec<_>>());
+            Ok(Pair { cpu_us: median(|sample| sample.cpu_us_per_request), p99_us: median(|sample| sample.p99_us) })
+        };
+        Ok(Self { weft: pair("weft")?, envoy: pair(ASKING)? })
+    }
 }
 
 /// Microseconds of one decision.
@@ -89,14 +129,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         0 => None,
         rounds => Some(rpc::measure(rounds, options.checks).context("checks over ext_authz")?),
     };
+    let pairs = match options.pair_rounds {
+        0 => None,
+        rounds => Some(Pairs::measure(rounds).context("calls through two sidecars")?),
+    };
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("authz.json");
-    std::fs::write(&file, format!("{:#}\n", json(&results, checks)))?;
-    println!("\n{}{}wrote {}", table::table(&results), table::checks(checks), file.display());
-    if options.policies == [10, 1_000, 10_000] && options.rounds >= 20 && options.check_rounds >= 10 {
+    std::fs::write(&file, format!("{:#}\n", json(&results, checks, pairs)))?;
+    println!("\n{}{}{}wrote {}", table::table(&results), table::checks(checks), table::pairs(pairs), file.display());
+    let whole = options.rounds >= 20 && options.check_rounds >= 10 && options.pair_rounds >= 3;
+    if options.policies == [10, 1_000, 10_000] && whole {
         let page = root().join("docs/benchmarks.md");
-        report::put(&page, "authz", &table::page(&results, checks))?;
+        report::put(&page, "authz", &table::page(&results, checks, pairs))?;
         println!("wrote the table into {}", page.display());
     }
     Ok(())
@@ -179,7 +224,7 @@ pub(crate) fn load(bundle: &Path) -> Result<()> {
     Ok(())
 }
 
-fn json(results: &BTreeMap<usize, Case>, checks: Option<Checks>) -> Value {
+fn json(results: &BTreeMap<usize, Case>, checks: Option<Checks>, pairs: Option<Pairs>) -> Value {
     let round = |us: f64| (us * 100.0).round() / 100.0;
     let times = |times: Times| json!({"p50_us": round(times.p50), "p99_us": round(times.p99)});
     let case = |case: &Case| {
@@ -199,6 +244,10 @@ fn json(results: &BTreeMap<usize, Case>, checks: Option<Checks>) -> Value {
         "ext_authz_checks_per_cpu_second": checks.map(|checks| checks.weft.round()),
         "plain_checks_per_cpu_second": checks.map(|checks| checks.plain.round()),
         "ext_authz_to_plain": checks.map(|checks| round(checks.ratio())),
+        "end_to_end": pairs.map(|Pairs { weft, envoy }| {
+            let pair = |pair: Pair| json!({"cpu_us_per_request": round(pair.cpu_us), "p99_us": round(pair.p99_us)});
+            json!({"weft": pair(weft), "envoy_ext_authz": pair(envoy), "ratio": round(weft.cpu_us / envoy.cpu_us)})
+        }),
     })
 }
 
@@ -211,7 +260,8 @@ mod tests {
         let times = Times::of((1..=1_000).map(Duration::from_nanos).collect());
         let case = Case { weft: times, calm_p99: 0.7, cedar: times, load_ms: 1.234, rss_kib: 7 };
         let checks = Checks { weft: 30_000.4, plain: 40_000.0 };
-        let report = json(&BTreeMap::from([(10, case)]), Some(checks));
+        let pairs = Pairs { weft: Pair { cpu_us: 20.0, p99_us: 900.0 }, envoy: Pair { cpu_us: 80.0, p99_us: 3_000.0 } };
+        let report = json(&BTreeMap::from([(10, case)]), Some(checks), Some(pairs));
         assert_eq!(
             report,
             json!({
@@ -224,6 +274,11 @@ mod tests {
                 "ext_authz_checks_per_cpu_second": 30_000.0,
                 "plain_checks_per_cpu_second": 40_000.0,
                 "ext_authz_to_plain": 0.75,
+                "end_to_end": {
+                    "weft": {"cpu_us_per_request": 20.0, "p99_us": 900.0},
+                    "envoy_ext_authz": {"cpu_us_per_request": 80.0, "p99_us": 3_000.0},
+                    "ratio": 0.25,
+                },
             })
         );
     }

@@ -61,17 +61,38 @@ impl Options {
     }
 }
 
+/// The chain with these subjects at some numbers of connections, for another benchmark than this.
+pub(crate) fn beside(names: &[&'static str], rounds: usize, seconds: u64, connections: &[u32]) -> Result<Results> {
+    let options = Options {
+        rounds,
+        seconds,
+        connections: connections.to_vec(),
+        subjects: Vec::new(),
+        baseline: None,
+        counts: 0,
+        count_requests: 1,
+    };
+    let folder = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
+    let (_app, setup) = start(folder.path(), None)?;
+    let subjects = names.iter().map(|name| Subject::start(name, &setup, &[])).collect::<Result<Vec<_>>>()?;
+    timed(&options, &setup, &subjects)
+}
+
+/// The app at the end of the chain, and what subjects are started from.
+fn start(folder: &Path, baseline: Option<PathBuf>) -> Result<(Process, Setup)> {
+    let app = ports::free();
+    let program = std::env::current_exe()?;
+    let process = Process::start(folder, "app", program, ["app", "--listen", &app.to_string()], &[]);
+    wait::until("the app to listen", wait::SOON, || std::net::TcpStream::connect(app));
+    Ok((process, Setup { folder: folder.to_owned(), app, weft: binary(&peers::weft())?, baseline }))
+}
+
 /// Measures, prints, and writes the results.
 pub(crate) fn run(options: &Options) -> Result<()> {
     options.check()?;
     let folder = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
-    let app = ports::free();
-    let program = std::env::current_exe()?;
-    let _app = Process::start(folder.path(), "app", program, ["app", "--listen", &app.to_string()], &[]);
-    wait::until("the app to listen", wait::SOON, || std::net::TcpStream::connect(app));
-
     let baseline = options.baseline.as_deref().map(binary).transpose()?;
-    let setup = Setup { folder: folder.path().to_owned(), app, weft: binary(&peers::weft())?, baseline };
+    let (_app, setup) = start(folder.path(), baseline)?;
     let wanted = NAMES.into_iter().filter(|name| options.wants(name));
     let subjects = wanted.map(|name| Subject::start(name, &setup, &[])).collect::<Result<Vec<_>>>()?;
     ensure!(!subjects.is_empty(), "no subject: choose from direct, envoy, weft");

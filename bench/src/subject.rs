@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use weft_tests::process::Process;
+use weft_tests::sidecar::DataPlane;
 
 use crate::{envoy, weft};
 
 /// The names, in the order of the table.
 pub(crate) const NAMES: [&str; 4] = ["direct", "envoy", "baseline", "weft"];
+/// Beside them, for `authz` alone: Weft's own configuration on a pair of Envoys, each of which asks its agent over ext_authz.
+pub(crate) const ASKING: &str = "envoy + ext_authz";
 
 /// What a reader calls them.
 pub(crate) fn label(name: &str) -> &str {
@@ -47,7 +50,7 @@ enum Running {
 }
 
 impl Subject {
-    /// Starts one of [`NAMES`] and waits until calls pass. Its proxies run under the program and arguments of `under`, if any.
+    /// Starts one of [`NAMES`], or [`ASKING`], and waits until calls pass. Its proxies run under the program and arguments of `under`, if any.
     ///
     /// # Errors
     /// When files cannot be written, or a binary to run is not there.
@@ -60,12 +63,16 @@ impl Subject {
                 let proxies = pair.processes.iter().map(Process::id).collect();
                 (pair.egress, proxies, Running::Envoys { _both: pair.processes })
             }
+            ASKING => {
+                let pair = weft::start(setup.app, &setup.weft, DataPlane::Envoy, under);
+                (pair.egress(), pair.proxies(), Running::Wefts { _pair: Box::new(pair) })
+            }
             _ => {
                 let program = match name {
                     "baseline" => setup.baseline.as_ref().context("no --baseline was given")?,
                     _ => &setup.weft,
                 };
-                let pair = weft::start(setup.app, program, under);
+                let pair = weft::start(setup.app, program, DataPlane::Weft, under);
                 (pair.egress(), pair.proxies(), Running::Wefts { _pair: Box::new(pair) })
             }
         };

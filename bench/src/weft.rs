@@ -1,12 +1,14 @@
-//! Weft's own pair: a real `weft server` and two sidecars with one worker each; access log to a file, metrics and authorization on.
+//! Weft's own pair, on either data plane: a real `weft server` and two sidecars with one worker each; access log to a file, metrics and
+//! authorization on.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
+use weft_tests::family::descendants;
 use weft_tests::load::Target;
 use weft_tests::mesh::Mesh;
 use weft_tests::ports;
-use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
 
 use crate::root;
 
@@ -22,15 +24,17 @@ impl Wefts {
         self.client.egress
     }
 
+    /// The sidecars and what they run: an Envoy is a child of its agent.
     pub(crate) fn proxies(&self) -> Vec<u32> {
-        vec![self.client.pid(), self.app.pid()]
+        let with_children = |pid| std::iter::once(pid).chain(descendants(pid).into_iter().map(|member| member.pid));
+        [self.client.pid(), self.app.pid()].into_iter().flat_map(with_children).collect()
     }
 }
 
 /// Starts server and sidecars of one binary and waits until calls pass. The sidecars run under `under`; the server never does.
-pub(crate) fn start(app: SocketAddr, program: &Path, under: &[String]) -> Wefts {
+pub(crate) fn start(app: SocketAddr, program: &Path, data_plane: DataPlane, under: &[String]) -> Wefts {
     let mesh = Mesh::start_program(program, &root().join("bench/mesh"), |_| {});
-    let spec = |service: &str, app| Spec::new(service, app).workers(1).under(under);
+    let spec = |service: &str, app| Spec::new(service, app).workers(1).on(data_plane).under(under);
     let callee = mesh.sidecar("app", spec("bench/app", app));
     // Nobody calls the client, so nothing listens where its app would be.
     let client = mesh.sidecar("client", spec("bench/client", ports::free()));

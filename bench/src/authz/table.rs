@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Case, Checks};
+use super::{Case, Checks, Pair, Pairs};
 use crate::report;
 
 const HEAD: &str = "\
@@ -39,9 +39,23 @@ pub(crate) fn checks(checks: Option<Checks>) -> String {
     )
 }
 
+/// A Markdown table of the calls through two sidecars; nothing if there were none.
+pub(crate) fn pairs(pairs: Option<Pairs>) -> String {
+    let Some(Pairs { weft, envoy }) = pairs else { return String::new() };
+    let row = |name: &str, pair: Pair| format!("| {name} | {:.1} | {:.0} |\n", pair.cpu_us, pair.p99_us);
+    format!(
+        "| through two sidecars, 32 connections | CPU of both, agents included, us a request | p99, us |\n|---|---|---|\n{}{}\
+         | **weft / Envoy** | **{:.2}x** | **{:.2}x** |\n\n",
+        row("weft, which decides itself", weft),
+        row("Envoy, which asks over ext_authz", envoy),
+        weft.cpu_us / envoy.cpu_us,
+        weft.p99_us / envoy.p99_us,
+    )
+}
+
 /// The tables with where they were taken.
-pub(crate) fn page(results: &BTreeMap<usize, Case>, seen: Option<Checks>) -> String {
-    format!("On {}.\n\n{}{}", report::machine(), table(results), checks(seen))
+pub(crate) fn page(results: &BTreeMap<usize, Case>, seen: Option<Checks>, both: Option<Pairs>) -> String {
+    format!("On {}.\n\n{}{}{}", report::machine(), table(results), checks(seen), pairs(both))
 }
 
 #[cfg(test)]

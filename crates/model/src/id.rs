@@ -277,6 +277,69 @@ mod tests {
     }
 
     #[test]
+    fn upper_case_is_refused_and_intent_is_told_the_lower() {
+        assert!("Acme.internal".parse::<TrustDomain>().is_err());
+        assert!("SPIFFE://acme.internal/x".parse::<SpiffeId>().is_err());
+        assert_eq!("spiffe://acme.internal/X".parse::<SpiffeId>().expect("a path may have any case").path(), "/X");
+        // What intent is told is tried where intent is read.
+    }
+
+    #[test]
+    fn a_trust_domain_has_no_other_character() {
+        for byte in 0..=127u8 {
+            let name = format!("a{}b", char::from(byte));
+            let legal = matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+            assert_eq!(name.parse::<TrustDomain>().is_ok(), legal, "{name:?}");
+            let id = format!("spiffe://{name}/x");
+            // A slash ends the trust domain, and what follows is a path.
+            assert_eq!(id.parse::<SpiffeId>().is_ok(), legal || byte == b'/', "{id:?}");
+        }
+        assert!("b\u{fc}cher".parse::<TrustDomain>().is_err());
+    }
+
+    #[test]
+    fn each_byte_of_a_segment_is_legal_or_refused() {
+        for byte in 0..=127u8 {
+            let id = format!("spiffe://a/x{}y", char::from(byte));
+            let legal = matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'/');
+            assert_eq!(id.parse::<SpiffeId>().is_ok(), legal, "{id:?}");
+        }
+        assert!("spiffe://a/b\u{fc}cher".parse::<SpiffeId>().is_err());
+    }
+
+    #[test]
+    fn names_that_look_like_addresses_or_like_nothing_are_names() {
+        for name in ["10.0.0.1", "a..b", "-x", "_", ".", "1"] {
+            assert!(name.parse::<TrustDomain>().is_ok(), "{name}");
+            assert_eq!(format!("spiffe://{name}/x").parse::<SpiffeId>().expect("legal").trust_domain().as_str(), name);
+        }
+        assert!("[::1]".parse::<TrustDomain>().is_err(), "IPv6 has characters that are not legal");
+    }
+
+    #[test]
+    fn ids_of_2048_bytes_are_taken_and_2049_refused() {
+        let of = |length: usize| format!("spiffe://a/{}", "x".repeat(length - "spiffe://a/".len()));
+        assert_eq!(of(2048).parse::<SpiffeId>().expect("legal").as_str().len(), 2048);
+        assert!(of(2049).parse::<SpiffeId>().is_err());
+    }
+
+    #[test]
+    fn names_of_255_bytes_of_trust_domain_are_taken_and_256_refused() {
+        assert!("a".repeat(255).parse::<TrustDomain>().is_ok() && "a".repeat(256).parse::<TrustDomain>().is_err());
+        let id = |length| format!("spiffe://{}/x", "a".repeat(length));
+        assert!(id(255).parse::<SpiffeId>().is_ok() && id(256).parse::<SpiffeId>().is_err());
+    }
+
+    #[test]
+    fn the_longest_service_has_a_legal_id() {
+        let domain: TrustDomain = "a".repeat(255).parse().expect("legal");
+        let service = ServiceName::new(&"n".repeat(63), &"s".repeat(63)).expect("legal");
+        let id = SpiffeId::for_service(&domain, &service);
+        assert_eq!(id.as_str().parse::<SpiffeId>().expect("legal"), id);
+        assert!(id.as_str().len() < 2048);
+    }
+
+    #[test]
     fn illegal_service_names_are_refused() {
         for bad in ["", "board", "prod/", "/board", "prod/board/x", "Prod/board", "prod/-b", "prod/b_c", "prod/b.c"] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad} was accepted");

@@ -24,10 +24,11 @@ impl Wefts {
         self.client.egress
     }
 
-    /// The sidecars and what they run: an Envoy is a child of its agent.
+    /// The sidecars, and their Envoys. What an agent runs beside those (a guard that sleeps, a look at a version) costs nothing.
     pub(crate) fn proxies(&self) -> Vec<u32> {
-        let with_children = |pid| std::iter::once(pid).chain(descendants(pid).into_iter().map(|member| member.pid));
-        [self.client.pid(), self.app.pid()].into_iter().flat_map(with_children).collect()
+        let envoys = |pid| descendants(pid).into_iter().filter(|member| member.name == "envoy" && !member.zombie);
+        let with_envoy = |pid| std::iter::once(pid).chain(envoys(pid).map(|member| member.pid));
+        [self.client.pid(), self.app.pid()].into_iter().flat_map(with_envoy).collect()
     }
 }
 

@@ -10,6 +10,8 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use weft_compile::CompiledMesh;
 use weft_decision_log::{DecisionLog, Entry, Outcome, Place};
+use weft_model::Intent;
+use weft_model::intent::SshKey;
 use weft_policy::{BreakGlass, Breaking, Decision};
 
 use crate::hub::Hub;
@@ -80,22 +82,15 @@ impl Glass {
             .clone()
             .ok_or_else(|| refused(StatusCode::SERVICE_UNAVAILABLE, "no commit has passed the check yet", ""))?;
         check(asked, &mesh)?;
-        let unknown = || {
-            let what = format!("there is no operator {} in the serving commit", asked.operator);
-            refused(
-                StatusCode::FORBIDDEN,
-                what,
-                "commit an Operator document with the public key, and a policy that permits it",
-            )
+        // Whoever guesses at a key, or sends again what was obeyed, is seen.
+        let tell = |refused: &Refused| {
+            let operator = asked.operator.chars().take(64).collect::<String>();
+            tracing::warn!(?operator, why = refused.what, "break-glass is refused");
         };
-        let operator = mesh.intent().operators.get(asked.operator.as_str()).ok_or_else(unknown)?;
-        let key = asked.signer(&operator.ssh_keys).map_err(|why| {
-            let hint = format!("sign with a key that the document of {} names ({})", asked.operator, operator.span);
-            refused(StatusCode::UNAUTHORIZED, why, hint)
-        })?;
+        let key = signer(asked, mesh.intent()).inspect_err(tell)?;
         // One after the other from here on: no request is obeyed twice.
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh(asked, last.get(&asked.operator).copied(), now)?;
+        fresh(asked, last.get(&asked.operator).copied(), now).inspect_err(tell)?;
         let minutes = asked.seconds.div_ceil(60);
         let (operator, reason) = (asked.operator.as_str(), asked.reason.as_str());
         let decision = mesh.policy().may_break_glass(&Breaking { operator, minutes, reason, now });
@@ -177,6 +172,20 @@ fn check(asked: &GlassRequest, mesh: &CompiledMesh) -> Result<(), Refused> {
         return bad(format!("a reason is one line of 1 to {REASON_MAX} bytes"), "say why, for those who read the log");
     }
     Ok(())
+}
+
+/// Which of the operator's keys has signed.
+fn signer<'a>(asked: &GlassRequest, intent: &'a Intent) -> Result<&'a SshKey, Refused> {
+    let unknown = || {
+        let what = format!("there is no operator {} in the serving commit", asked.operator);
+        let hint = "commit an Operator document with the public key, and a policy that permits it";
+        refused(StatusCode::FORBIDDEN, what, hint)
+    };
+    let operator = intent.operators.get(asked.operator.as_str()).ok_or_else(unknown)?;
+    asked.signer(&operator.ssh_keys).map_err(|why| {
+        let hint = format!("sign with a key that the document of {} names ({})", asked.operator, operator.span);
+        refused(StatusCode::UNAUTHORIZED, why, hint)
+    })
 }
 
 /// It was signed just now, and after what was obeyed last.

@@ -92,7 +92,12 @@ impl Stop {
             exchange.grpc_status = Some(code);
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             headers.insert("grpc-status", HeaderValue::from(u16::from(code)));
-            if let Ok(message) = HeaderValue::from_str(&grpc_message(&self.detail)) {
+            // As the authorization server words it: a caller of gRPC has no other place for the decision's id.
+            let text = match decision_id {
+                Some(id) => format!("{} (decision {id})", self.detail),
+                None => self.detail.to_string(),
+            };
+            if let Ok(message) = HeaderValue::from_str(&grpc_message(&text)) {
                 headers.insert("grpc-message", message);
             }
         } else {

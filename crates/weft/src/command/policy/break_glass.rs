@@ -22,7 +22,7 @@ use crate::output::{Format, count, hinted, say, span};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// For how long, like 30m, at most a day
-    #[arg(long = "for", value_name = "TIME", value_parser = length, required_unless_present = "end")]
+    #[arg(long = "for", value_name = "TIME", value_parser = some_time, required_unless_present = "end")]
     time: Option<Duration>,
     /// End it now
     #[arg(long, conflicts_with = "time")]
@@ -42,6 +42,14 @@ pub(crate) struct Args {
     /// How it is printed
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+}
+
+/// A length of time that is not none.
+fn some_time(text: &str) -> Result<Duration, String> {
+    match length(text)? {
+        Duration::ZERO => Err("the glass cannot be broken for no time; --end makes it whole again".to_owned()),
+        time => Ok(time),
+    }
 }
 
 pub(crate) async fn run(args: &Args) -> Result<()> {

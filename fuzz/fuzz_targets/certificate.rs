@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use rustls_pki_types::{CertificateDer, UnixTime};
+use weft_authority::{Authority, KeyProof, Lives};
 use weft_fuzz::edited;
-use weft_identity::{Authority, IdentityState, KeyProof, LiveIdentity, Lives, Names, Svid, TrustBundle};
+use weft_identity::{IdentityState, LiveIdentity, Names, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
 
@@ -29,13 +30,14 @@ static MESH: LazyLock<Mesh> = LazyLock::new(|| {
     let domain: TrustDomain = "acme.internal".parse().expect("legal");
     let now = SystemTime::now();
     let store = Store::open(folder.path()).expect("an empty store");
-    let authority = runtime.block_on(Authority::open(store, domain.clone(), Lives::default(), now)).expect("opens");
+    let authority = runtime.block_on(Authority::open(store, domain.clone(), "self", Lives::default(), now));
+    let authority = authority.expect("opens");
     let key = rcgen::KeyPair::generate().expect("a key");
     let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a request").der().to_vec();
     let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().expect("legal");
     let day = Duration::from_secs(24 * 3600);
     let proof = KeyProof::check(&csr).expect("its own key");
-    let issued = authority.issue(&proof, &id, day, &Names::local(), now).expect("issues");
+    let issued = authority.issue(&proof, &id, None, day, &Names::local(), now).expect("issues");
     let bundle = (*authority.bundle()).clone();
     let sibling = LiveIdentity::empty();
     sibling.set(authority.own_svid(&Names::default(), day, now).expect("issues"), bundle.clone());

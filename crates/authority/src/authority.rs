@@ -5,81 +5,31 @@
 //! moment in which it signs. The authority signs whatever identity it is told to: who deserves which is decided by its callers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD as BASE64;
 use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use weft_identity::ca::{self, Ca, CaError, KeyRequest, Names};
+use weft_identity::ca::{self, CaError, KeyRequest, Names};
 use weft_identity::schedule::{self, Plan};
 use weft_identity::{LiveIdentity, Svid, SvidError, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
-use weft_store::{Store, StoreError, Swap};
+use weft_store::Store;
 
+use crate::error::AuthorityError;
 use crate::holders::{Holder, Holders};
-use crate::trust::{Key, KeyId, Kind, Made, Patience, Phase, Step, Trust, UnknownKey};
-
-/// What the trust domain vouches with.
-const TRUST: &str = "ca/trust";
-/// Where earlier versions kept the only root.
-const FORMER_ROOT: &str = "ca/root";
+use crate::keys::{
+    ATTEMPTS, Issuing, Published, advance, certificate, from_base64, is_good, make_issuing, put_trust, read_issuing,
+    read_trust, seconds,
+};
+use crate::lives::Lives;
+use crate::trust::{KeyId, Kind, Phase, Trust, UnknownKey};
 
 /// How often the authority tries again what failed.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// Attempts to change what several servers change at once; each fails only because another server's succeeded.
-const ATTEMPTS: u32 = 100;
-
-/// Why the authority could not do its work.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthorityError {
-    /// The store failed or holds something forged.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Ca(#[from] CaError),
-    /// A certificate that was made is not usable.
-    #[error(transparent)]
-    Svid(#[from] SvidError),
-    /// The store belongs to another mesh.
-    #[error(
-        "the stored CA is not for trust domain {0}: {1}; give this mesh its own state folder, or put `trustDomain` back as it was"
-    )]
-    OtherTrustDomain(TrustDomain, String),
-    /// No such key.
-    #[error(transparent)]
-    UnknownKey(#[from] UnknownKey),
-    /// Others changed what the trust domain vouches with, again and again.
-    #[error("what the trust domain vouches with is changed by other servers all the time; try again")]
-    Contended,
-}
-
-/// How long keys live, and what follows from that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lives {
-    /// A root; followed by another at half of its life. Default 10 years.
-    pub root: Duration,
-    /// An issuing CA; replaced at half of its life. Default 30 days.
-    pub issuing: Duration,
-    /// How long a root that signs no more stays in the bundle: as long as anything that it signed, and any join token with its pin, can
-    /// live. Default 24 hours, which is the most for either.
-    pub retired: Duration,
-    /// How long a root vouches for its successor, for machines that were away meanwhile. Default 30 days.
-    pub vouched: Duration,
-}
-
-impl Default for Lives {
-    fn default() -> Self {
-        let day = Duration::from_secs(24 * 3600);
-        Self { root: 3650 * day, issuing: 30 * day, retired: day, vouched: 30 * day }
-    }
-}
-
 /// What was issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -109,37 +59,6 @@ impl KeyProof {
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0.subject_public_key_info()).into()
     }
-}
-
-/// What the trust domain vouches with, and what follows from it.
-#[derive(Debug)]
-pub struct Published {
-    /// As it stands in the store.
-    pub trust: Trust,
-    /// What everybody is to verify by.
-    pub bundle: Arc<TrustBundle>,
-    revision: Option<u64>,
-}
-
-impl Published {
-    fn new(trust: Trust, revision: Option<u64>, domain: &TrustDomain) -> Result<Self, AuthorityError> {
-        let roots = trust.x509.keys().iter().map(certificate).collect::<Result<Vec<_>, _>>()?;
-        let bundle = TrustBundle::new(domain.clone(), roots)
-            .map_err(|error| AuthorityError::OtherTrustDomain(domain.clone(), error.to_string()))?;
-        Ok(Self { bundle: Arc::new(bundle.with_sequence(trust.sequence)), trust, revision })
-    }
-
-    /// Whether what was issued under this root is to be replaced at once.
-    pub fn is_tainted(&self, under: &str) -> bool {
-        let keys = self.trust.x509.keys();
-        keys.iter().any(|key| key.id == under && key.tainted.is_some() && !matches!(key.phase, Phase::Active { .. }))
-    }
-}
-
-/// An issuing CA, and the root that signed it.
-struct Issuing {
-    ca: Ca,
-    under: KeyId,
 }
 
 /// See the module.
@@ -227,7 +146,8 @@ impl Authority {
         schedule::half_life(issuing.ca.not_before, issuing.ca.not_after)
     }
 
-    /// Signs an X.509-SVID of `id` for the key of a request, issued to a machine if that is known. It ends after `ttl`, or with the issuing CA if that is earlier.
+    /// Signs an X.509-SVID of `id` for the key of a request, issued to a machine if that is known. It ends after `ttl`, or with the issuing
+    /// CA if that is earlier.
     pub fn issue(
         &self,
         request: &KeyProof,
@@ -251,9 +171,13 @@ impl Authority {
 
     /// Takes note of who got what was issued, together with the present bundle; rotations wait for them. What they call themselves, or
     /// the serial number of what they got, tells them from others of the same identity.
-    pub(crate) fn hold(&self, holder: String, issued: &Issued, sequence: u64, now: SystemTime) {
+    ///
+    /// `false`: the root has just been followed by another, and this one may be forgotten before it was known that somebody lives by it. What
+    /// was issued must not be handed out, but issued again.
+    pub(crate) fn hold(&self, holder: String, issued: &Issued, sequence: u64, now: SystemTime) -> bool {
         let ends = seconds(now + issued.ttl);
         self.holders.issued(holder, Holder { sequence, under: issued.under.clone(), ends }, seconds(now));
+        self.issuing.load().under == issued.under
     }
 
     /// A holder says which bundle it has.
@@ -322,21 +246,32 @@ impl Authority {
     /// more. One of several servers takes a step, the others take over the result. Whether anything changed here.
     pub async fn advance(&self, now: SystemTime) -> Result<bool, AuthorityError> {
         self.holders.save(seconds(now)).await?;
+        let mut changed = false;
+        loop {
+            let (stepped, replaced) = self.take_steps(now).await?;
+            changed |= stepped || replaced;
+            if !stepped {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// Takes the steps up to the next root that signs, and has this server's issuing CA be that one's. Only then anybody is told: whoever
+    /// renews because of it gets a certificate under the new root. Whether a step was taken, and whether the issuing CA was replaced.
+    async fn take_steps(&self, now: SystemTime) -> Result<(bool, bool), AuthorityError> {
         let before = self.published.borrow().clone();
         let present = read_trust(&self.store, &self.domain).await?;
         let present = advance(&self.store, &self.domain, self.lives, present, &self.holders, now).await?;
-        let mut changed = present.trust != before.trust;
-        if changed {
+        let replaced = !is_good(&self.issuing.load(), &present, now);
+        if replaced {
+            let issuing = make_issuing(&self.store, &self.issuing_key, &self.domain, self.lives, &present, now).await?;
+            self.issuing.store(Arc::new(issuing));
+        }
+        let stepped = present.trust != before.trust;
+        if stepped {
             self.published.send_replace(Arc::new(present));
         }
-        let published = self.published.borrow().clone();
-        if !is_good(&self.issuing.load(), &published, now) {
-            let issuing =
-                make_issuing(&self.store, &self.issuing_key, &self.domain, self.lives, &published, now).await?;
-            self.issuing.store(Arc::new(issuing));
-            changed = true;
-        }
-        Ok(changed)
+        Ok((stepped, replaced))
     }
 
     /// Gives the control plane its own identity, and keeps it, the issuing CA and the roots renewed until the task is aborted.
@@ -380,172 +315,6 @@ impl Authority {
     }
 }
 
-/// Takes every step that is due. Of several servers that take the same one, the store lets one through; the others look again.
-async fn advance(
-    store: &Store,
-    domain: &TrustDomain,
-    lives: Lives,
-    mut present: Published,
-    holders: &Holders,
-    now: SystemTime,
-) -> Result<Published, AuthorityError> {
-    let patience = Patience { longest: lives.retired.as_secs(), fetchers: 0 };
-    for _ in 0..ATTEMPTS {
-        let at = seconds(now);
-        let Some(step) = present.trust.x509.next(at, &holders.held(at), patience) else { return Ok(present) };
-        let mut trust = present.trust.clone();
-        let mut made_key = None;
-        match &step {
-            Step::Publish => {
-                let made = make_root(store, domain, lives, &trust, now).await?;
-                made_key = Some(root_key(&made.id));
-                trust.publish(Kind::X509, made, at);
-            }
-            Step::Activate(id) => trust.x509.activate(id, at, patience)?,
-            Step::Forget(id) => trust.forget(Kind::X509, id)?,
-        }
-        present = match put_trust(store, domain, &present, trust).await? {
-            Some(published) => {
-                tell(&step, &published);
-                if let Step::Forget(id) = &step {
-                    store.delete(&root_key(id)).await?;
-                }
-                published
-            }
-            None => {
-                // Another server was quicker: the key that was made here is nobody's.
-                if let Some(key) = made_key {
-                    store.delete(&key).await?;
-                }
-                read_trust(store, domain).await?
-            }
-        };
-    }
-    Err(AuthorityError::Contended)
-}
-
-fn tell(step: &Step, published: &Published) {
-    let sequence = published.trust.sequence;
-    match step {
-        Step::Publish => tracing::info!(sequence, "a new root is in the bundle; it signs when everybody holds it"),
-        Step::Activate(root) => tracing::info!(root, "the root signs from now on"),
-        Step::Forget(root) => tracing::info!(root, sequence, "nothing lives by the root any more: it left the bundle"),
-    }
-}
-
-/// A new root with its key in the store, certified by the one that signs now, if that may be trusted.
-async fn make_root(
-    store: &Store,
-    domain: &TrustDomain,
-    lives: Lives,
-    trust: &Trust,
-    now: SystemTime,
-) -> Result<Made, AuthorityError> {
-    let root = match (trust.sequence, store.get_sealed(FORMER_ROOT).await?) {
-        (0, Some(bytes)) => Ca::from_bytes(&bytes)?,
-        _ => Ca::root(domain, now, lives.root)?,
-    };
-    let predecessor = match trust.x509.active().filter(|active| active.tainted.is_none()) {
-        Some(active) => read_root(store, &active.id).await?,
-        None => None,
-    };
-    let vouched = predecessor.map(|before| before.vouch_for(&root, domain, now, now + lives.vouched)).transpose()?;
-    let id = key_id(&root.pin());
-    store.put_sealed(&root_key(&id), &root.to_bytes()).await?;
-    Ok(Made {
-        id,
-        public: BASE64.encode(root.certificate()),
-        not_before: seconds(root.not_before),
-        not_after: seconds(root.not_after),
-        vouched: vouched.map(|certificate| BASE64.encode(certificate)),
-    })
-}
-
-/// Whether an issuing CA may go on: the root that signs has signed it, and half of its life is not over. One that was made by a clock
-/// that has been set back since is not valid yet.
-fn is_good(issuing: &Issuing, published: &Published, now: SystemTime) -> bool {
-    published.trust.x509.active().is_some_and(|root| root.id == issuing.under)
-        && now < schedule::half_life(issuing.ca.not_before, issuing.ca.not_after)
-        && now >= issuing.ca.not_before
-}
-
-async fn make_issuing(
-    store: &Store,
-    key: &str,
-    domain: &TrustDomain,
-    lives: Lives,
-    published: &Published,
-    now: SystemTime,
-) -> Result<Issuing, AuthorityError> {
-    let gone = || CaError::Stored("the key of the root that signs is gone".into());
-    let active = published.trust.x509.active().ok_or_else(gone)?;
-    let root = read_root(store, &active.id).await?.ok_or_else(gone)?;
-    let issuing = Issuing { ca: root.issuing(domain, now, lives.issuing)?, under: active.id.clone() };
-    let mut bytes = issuing.ca.to_bytes();
-    bytes.splice(0..0, issuing.under.bytes());
-    store.put_sealed(key, &bytes).await?;
-    tracing::info!(not_after = ca::rfc3339(issuing.ca.not_after), root = issuing.under, "made a new issuing CA");
-    Ok(issuing)
-}
-
-async fn read_issuing(store: &Store, key: &str) -> Result<Option<Issuing>, AuthorityError> {
-    let Some(bytes) = store.get_sealed(key).await? else { return Ok(None) };
-    let short = || CaError::Stored("it is cut short".into());
-    let (under, ca) = bytes.split_at_checked(KEY_ID_LENGTH).ok_or_else(short)?;
-    let under = String::from_utf8(under.to_vec()).map_err(|_| CaError::Stored("it names no root".into()))?;
-    Ok(Some(Issuing { ca: Ca::from_bytes(ca)?, under }))
-}
-
-async fn read_root(store: &Store, id: &str) -> Result<Option<Ca>, AuthorityError> {
-    Ok(store.get_sealed(&root_key(id)).await?.map(|bytes| Ca::from_bytes(&bytes)).transpose()?)
-}
-
-fn root_key(id: &str) -> String {
-    format!("ca/x509/{id}")
-}
-
-async fn read_trust(store: &Store, domain: &TrustDomain) -> Result<Published, AuthorityError> {
-    let Some(entry) = store.get(TRUST).await? else { return Published::new(Trust::default(), None, domain) };
-    let plain = store.unseal(TRUST, &entry.value)?;
-    let trust = serde_json::from_slice(&plain).map_err(|error| CaError::Stored(format!("{TRUST}: {error}")))?;
-    Published::new(trust, Some(entry.revision), domain)
-}
-
-/// Puts what the trust domain vouches with into the store, sealed, since whoever could write it could have the mesh trust anybody.
-/// `None`: somebody else has changed it since `present` was read.
-async fn put_trust(
-    store: &Store,
-    domain: &TrustDomain,
-    present: &Published,
-    trust: Trust,
-) -> Result<Option<Published>, AuthorityError> {
-    let plain = serde_json::to_vec(&trust).expect("strings and numbers are JSON");
-    match store.compare_and_swap(TRUST, present.revision, Some(store.seal(TRUST, &plain))).await? {
-        Swap::Done(revision) => Ok(Some(Published::new(trust, Some(revision), domain)?)),
-        Swap::Conflict(_) => Ok(None),
-    }
-}
-
-const KEY_ID_LENGTH: usize = 16;
-
-/// See [`KeyId`].
-fn key_id(hash: &[u8; 32]) -> KeyId {
-    hash[..KEY_ID_LENGTH / 2].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn certificate(root: &Key) -> Result<CertificateDer<'static>, CaError> {
-    from_base64(&root.public)
-}
-
-fn from_base64(text: &str) -> Result<CertificateDer<'static>, CaError> {
-    let der = BASE64.decode(text).map_err(|error| CaError::Stored(format!("a certificate: {error}")))?;
-    Ok(CertificateDer::from(der))
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// When the control plane's own certificate is to be renewed.
 fn own_plan(own: &LiveIdentity) -> Plan {
     let state = own.load();
@@ -553,4 +322,40 @@ fn own_plan(own: &LiveIdentity) -> Plan {
         (svid.not_before(), schedule::half_life(svid.not_before() + ca::BACKDATE, svid.not_after()))
     });
     Plan { begun: SystemTime::now(), due, not_before }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_handed_out_under_a_root_that_may_be_forgotten_before_it_is_known_who_lives_by_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, now) = (Store::open(folder.path()).unwrap(), SystemTime::now());
+        let open = Authority::open(store, "acme.internal".parse().unwrap(), "self", Lives::default(), now);
+        let authority = open.await.unwrap();
+        let request = KeyProof::check(&KeyRequest::new().unwrap().csr).unwrap();
+        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
+        let hour = Duration::from_secs(3600);
+        let issue = || authority.issue(&request, &id, None, hour, &Names::default(), now).unwrap();
+        let early = issue();
+        let stolen = early.under.clone();
+        authority.taint(Kind::X509, &stolen, "a drill").await.unwrap();
+        // All steps at once, since nobody holds anything: the root is gone when the slow answer wants to leave.
+        authority.advance(now).await.unwrap();
+        assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != stolen));
+        assert!(!authority.hold("holder/slow".to_owned(), &early, 1, now));
+        let again = issue();
+        assert!(again.under != stolen && authority.hold("holder/slow".to_owned(), &again, 3, now));
+        // One that was taken note of in time is waited for.
+        let second = again.under.clone();
+        authority.taint(Kind::X509, &second, "another").await.unwrap();
+        authority.holds("holder/slow", u64::MAX);
+        authority.advance(now).await.unwrap();
+        assert!(authority.must_renew("holder/slow"), "it is told to, and the root stays until it has");
+        assert!(authority.hold("holder/slow".to_owned(), &issue(), 9, now));
+        authority.advance(now).await.unwrap();
+        assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != second));
+        assert!(!authority.must_renew("holder/slow"));
+    }
 }

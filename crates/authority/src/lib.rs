@@ -4,13 +4,19 @@
 //! asks. Who may have an identity is asked of the mesh, through [`Registrar`]. How one root follows another is [`trust`].
 
 mod authority;
+mod error;
 mod holders;
 mod join_tokens;
+mod keys;
+mod lives;
 mod machines;
 mod service;
 pub mod trust;
 
-pub use authority::{Authority, AuthorityError, Issued, KeyProof, Lives, Published};
+pub use authority::{Authority, Issued, KeyProof};
+pub use error::AuthorityError;
 pub use join_tokens::{JoinTokens, TokenError};
+pub use keys::Published;
+pub use lives::Lives;
 pub use machines::{MachineError, Machines};
 pub use service::{Admission, IdentityService, Registrar};

@@ -12,7 +12,7 @@ use weft_identity::{JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
-use crate::authority::{Authority, Issued, KeyProof};
+use crate::authority::{Authority, KeyProof};
 use crate::holders;
 use crate::join_tokens::{JoinTokens, TokenError};
 use crate::machines::{MachineError, Machines};
@@ -48,6 +48,14 @@ pub trait Registrar: Send + Sync + 'static {
     fn issued(&self, id: &SpiffeId, node_id: &str, not_after: SystemTime);
 }
 
+/// Who gets a certificate, as what it calls itself, and when.
+struct Grantee<'a> {
+    id: &'a SpiffeId,
+    machine: Option<&'a str>,
+    node_id: &'a str,
+    now: SystemTime,
+}
+
 /// See the module.
 pub struct IdentityService {
     authority: Arc<Authority>,
@@ -80,19 +88,25 @@ impl IdentityService {
         Ok((id, admission))
     }
 
-    fn issue(
-        &self,
-        key: &KeyProof,
-        id: &SpiffeId,
-        machine: Option<&MachineId>,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<Issued, Status> {
-        let machine = machine.map(String::as_str);
-        self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
-            tracing::error!(%id, %error, "cannot issue");
-            Status::internal(format!("cannot issue a certificate for {id}: {error}"))
-        })
+    /// Issues, and takes note of who has what, before anybody can use it.
+    fn issue(&self, key: &KeyProof, to: &Grantee<'_>, ttl: Duration) -> Result<Response<proto::SvidResponse>, Status> {
+        let Grantee { id, machine, node_id, now } = *to;
+        loop {
+            let issued = self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
+                tracing::error!(%id, %error, "cannot issue");
+                Status::internal(format!("cannot issue a certificate for {id}: {error}"))
+            })?;
+            let bundle = self.authority.bundle();
+            let holder = holders::key(id, node_id, &issued.serial);
+            if self.authority.hold(holder, &issued, bundle.sequence(), now) {
+                self.registrar.issued(id, node_id, now + issued.ttl);
+                return Ok(Response::new(proto::SvidResponse {
+                    chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+                    bundle: Some(wire::bundle_to_proto(&bundle)),
+                    ttl_seconds: issued.ttl.as_secs(),
+                }));
+            }
+        }
     }
 
     /// Redeems a join token, and enrols the machine that came with it.
@@ -117,17 +131,6 @@ impl IdentityService {
         }
         tracing::info!(%service, machine, ?token, "attested by join token");
         Ok(())
-    }
-
-    fn answer(&self, issued: Issued, id: &SpiffeId, node_id: &str, now: SystemTime) -> Response<proto::SvidResponse> {
-        let bundle = self.authority.bundle();
-        self.authority.hold(holders::key(id, node_id, &issued.serial), &issued, bundle.sequence(), now);
-        self.registrar.issued(id, node_id, now + issued.ttl);
-        Response::new(proto::SvidResponse {
-            chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
-            bundle: Some(wire::bundle_to_proto(&bundle)),
-            ttl_seconds: issued.ttl.as_secs(),
-        })
     }
 }
 
@@ -154,8 +157,11 @@ impl Identity for IdentityService {
         } else {
             self.join(&request.join_token, &service, &key, machine.as_ref(), now).await?;
         }
-        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
-        Ok(self.answer(issued, &id, &request.node_id, now))
+        self.issue(
+            &key,
+            &Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now },
+            admission.ttl,
+        )
     }
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
@@ -177,9 +183,10 @@ impl Identity for IdentityService {
                 refuse_machine(error)
             })?;
         }
-        let issued = self.issue(&key, &id, machine.as_ref(), admission.ttl, now)?;
-        tracing::debug!(%id, ttl = ?issued.ttl, "renewed");
-        Ok(self.answer(issued, &id, &request.node_id, now))
+        let to = Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now };
+        let answer = self.issue(&key, &to, admission.ttl)?;
+        tracing::debug!(%id, ttl_seconds = answer.get_ref().ttl_seconds, "renewed");
+        Ok(answer)
     }
 
     type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;

@@ -147,6 +147,32 @@ async fn a_stolen_root_is_out_of_the_mesh_in_seconds_and_no_call_fails() {
 }
 
 #[tokio::test]
+async fn a_join_token_that_names_a_root_of_before_is_still_of_this_mesh() {
+    let folder = tempfile::tempdir().unwrap();
+    let lives = Lives { retired: Duration::from_secs(1), ..Lives::default() };
+    let server = server(folder.path(), HOUR, lives).await;
+    let config = IdentityConfig {
+        server: server.address.to_string(),
+        service: service("prod/web"),
+        node_id: "prod/web~1".to_owned(),
+        join_token: Some(server.token("prod/web").await),
+        state_dir: folder.path().join("state"),
+    };
+    let web = Identity::start(config.clone()).await.unwrap();
+    let old = server.authority.bundle().roots().to_vec();
+    server.authority.rotate(Kind::X509, "a drill").await.unwrap();
+    until("the old root is gone", || {
+        let state = web.live().load();
+        state.bundle().is_some_and(|bundle| bundle.roots().len() == 1 && bundle.roots() != old)
+    })
+    .await;
+    drop(web);
+    // As a unit file starts it again: with the token of the first day, which is used.
+    assert!(Identity::start(config).await.is_ok());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_root_waits_for_the_slowest_until_its_certificate_ends() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(folder.path(), Duration::from_secs(5), Lives::default()).await;

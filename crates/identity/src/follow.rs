@@ -53,14 +53,23 @@ async fn follow_once(
     let _ = say.send(held(in_force)).await; // the receiver is here
     let refused = |status| IdentityError::from_status(&config.service, &status);
     let mut news = IdentityClient::new(channel).follow(ReceiverStream::new(said)).await.map_err(refused)?.into_inner();
-    while let Some(trust) = news.message().await.map_err(refused)? {
+    // A bundle that is not in force everywhere yet does not keep the next one from being heard.
+    let mut owed = None;
+    loop {
+        let trust = tokio::select! {
+            () = live.in_force(), if owed.is_some() => {
+                let sequence = owed.take().unwrap_or_default();
+                if say.send(held(sequence)).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+            trust = news.message() => trust.map_err(refused)?,
+        };
+        let Some(trust) = trust else { return Ok(()) };
         *came = true;
         if let Some(bundle) = trust.bundle {
-            let sequence = take_over(bundle, &config.state_dir, live, renew).map_err(IdentityError::Unusable)?;
-            live.in_force().await;
-            if say.send(held(sequence)).await.is_err() {
-                return Ok(());
-            }
+            owed = Some(take_over(bundle, &config.state_dir, live, renew).map_err(IdentityError::Unusable)?);
         }
         if trust.renew {
             tracing::warn!("the root that signed this identity is no longer trusted: getting another now");
@@ -68,7 +77,6 @@ async fn follow_once(
             renew.notify_one();
         }
     }
-    Ok(())
 }
 
 /// Puts a bundle in force, unless it is older than the present one; returns the sequence of the one in force.

@@ -1,0 +1,33 @@
+//! Why the authority could not do its work.
+
+use weft_identity::SvidError;
+use weft_identity::ca::CaError;
+use weft_model::TrustDomain;
+use weft_store::StoreError;
+
+use crate::trust::UnknownKey;
+
+/// Why the authority could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The store failed or holds something forged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// A certificate that was made is not usable.
+    #[error(transparent)]
+    Svid(#[from] SvidError),
+    /// The store belongs to another mesh.
+    #[error(
+        "the stored CA is not for trust domain {0}: {1}; give this mesh its own state folder, or put `trustDomain` back as it was"
+    )]
+    OtherTrustDomain(TrustDomain, String),
+    /// No such key.
+    #[error(transparent)]
+    UnknownKey(#[from] UnknownKey),
+    /// Others changed what the trust domain vouches with, again and again.
+    #[error("what the trust domain vouches with is changed by other servers all the time; try again")]
+    Contended,
+}

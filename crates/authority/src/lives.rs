@@ -1,0 +1,24 @@
+//! How long keys live.
+
+use std::time::Duration;
+
+/// How long keys live, and what follows from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lives {
+    /// A root; followed by another at half of its life. Default 10 years.
+    pub root: Duration,
+    /// An issuing CA; replaced at half of its life. Default 30 days.
+    pub issuing: Duration,
+    /// How long a root that signs no more stays in the bundle: as long as anything that it signed, and any join token with its pin, can
+    /// live. Default 24 hours, which is the most for either.
+    pub retired: Duration,
+    /// How long a root vouches for its successor, for machines that were away meanwhile. Default 30 days.
+    pub vouched: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self { root: 3650 * day, issuing: 30 * day, retired: day, vouched: 30 * day }
+    }
+}

@@ -217,7 +217,8 @@ fn trace_context() -> hcm::Tracing {
 
 fn without_reserved_headers() -> TypedExtensionConfig {
     let names = headers::IDENTITY.iter().chain(&headers::PATH).chain(&headers::STEERING).map(|name| (*name).to_owned());
-    let of_callers = headers::IDENTITY.iter().chain(&headers::PATH).chain([&headers::CERTIFICATE]);
+    let of_callers =
+        headers::IDENTITY.iter().chain(&headers::PATH).chain([&headers::CERTIFICATE, &headers::FAILED_OPEN]);
     let remove = |name| HeaderMutation { action: Some(header_mutation::Action::Remove(name)) };
     let mutations = names.chain(of_callers.flat_map(|name| headers::look_alikes(name))).map(remove).collect();
     let mutation = EarlyHeaderMutation { mutations };

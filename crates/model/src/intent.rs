@@ -383,6 +383,8 @@ pub struct ExpectedDecision {
     pub source: Option<IpAddr>,
     /// When; demanded where a policy reads the time.
     pub at: Option<SystemTime>,
+    /// Whether the glass is broken.
+    pub break_glass: bool,
     /// True for `expect: allow`.
     pub allowed: bool,
     /// `file` or `file:line` of a policy that must be among those that determine it.

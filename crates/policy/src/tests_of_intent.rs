@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use weft_model::intent::{ExpectedDecision, Intent, Protocol, TestCaller};
 use weft_model::{Finding, ServiceName, Severity, SpiffeId};
 
+use crate::break_glass::BreakGlass;
 use crate::decision::Decision;
 use crate::engine::Engine;
 use crate::model::PolicyModel;
@@ -25,13 +26,15 @@ pub struct Outcome<'a> {
 
 /// Runs all tests of `intent`, whose policies `model` has.
 pub fn run_tests<'a>(intent: &'a Intent, model: &PolicyModel) -> Vec<Outcome<'a>> {
-    let mut engines = HashMap::<&ServiceName, Result<Engine, String>>::new();
+    let mut engines = HashMap::<(&ServiceName, bool), Result<Engine, String>>::new();
+    let broken = BreakGlass::always();
     let mut outcomes = Vec::new();
     for test in &intent.tests {
         for expected in &test.decisions {
-            let engine = engines
-                .entry(&expected.to)
-                .or_insert_with(|| Engine::new(&model.bundle_for(&expected.to)).map_err(|error| error.to_string()));
+            let engine = engines.entry((&expected.to, expected.break_glass)).or_insert_with(|| {
+                let glass = expected.break_glass.then_some(&broken);
+                Engine::new(&model.bundle_with(&expected.to, glass)).map_err(|error| error.to_string())
+            });
             let judged = match engine {
                 Ok(engine) => judge(intent, expected, engine),
                 Err(error) => {
@@ -143,6 +146,7 @@ mod tests {
             headers: [].into(),
             source: None,
             at: None,
+            break_glass: false,
             allowed,
             by: None,
             span: testing::span("tests.yaml", 7),
@@ -193,5 +197,13 @@ mod tests {
         assert_eq!(failures(vec![at(9), at(10)], office), [""; 0]);
         let told = failures(vec![expect("prod/web", "GET /", true)], office);
         assert!(told.len() == 1 && told[0].contains("WEFT0212"), "{told:?}");
+    }
+
+    #[test]
+    fn a_test_can_ask_with_the_glass_broken() {
+        let glass = "permit(principal, action, resource) when { context.breakGlass };";
+        let broken = |allowed| ExpectedDecision { break_glass: true, ..expect("prod/web", "GET /", allowed) };
+        assert_eq!(failures(vec![broken(true), expect("prod/web", "GET /", false)], glass), [""; 0]);
+        assert_eq!(failures(vec![broken(false)], glass).len(), 1);
     }
 }

@@ -18,7 +18,7 @@ use crate::mtls::PLAIN_TEXT;
 const TEST: Shape = Shape { what: "a Test", fields: &["kind", "name", "decisions", "routes"], later: &[] };
 const DECISION: Shape = Shape {
     what: "a decision",
-    fields: &["from", "to", "call", "headers", "source", "at", "expect", "by"],
+    fields: &["from", "to", "call", "headers", "source", "at", "breakGlass", "expect", "by"],
     later: &["user", "host", "sni", "protocol"],
 };
 const ROUTE: Shape =
@@ -100,11 +100,25 @@ fn decision(item: Field<'_>, declared: &Declared, report: &mut Report) -> Option
         parsed
     });
     let at = fields.optional("at").and_then(|field| time(field, report));
+    let states = [("true", true), ("false", false)];
+    let broken = fields.optional("breakGlass").and_then(|field| field.choice(&states, &[], report)).unwrap_or(false);
     let words = [("allow", true), ("deny", false)];
     let expect = fields.required("expect", "allow", report).and_then(|field| field.choice(&words, &[], report));
     let by = fields.optional("by").and_then(|field| field.text(report)).map(Into::into);
     let ((method, target), span) = (call?, item.span().clone());
-    Some(ExpectedDecision { from: from?, to: to?, method, target, headers, source, at, allowed: expect?, by, span })
+    Some(ExpectedDecision {
+        from: from?,
+        to: to?,
+        method,
+        target,
+        headers,
+        source,
+        at,
+        break_glass: broken,
+        allowed: expect?,
+        by,
+        span,
+    })
 }
 
 fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<TestCaller> {

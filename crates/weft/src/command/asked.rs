@@ -16,7 +16,7 @@ use weft_control::git::{GitConfig, GitError, GitSource, read_dir, safe};
 use weft_model::intent::{Intent, Protocol};
 use weft_model::source::SourceFile;
 use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
-use weft_policy::{Concern, Engine, PolicyModel, PolicyRef, Probe, User, Who};
+use weft_policy::{BreakGlass, Concern, Engine, PolicyModel, PolicyRef, Probe, User, Who};
 
 use crate::output::{hinted, print_error, shown};
 
@@ -50,6 +50,9 @@ pub(crate) struct Facts {
     /// When it comes, like 2026-03-29T09:00:00+02:00; now if it is not said
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<SystemTime>,
+    /// As if the glass were broken
+    #[arg(long)]
+    pub(crate) break_glass: bool,
     /// The JWT of the user for whom it is made. It is taken at its word: neither signature nor times are checked
     #[arg(long, value_name = "TOKEN")]
     user: Option<String>,
@@ -141,8 +144,10 @@ impl Asked {
         }
     }
 
-    pub(crate) fn engine(&self, callee: &ServiceName) -> Result<Engine> {
-        Engine::new(&self.model.bundle_for(callee)).map_err(|error| hinted(error.to_string(), ""))
+    /// What decides about calls to `callee`, with the glass whole or broken.
+    pub(crate) fn engine(&self, callee: &ServiceName, broken: bool) -> Result<Engine> {
+        let glass = broken.then(BreakGlass::always);
+        Engine::new(&self.model.bundle_with(callee, glass.as_ref())).map_err(|error| hinted(error.to_string(), ""))
     }
 
     /// The call as the callee's sidecar would see it.
@@ -218,6 +223,7 @@ impl Facts {
             "sourceIp" => self.source.is_none(),
             "time" | "now" => self.at.is_none(),
             "user" => self.user.is_none(),
+            "breakGlass" => !self.break_glass,
             _ => false,
         }
     }

@@ -43,7 +43,7 @@ fn explain(args: &Args) -> Result<bool> {
     let callee = asked.service(&args.callee)?;
     let caller = asked.caller(&args.caller)?;
     let probe = asked.probe(caller.clone(), &callee, &args.call)?;
-    let engine = asked.engine(&callee)?;
+    let engine = asked.engine(&callee, args.call.facts.break_glass)?;
     let decided = probe.decide(&engine);
     let ours = asked.own(&caller);
     let concerning = asked.concerning(&caller, &callee);

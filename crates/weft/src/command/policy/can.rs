@@ -56,7 +56,7 @@ struct Answer {
 pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
     let asked = Asked::read(&args.repo.repo)?;
     let callee = asked.service(&args.callee)?;
-    let engine = asked.engine(&callee)?;
+    let engine = asked.engine(&callee, args.call.facts.break_glass)?;
     let mut answers = Vec::new();
     let id = |name| Who::Id(SpiffeId::for_service(&asked.intent.mesh.trust_domain, name));
     let services = asked.intent.services.keys().map(|name| (name.to_string(), id(name)));

@@ -145,7 +145,7 @@ fn decide(
         return Ok((false, format!("there is no service {callee}")));
     }
     if !engines.contains_key(callee) {
-        engines.insert(callee.clone(), asked.engine(callee)?);
+        engines.insert(callee.clone(), asked.engine(callee, false)?);
     }
     let Some(probe) = probe(entry, caller) else { return Ok((false, "the line cannot be read".to_owned())) };
     Ok(match probe.decide(&engines[callee]) {

@@ -134,6 +134,17 @@ fn an_authorization_server_that_is_killed_under_load_opens_nothing_and_stops_nob
     assert!(metric(&callees["closed-weft"].sidecar, "weft_authz_unavailable_total") >= 1.0);
     assert!(metric(&callees["open-envoy"].sidecar, "envoy_cluster_ext_authz_failure_mode_allowed") >= 100.0);
 
+    let says = |name: &str, what: &str| {
+        wait::until(what, wait::SOON, || {
+            let log = std::fs::read_to_string(callees[name].sidecar.process().log()).unwrap_or_default();
+            if log.contains(what) { Ok(()) } else { Err(format!("{name}: {log}")) }
+        });
+    };
+    for data_plane in ["weft", "envoy"] {
+        says(&format!("open-{data_plane}"), "calls PASS WITHOUT A DECISION");
+        says(&format!("closed-{data_plane}"), "calls are refused: the authorization server cannot be asked");
+    }
+
     mesh.start_server();
     for name in ["closed-weft", "closed-envoy"] {
         target(name).wait_reachable();
@@ -143,6 +154,9 @@ fn an_authorization_server_that_is_killed_under_load_opens_nothing_and_stops_nob
             let reply = curl::get(web.egress, &callees[name].host, "/other", &[]);
             if reply.status == 403 { Ok(()) } else { Err(format!("{name}: {reply:?}")) }
         });
+    }
+    for name in ["open-weft", "open-envoy", "closed-weft", "closed-envoy"] {
+        says(name, "the authorization server decides again");
     }
     let elapsed = start.elapsed();
     for (name, load) in loads {

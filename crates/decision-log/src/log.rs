@@ -37,7 +37,7 @@ pub struct DecisionLog {
 impl DecisionLog {
     /// Appends to the file at `path`, made if it is not there. `copy`, if any, is given the lines too; it must not wait.
     pub fn open(path: &Path, settings: Settings, copy: Option<LineCopy>) -> io::Result<Self> {
-        let log = Log { name: "decision log", rotation: Some(settings.rotation), copy };
+        let log = Log { name: "decision log", mode: 0o640, rotation: Some(settings.rotation), copy };
         Ok(Self { sink: LogSink::open(path, log)?, allowed: settings.allowed })
     }
 

@@ -11,7 +11,7 @@ use weft_model::{Finding, PLAIN_TEXT, Severity};
 
 use crate::scope::Universe;
 use crate::source::{SHADOW, Source};
-use crate::{bound, covered, never, plain_text, read, schema, scope, spelled};
+use crate::{bound, covered, never, plain_text, read, schema, scope, spelled, unheard};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -46,20 +46,22 @@ fn read_and_check_here(intent: &Intent, with_advice: bool) -> (Vec<Source>, Vec<
         vocabulary(&intent.mesh, source, &mut findings);
     }
     if with_advice {
-        let of_calls: Vec<Source> =
-            sources.iter().filter(|source| !scope::concerns_break_glass(&source.policy)).cloned().collect();
-        advise(intent, &of_calls, &told, &mut findings);
+        advise(intent, &sources, &told, &mut findings);
     }
     findings.sort_by(|a, b| (a.severity, &a.span).cmp(&(b.severity, &b.span)));
     (sources, findings)
 }
 
-/// What is legal, and hardly meant, of policies about calls. `told` are the policies of which Cedar has something to say.
+/// What is legal, and hardly meant. `told` are the policies of which Cedar has something to say.
 fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings: &mut Vec<Finding>) {
     let roles = scope::roles_of_services(intent);
     let services: Vec<_> =
         intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..]))).collect();
     let universe = Universe::new(services.iter().copied());
+    unheard::warn(intent, &universe, sources, findings);
+    let of_calls: Vec<Source> =
+        sources.iter().filter(|source| !scope::concerns_break_glass(&source.policy)).cloned().collect();
+    let sources = &of_calls[..];
     spelled::warn(intent, &universe, sources, findings);
     plain_text::warn(intent, &universe, sources, findings);
     // Where something is wrong, it says too little of what it is for.

@@ -142,6 +142,11 @@ impl Reads {
         self.iter().any(Attribute::is_of_path)
     }
 
+    /// A parameter of the query.
+    pub(crate) fn has_query(&self) -> bool {
+        self.iter().any(|attribute| matches!(attribute, Attribute::Query(_)))
+    }
+
     /// What of `inputs` is read.
     pub(crate) fn inputs(&self, inputs: &PolicyInputs) -> PolicyInputs {
         let is_read = |attribute: Attribute| self.has(&attribute);

@@ -23,8 +23,8 @@ use crate::decision::{Decision, PolicyRef, Shadow, places};
 use crate::entities;
 use crate::index::Candidate;
 use crate::load::{self, Caller, Known, Parts};
-use crate::path;
 use crate::request::{CallRequest, Principal};
+use crate::{path, query};
 
 /// The policies of one service, ready to decide.
 pub struct Engine {
@@ -174,6 +174,8 @@ impl Engine {
     /// forbidden. To an app that does not tell upper from lower case a path is what it is in lower case: that must be allowed, and the path
     /// as written not be forbidden.
     ///
+    /// A query is decided on as forms are read and, where policies read parameters, as [other readers](query) find them; both must be allowed.
+    ///
     /// Shadow policies change nothing of it; [`Decision::shadow`] says what they would.
     pub fn decide(&self, request: &CallRequest<'_>) -> Decision {
         let (mut decision, denied_as) = self.decide_on_readings(request, Which::Enforced);
@@ -202,6 +204,20 @@ impl Engine {
 
     /// The decision, and the reading of the path that it is about where that is not the path as written.
     fn decide_on_readings(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {
+        let (decision, denied_as) = self.decide_on_paths(request, which);
+        let other = request.query.filter(|_| decision.allowed && self.reads.has_query());
+        let Some(other) = other.and_then(|query| query::read_otherwise(query, &self.inputs.query)) else {
+            return (decision, denied_as);
+        };
+        let (otherwise, denied_as) = self.decide_on_paths(&CallRequest { query: Some(&other), ..*request }, which);
+        if otherwise.allowed {
+            return (decision, None);
+        }
+        let reason = format!("{}; {}", otherwise.reason, query::READ_OTHERWISE).into();
+        (Decision { reason, ..otherwise }, denied_as)
+    }
+
+    fn decide_on_paths(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {
         let lower = match self.paths.case {
             Case::Ignore => path::lower_case(request.path),
             Case::Sensitive => Cow::Borrowed(request.path),

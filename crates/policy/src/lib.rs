@@ -24,6 +24,7 @@ mod parse;
 mod pattern;
 mod plain_text;
 mod probe;
+mod query;
 mod read;
 mod request;
 pub mod schema;
@@ -35,6 +36,7 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 mod tests_of_intent;
+mod unheard;
 
 pub use break_glass::BreakGlass;
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};

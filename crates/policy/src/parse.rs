@@ -1,7 +1,9 @@
 //! From the texts of a bundle to policies. Cedar's parser makes its tables anew for each text that it is given, and they take longer
-//! than a policy does; so many policies are given to it at once.
+//! than a policy does; so many policies are given to it at once. And it takes most of the time of a load, so several threads parse.
 
 use std::fmt::Write as _;
+use std::panic::resume_unwind;
+use std::thread;
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 
@@ -10,6 +12,9 @@ use crate::bundle::{PolicyError, PolicyText};
 
 /// How many at once: the tables are made for few, and the trees of few are kept at a time.
 const TOGETHER: usize = 128;
+
+/// Threads that parse at a time, at most: a sidecar has calls to carry, too.
+const THREADS_MAX: usize = 4;
 
 /// Calls `each` with every policy, in order. Their ids are not those of the texts.
 ///
@@ -22,17 +27,40 @@ pub(crate) fn parse<'t>(
     for text in texts {
         bound::check(&text.text).map_err(|too_deep| refuse(text, too_deep.message()))?;
     }
-    for some in texts.chunks(TOGETHER) {
-        let policies = match together(some) {
-            Some(policies) => policies,
-            // Whichever is wrong says so itself.
-            None => some.iter().map(alone).collect::<Result<_, _>>()?,
-        };
-        for (text, policy) in some.iter().zip(&policies) {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    for some in texts.chunks(TOGETHER * threads) {
+        let parsed = at_once(some)?;
+        for (text, policy) in some.iter().zip(parsed.iter().flatten()) {
             each(text, policy)?;
         }
     }
     Ok(())
+}
+
+/// A thread for every so many texts, but this one for the first.
+fn at_once(texts: &[PolicyText]) -> Result<Vec<Vec<Policy>>, PolicyError> {
+    let mut parts = texts.chunks(TOGETHER);
+    let first = parts.next().unwrap_or_default();
+    thread::scope(|scope| {
+        let start = |part| thread::Builder::new().spawn_scoped(scope, move || bound::with_stack(|| some(part)));
+        let others: Vec<_> = parts.map(|part| (part, start(part))).collect();
+        let mut parsed = vec![some(first)?];
+        for (part, thread) in others {
+            parsed.push(match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic))?,
+                Err(_) => some(part)?, // there can be no more threads
+            });
+        }
+        Ok(parsed)
+    })
+}
+
+fn some(texts: &[PolicyText]) -> Result<Vec<Policy>, PolicyError> {
+    match together(texts) {
+        Some(policies) => Ok(policies),
+        // Whichever is wrong says so itself.
+        None => texts.iter().map(alone).collect(),
+    }
 }
 
 fn refuse(text: &PolicyText, why: String) -> PolicyError {

@@ -227,6 +227,7 @@ mod tests {
             assert!(ignored.len() == 1 && ignored[0].contains("WEFT0219"), "{capital}: {ignored:?}");
             assert_eq!(told(&rule(capital), Case::Sensitive), [""; 0]);
         }
-        assert_eq!(told(&rule("context.path like \"/a%2Fb/*\" && context.host == \"X\""), Case::Ignore), [""; 0]);
+        let other = told(&rule("context.path like \"/a%2Fb/*\" && context.host == \"X\""), Case::Ignore);
+        assert!(other.iter().all(|told| !told.contains("WEFT0219")), "{other:?}");
     }
 }

@@ -35,3 +35,4 @@ mod worker;
 pub use handle::ProxyHandle;
 pub use listen::is_free;
 pub use runtime::{Proxy, ProxyConfig, ProxySink, StartError};
+pub use undecided::Undecided;

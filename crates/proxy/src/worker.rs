@@ -95,7 +95,7 @@ impl Shared {
     /// The sink of a log file, opened on first use; `None`, and one warning, if it cannot be.
     fn log_sink(&self, path: &Arc<str>) -> Option<LogSink> {
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = Log { name: "access log", rotation: None, copy: None };
+        let log = Log { name: "access log", mode: 0o644, rotation: None, copy: None };
         let open = || match LogSink::open(Path::new(&**path), log) {
             Ok(sink) => Some(sink),
             Err(error) => {

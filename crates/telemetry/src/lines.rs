@@ -26,6 +26,8 @@ const QUEUED_BUFFERS: usize = 1024;
 pub struct Log {
     /// As messages about it call it, like `access log`.
     pub name: &'static str,
+    /// Permissions of the files that it makes, less what the process masks.
+    pub mode: u32,
     /// `None` lets the file grow.
     pub rotation: Option<Rotation>,
     /// Is given all lines beside the file, on the writing thread; must not wait.
@@ -38,7 +40,7 @@ pub type LineCopy = Box<dyn FnMut(&[u8]) + Send>;
 /// When a file is put aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rotation {
-    /// A file that would become longer, in bytes. Lines that come together stay together.
+    /// A file never gets longer, in bytes, but for a single line that is.
     pub bytes: u64,
     /// Older files that are kept beside it, as `x.log.1` (the youngest), `x.log.2` and so on.
     pub kept: u32,
@@ -72,7 +74,7 @@ enum Message {
 impl LogSink {
     /// Appends to the file at `path` (`/dev/stdout` is standard output), made if it is not there. Starts the writing thread.
     pub fn open(path: &Path, log: Log) -> io::Result<Self> {
-        let out = Out::open(path)?;
+        let out = Out::open(path, log.mode)?;
         let (full, queue) = sync_channel(QUEUED_BUFFERS);
         let (dropped, again) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let thread = std::thread::Builder::new().name(log.name.replace(' ', "-"));

@@ -1,6 +1,7 @@
 //! One field of a rule as a condition, from the side that the rule needs.
 
 use super::bounds::{Bounds, Remark};
+use super::known::only_known;
 use super::policy::{Attribute, Match, Text};
 use super::world::World;
 use super::{path, principal, request};
@@ -52,10 +53,10 @@ fn bounds(attribute: &Attribute, value: &str, namespace: &str, world: &World<'_>
         return Bounds::refused("an empty value, which Istio refuses");
     }
     match attribute {
-        Attribute::Principal => principal::principals(value, world),
-        Attribute::Namespace => principal::namespaces(value, world),
-        Attribute::ServiceAccount => principal::service_accounts(value, namespace, world),
-        Attribute::TrustDomain => principal::trust_domains(value, world),
+        Attribute::Principal => only_known(principal::principals(value, world)),
+        Attribute::Namespace => only_known(principal::namespaces(value, world)),
+        Attribute::ServiceAccount => only_known(principal::service_accounts(value, namespace, world)),
+        Attribute::TrustDomain => only_known(principal::trust_domains(value, world)),
         Attribute::SourceIp => request::source_ips(value),
         Attribute::Host => request::hosts(value),
         Attribute::Method => request::methods(value),

@@ -9,6 +9,7 @@ mod carry;
 mod condition;
 mod default_allow;
 mod fields;
+mod known;
 mod path;
 mod pattern;
 mod policy;

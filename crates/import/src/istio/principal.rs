@@ -163,7 +163,7 @@ fn add(pieces: &mut Vec<Piece>, text: &str) {
 }
 
 /// Whether a text matches a pattern of `like`.
-fn wildcard(pieces: &[Piece], text: &str) -> bool {
+pub(super) fn wildcard(pieces: &[Piece], text: &str) -> bool {
     match pieces.split_first() {
         None => text.is_empty(),
         Some((Piece::Text(start), rest)) => text.strip_prefix(&**start).is_some_and(|text| wildcard(rest, text)),

@@ -1,7 +1,10 @@
 //! A rule as policies: one for each caller that the scope can name, so that a sidecar is sent only what concerns it.
 
+use weft_model::PLAIN_TEXT;
+
 use super::bounds::Loss;
 use super::condition::{self, Said, Side};
+use super::known::{is_everyone, settled};
 use super::policy::{Match, Rule};
 use super::principal::scope_of;
 use super::target::Resource;
@@ -51,7 +54,7 @@ pub(super) fn build<'a>(
             Err(_) if side == Side::Broad => (vec![Expr::True], true),
             Err(_) => (Vec::new(), true),
         };
-        let everything = alternative.contains(&Expr::True);
+        let everything = alternative.iter().any(is_everyone);
         built.size = match built.size {
             _ if too_much => Size::TooMuch,
             Size::TooMuch => Size::TooMuch,
@@ -61,6 +64,15 @@ pub(super) fn build<'a>(
         };
         for part in alternative {
             for (principal, condition) in callers(part, effect) {
+                let condition = match effect {
+                    Effect::Permit => {
+                        settled(condition, matches!(&principal, Scope::Service(name) if name == PLAIN_TEXT))
+                    }
+                    Effect::Forbid => condition,
+                };
+                if condition == Expr::False {
+                    continue;
+                }
                 for resource in resources {
                     let (scope, of_resource) = scope_for(resource);
                     let when = and([of_resource, condition.clone()]);

@@ -98,3 +98,33 @@ fn access_of_a_service_that_ignores_case_holds_for_all_spellings() {
     let web = testing::id("prod/web");
     assert!(!engine.decide(&CallRequest { method: "get", path: "/home", ..testing::request(&web) }).allowed);
 }
+
+/// Whoever reads `tag` of a query, reads it as policies do.
+#[test]
+fn a_query_is_decided_on_as_other_readers_find_it() {
+    let engine = |policies: &str| {
+        let mut intent = testing::intent(&["prod/web", "prod/board"]);
+        intent.mesh.policy.query = vec!["tag".into()];
+        testing::policies(&mut intent, policies);
+        testing::engine(&intent, "prod/board")
+    };
+    let web = testing::id("prod/web");
+    let decide = |engine: &Engine, query| engine.decide(&CallRequest { query: Some(query), ..testing::request(&web) });
+    let open = "permit(principal, action, resource);\n";
+    let forbid =
+        "forbid(principal, action, resource) when { context.query has tag && context.query.tag.contains(\"red\") };";
+    let fenced = engine(&format!("{open}{forbid}"));
+    for query in ["tag=red", "x=1;tag=red", "tag[]=red", "TAG=red", "+tag=red", "tag=blue&tag%5B0%5D=red"] {
+        let decision = decide(&fenced, query);
+        assert!(!decision.allowed && decision.reason.starts_with("forbid policies/x.cedar:2"), "{query}: {decision:?}");
+        assert_eq!(decision.reason.contains("some read the query otherwise"), query != "tag=red", "{query}");
+    }
+    for query in ["tag=blue", "x=1;tag=blue", "tags=red", "x=tag=red"] {
+        assert!(decide(&fenced, query).allowed, "{query}");
+    }
+    let only =
+        engine("permit(principal, action, resource) when { context.query has tag && context.query.tag == [\"red\"] };");
+    assert!(decide(&only, "tag=red&x=1;y=2").allowed);
+    assert!(!decide(&only, "tag=red&tag[]=blue").allowed && !decide(&only, "tag[]=red").allowed);
+    assert!(decide(&engine(open), "tag=a;tag=b").allowed, "nobody reads it");
+}

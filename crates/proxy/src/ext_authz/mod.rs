@@ -100,7 +100,7 @@ fn unanswered_request(call: &mut Call, server: &AuthzServer, reply: Option<Reply
 
 /// Nobody has decided: the call fails, or where that is said it passes, for all to see.
 fn unanswered(exchange: &mut Exchange, server: &AuthzServer, reply: Option<Reply>, why: &str) -> Result<(), Stop> {
-    exchange.worker.shared.undecided.count(server.fail_open, &server.cluster.name, why);
+    exchange.worker.shared.undecided.count(server.fail_open, 1, &server.cluster.name, why);
     if server.fail_open {
         exchange.failed_open = true;
         return Ok(());
@@ -126,7 +126,11 @@ async fn ask(exchange: &mut Exchange, server: &AuthzServer, check: CheckRequest)
     };
     let response = response?;
     exchange.told = Some(Box::new(answer::told(&response)));
-    answer::read(&response)
+    let answer = answer::read(&response)?;
+    if !matches!(answer, Answer::Failed(_)) {
+        worker.shared.undecided.decided();
+    }
+    Ok(answer)
 }
 
 async fn call_server(

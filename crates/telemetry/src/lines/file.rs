@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,12 +18,13 @@ pub(super) enum Out {
 }
 
 impl Out {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// A file that is not there is made, with these permissions.
+    pub(super) fn open(path: &Path, mode: u32) -> io::Result<Self> {
         Ok(match path.to_str() {
             Some("/dev/stdout") => Self::Stream(Box::new(io::stdout())),
             Some("/dev/stderr") => Self::Stream(Box::new(io::stderr())),
             _ => {
-                let file = OpenOptions::new().create(true).append(true).open(path)?;
+                let file = OpenOptions::new().create(true).append(true).mode(mode).open(path)?;
                 let length = file.metadata()?.len();
                 Self::File(file, length)
             }
@@ -73,8 +75,7 @@ impl Writer {
             }
             match message {
                 Message::Lines(lines) => {
-                    self.make_room(lines.len());
-                    self.write(&lines);
+                    self.write_in_files(&lines);
                     if let Some(copy) = &mut self.log.copy {
                         copy(&lines);
                     }
@@ -87,7 +88,7 @@ impl Writer {
 
     fn reopen(&mut self) {
         let name = self.log.name;
-        match Out::open(&self.path) {
+        match Out::open(&self.path, self.log.mode) {
             Ok(out) => {
                 self.out = out;
                 self.torn = false; // the beginning of a line is in the old file
@@ -99,21 +100,48 @@ impl Writer {
         }
     }
 
-    /// Puts the file aside if these lines would make it too long.
-    fn make_room(&mut self, more: usize) {
-        let Some(rotation) = self.log.rotation else { return };
-        let Out::File(_, length) = self.out else { return };
-        if length == 0 || length + more as u64 <= rotation.bytes {
-            return;
+    /// Writes lines, into as many files as they fill.
+    fn write_in_files(&mut self, mut lines: &[u8]) {
+        while !lines.is_empty() {
+            let count = match self.fitting(lines) {
+                0 if self.put_aside() => continue,
+                0 if self.stuck => lines.len(),
+                0 => first_line(lines), // longer than a file
+                some => some,
+            };
+            let (now, later) = lines.split_at(count);
+            self.write(now);
+            lines = later;
         }
-        match rotate(&self.path, rotation).and_then(|()| Out::open(&self.path)) {
+    }
+
+    /// How many bytes of whole lines the file has room for.
+    fn fitting(&self, lines: &[u8]) -> usize {
+        let (Some(rotation), Out::File(_, length)) = (self.log.rotation, &self.out) else { return lines.len() };
+        let room = usize::try_from(rotation.bytes.saturating_sub(*length)).unwrap_or(usize::MAX);
+        match lines.get(..room) {
+            Some(some) => some.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1),
+            None => lines.len(),
+        }
+    }
+
+    /// Puts a full file aside; false if it is empty or stays.
+    fn put_aside(&mut self) -> bool {
+        let Some(rotation) = self.log.rotation else { return false };
+        if matches!(self.out, Out::File(_, 0)) {
+            return false;
+        }
+        match rotate(&self.path, rotation).and_then(|()| Out::open(&self.path, self.log.mode)) {
             Ok(out) => {
                 (self.out, self.torn, self.stuck) = (out, false, false);
+                true
             }
-            Err(error) if !std::mem::replace(&mut self.stuck, true) => {
-                tracing::warn!(path = %self.path.display(), %error, "the full {} cannot be put aside; it grows on", self.log.name);
+            Err(error) => {
+                if !std::mem::replace(&mut self.stuck, true) {
+                    tracing::warn!(path = %self.path.display(), %error, "the full {} cannot be put aside; it grows on", self.log.name);
+                }
+                false
             }
-            Err(_) => {}
         }
     }
 
@@ -155,6 +183,11 @@ impl Writer {
         self.lost += count;
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
+}
+
+/// Where the first line ends.
+fn first_line(lines: &[u8]) -> usize {
+    lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1)
 }
 
 /// `x.log` becomes `x.log.1`, that `x.log.2`, and so on; the oldest goes.

@@ -1,10 +1,11 @@
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
 fn log() -> Log {
-    Log { name: "access log", rotation: None, copy: None }
+    Log { name: "access log", mode: 0o644, rotation: None, copy: None }
 }
 
 /// A disk with room for a number of bytes.
@@ -125,6 +126,7 @@ fn a_full_file_is_put_aside_and_the_oldest_goes() {
     let copy = copied.clone();
     let rotated = || Log {
         name: "decision log",
+        mode: 0o640,
         rotation: Some(Rotation { bytes: 20, kept: 2 }),
         copy: Some(Box::new({
             let copy = copy.clone();
@@ -145,14 +147,17 @@ fn a_full_file_is_put_aside_and_the_oldest_goes() {
     assert_eq!(texts, ["line 0004\nline 0005\n", "line 0006\nline 0007\n", "line 0008\nline 0009\n"]);
     assert_eq!(copied.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 10);
 
-    // Lines that come together stay together, however long they are.
+    // Lines that come together, and one that is longer than a file.
     let sink = LogSink::open(&path, rotated()).unwrap();
     let mut buffer = sink.buffer();
-    buffer.lines().extend_from_slice("one\ntwo\n".repeat(10).as_bytes());
+    let long = "a line longer than a file\n";
+    buffer.lines().extend_from_slice(format!("one\ntwo\nthree\nfour\n{long}five\n").as_bytes());
     buffer.hand_over();
     sink.flush();
-    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 20);
-    assert_eq!(files(&path).len(), 3);
+    let texts: Vec<String> = files(&path).iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    assert_eq!(texts, ["one\ntwo\nthree\nfour\n", long, "five\n"]);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o137, 0, "for its owner and its group: {mode:o}");
 }
 
 #[test]
@@ -161,7 +166,7 @@ fn a_full_file_that_cannot_be_put_aside_grows_on() {
     let path = dir.path().join("decisions.log");
     std::fs::create_dir_all(dir.path().join("decisions.log.1/taken")).unwrap();
     let rotation = Some(Rotation { bytes: 10, kept: 1 });
-    let sink = LogSink::open(&path, Log { name: "decision log", rotation, copy: None }).unwrap();
+    let sink = LogSink::open(&path, Log { name: "decision log", mode: 0o640, rotation, copy: None }).unwrap();
     let mut buffer = sink.buffer();
     for _ in 0..3 {
         buffer.lines().extend_from_slice(b"12345678\n");

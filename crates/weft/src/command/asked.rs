@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::Method;
 use serde_json::Value;
 use weft_control::check::{Look, check, render};
 use weft_control::git::{GitConfig, GitError, GitSource, read_dir, safe};
@@ -156,6 +157,13 @@ impl Asked {
         let (method, target) = match (is_tcp, &call.method, &call.target) {
             (true, None, None) => ("", ""),
             (true, ..) => return Err(hinted(format!("{callee} is a tcp service"), "leave method and path out")),
+            (false, Some(_), Some(target)) if target.contains('#') => {
+                let hint = "clients send nothing of it: leave it out, or write %23 for a # of the path";
+                return Err(hinted(format!("{} has a fragment", shown(target)), hint));
+            }
+            (false, Some(method), Some(_)) if Method::from_bytes(method.as_bytes()).is_err() => {
+                return Err(hinted(format!("{} is no method", shown(method)), "a method is one word, like GET"));
+            }
             (false, Some(method), Some(target)) if target.starts_with('/') => (method.as_str(), target.as_str()),
             (false, Some(_), Some(target)) => {
                 return Err(hinted(format!("{} is no path", shown(target)), "a path begins with /, like /api/pins"));

@@ -26,6 +26,7 @@ use super::args::Args;
 use super::envoy_binary;
 use super::place::Place;
 use super::secrets::{EnvoySink, Policy, Secrets};
+use super::undecided;
 use crate::http::{get, once};
 use crate::output::hinted;
 use weft_process::child::{Guarded, describe};
@@ -98,6 +99,7 @@ impl Envoy {
         });
         let lock = place.guarded();
         tokio::spawn(supervise(Run { binary, config, workers, lock }, stopped));
+        tokio::spawn(undecided::watch(envoy.clone()));
         Ok(envoy)
     }
 
@@ -192,7 +194,7 @@ impl Envoy {
         Ok(counts.sum())
     }
 
-    async fn ask(&self, target: &str) -> Result<crate::http::Reply> {
+    pub(super) async fn ask(&self, target: &str) -> Result<crate::http::Reply> {
         once(&self.admin.to_string(), get("envoy", target)?).await
     }
 

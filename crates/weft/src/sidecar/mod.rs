@@ -16,6 +16,7 @@ mod plain_text;
 mod plane;
 mod presence;
 mod secrets;
+mod undecided;
 
 use std::cell::Cell;
 use std::convert::Infallible;

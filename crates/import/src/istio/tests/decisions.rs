@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use weft_model::Mtls;
 use weft_model::intent::{PolicyFile, Protocol};
 use weft_policy::{CallRequest, Engine, Headers, Principal, TlsFacts, testing};
 
@@ -176,7 +177,7 @@ fn any_call() -> impl Strategy<Value = Call> {
     let pick = |of: &'static [&'static str]| proptest::sample::select(of);
     (
         (
-            pick(&SERVICES),
+            prop_oneof![8 => pick(&SERVICES), 2 => Just("")],
             prop_oneof![3 => Just("prod/board"), 1 => Just("prod/web"), 1 => Just("dev/web"), 2 => Just(TCP)],
         ),
         pick(&["GET", "PUT", "POST", "DELETE"]),
@@ -259,6 +260,7 @@ fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, 
     let mut intent = testing::intent(&SERVICES);
     intent.services.get_mut(&testing::name(TCP)).expect("there").protocol = Protocol::Tcp;
     intent.mesh.policy.headers = vec!["x-team".into()];
+    intent.services.values_mut().for_each(|service| service.mtls = Mtls::Permissive);
     let options = Options { default_allow: true, ..Options::default() };
     let imported = import(&file(yaml(documents)), &options, with_mesh.then_some(&intent));
     let imported = imported.unwrap_or_else(|findings| panic!("{findings:#?}\n{}", yaml(documents)));
@@ -270,9 +272,9 @@ fn weft(documents: &[Document], calls: &[Call], with_mesh: bool) -> (Vec<bool>, 
         let engine = engines.entry(call.callee).or_insert_with(|| {
             Engine::new(&model.bundle_for(&testing::name(call.callee))).expect("a bundle that was just made")
         });
-        let id = testing::id(call.caller);
+        let id = testing::id(if call.caller.is_empty() { "prod/web" } else { call.caller });
         let request = CallRequest {
-            principal: Principal::Id(&id),
+            principal: if call.caller.is_empty() { Principal::PlainText } else { Principal::Id(&id) },
             method: call.method,
             path: call.path,
             host: call.host,
@@ -338,6 +340,80 @@ fn a_path_matches_here_where_it_does_in_istio() {
     }
 }
 
+/// Who may call in plain text, and who is denied for it.
+#[test]
+fn callers_in_plain_text_are_those_without_a_principal() {
+    let rule =
+        |name, not, values| Rule { from: vec![vec![Field { name, not, values }]], to: Vec::new(), when: Vec::new() };
+    let document =
+        |action, rule| Document { namespace: "prod", action, dry_run: false, labels: &[], rules: vec![rule] };
+    let any = || Rule { from: Vec::new(), to: Vec::new(), when: Vec::new() };
+    let call = |caller| Call {
+        caller,
+        callee: "prod/board",
+        method: "GET",
+        path: "/",
+        host: "x",
+        ip: "10.1.2.3",
+        token: false,
+        version: "v1",
+        team: None,
+        sni: None,
+        client: "1.1.1.1",
+    };
+    let calls = ["prod/web", ""].map(call);
+    let (with, without) = ("principals", "notPrincipals");
+    for (documents, expected) in [
+        (vec![document("ALLOW", rule(without, true, vec!["*"]))], [false, true]),
+        (vec![document("ALLOW", rule(with, false, vec!["*"]))], [true, false]),
+        (vec![document("ALLOW", rule("notNamespaces", true, vec!["*"]))], [false, true]),
+        (
+            vec![
+                document("ALLOW", rule("notTrustDomains", true, vec!["*"])),
+                document("DENY", rule("ipBlocks", false, vec!["10.9.9.9/32"])),
+            ],
+            [false, true],
+        ),
+        (vec![document("ALLOW", rule(without, true, vec!["*"])), document("ALLOW", any())], [true, true]),
+        (
+            vec![
+                document("ALLOW", any()),
+                document("ALLOW", rule(without, true, vec!["*"])),
+                document("DENY", rule(without, true, vec!["*"])),
+            ],
+            [true, false],
+        ),
+        (
+            vec![
+                document("ALLOW", any()),
+                document("ALLOW", rule(without, true, vec!["*"])),
+                document("DENY", rule(with, false, vec!["*"])),
+            ],
+            [false, true],
+        ),
+        (
+            vec![
+                document("ALLOW", any()),
+                document("ALLOW", rule(without, true, vec!["*"])),
+                document("DENY", rule(without, true, vec!["*t"])),
+            ],
+            [false, false],
+        ),
+        (
+            vec![
+                document("ALLOW", any()),
+                document("ALLOW", rule(without, true, vec!["*"])),
+                document("DENY", rule("trustDomains", false, vec!["*"])),
+            ],
+            [false, true],
+        ),
+    ] {
+        let (allowed, whole, text) = weft(&documents, &calls, true);
+        let original: Vec<bool> = calls.iter().map(|call| istio(&documents, call)).collect();
+        assert_eq!((&allowed[..], &original[..], whole), (&expected[..], &expected[..], true), "{documents:?}\n{text}");
+    }
+}
+
 /// A run of a few seconds, or as long as PROPTEST_CASES says.
 fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)
@@ -360,7 +436,8 @@ proptest! {
             // Without a mesh only the namespaces of the documents are known to be open.
             let of = |document: &Document| call.callee.starts_with(&format!("{}/", document.namespace));
             let known = with_mesh || documents.iter().any(of) && !call.callee.starts_with("istio-system/");
-            if whole && known {
+            // In plain text, too, nobody gets in who does not in Istio; but a permit that names nobody means them there alone.
+            if whole && known && !call.caller.is_empty() {
                 prop_assert_eq!(allowed, original, "{:?}\n{}\n{}", call, yaml(&documents), text);
             }
         }

@@ -1,0 +1,112 @@
+//! What else a query may be to an app. No specification gives it a grammar (RFC 3986 s.3.4): forms are parted at `&`, and names are
+//! compared as they are; other readers part at `;`, too, take `tag[]`, `TAG` or ` tag` for `tag`, or leave `+` as it is.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use form_urlencoded::Serializer;
+
+use crate::context::parameters;
+
+/// How a decision says it.
+pub(crate) const READ_OTHERWISE: &str =
+    "some read the query otherwise: `;` as `&`, `+` as it is, and `tag[]`, `TAG` or ` tag` as `tag`";
+
+/// The query with all parameters of these names that any such reader finds, where that are others than a form has: a query that is read
+/// as a form. So what a policy forbids is forbidden in whatever way it is written.
+pub(crate) fn read_otherwise(query: &str, names: &[Arc<str>]) -> Option<String> {
+    let mut found = vec![BTreeSet::new(); names.len()];
+    for part in query.split(['&', ';']) {
+        for part in [Cow::Borrowed(part), part.replace('+', "%2B").into()] {
+            for (name, value) in form_urlencoded::parse(part.as_bytes()) {
+                if let Some(at) = meant(&name, names) {
+                    found[at].insert(value.into_owned());
+                }
+            }
+        }
+    }
+    // The form's own, too: a `;` is a part of them.
+    let form = parameters(Some(query), names);
+    for (found, form) in found.iter_mut().zip(&form) {
+        found.extend(form.iter().map(|value| value.clone().into_owned()));
+    }
+    let is_other =
+        found.iter().zip(&form).any(|(found, form)| found.iter().any(|value| !form.iter().any(|known| known == value)));
+    is_other.then(|| {
+        let mut query = Serializer::new(String::new());
+        for (name, values) in names.iter().zip(&found) {
+            query.extend_pairs(values.iter().map(|value| (name, value)));
+        }
+        query.finish()
+    })
+}
+
+/// Which of the names some reader takes this one for: without spaces around it, whatever is in brackets, and the case of letters; and with `_`
+/// for a dot or a space (PHP).
+fn meant(name: &str, names: &[Arc<str>]) -> Option<usize> {
+    let name = name.split(['[', '\0']).next().unwrap_or_default().trim();
+    let same = |one: &str, other: &str| {
+        let plain = |byte: u8| if matches!(byte, b'.' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
+        one.bytes().map(plain).eq(other.bytes().map(plain))
+    };
+    names.iter().position(|known| same(known, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> Vec<Arc<str>> {
+        vec!["tag".into(), "my_tag".into()]
+    }
+
+    /// Its values of `tag` and of `my_tag`, where another reader has others.
+    fn other(query: &str) -> Option<Vec<Vec<String>>> {
+        let other = read_otherwise(query, &names())?;
+        let values = parameters(Some(&other), &names());
+        Some(values.into_iter().map(|values| values.into_iter().map(Cow::into_owned).collect()).collect())
+    }
+
+    #[test]
+    fn what_another_reader_finds_is_there() {
+        for (query, tag) in [
+            ("x=1;tag=red", vec!["red"]),
+            ("tag=a;tag=b", vec!["a", "a;tag=b", "b"]),
+            ("tag[]=red", vec!["red"]),
+            ("tag%5B0%5D=red", vec!["red"]),
+            ("+tag=red", vec!["red"]),
+            ("TAG=red", vec!["red"]),
+            ("tag%00x=red", vec!["red"]),
+            ("tag=a+b", vec!["a b", "a+b"]),
+            ("tag[x]", vec![""]),
+        ] {
+            assert_eq!(
+                other(query).as_ref().map(|of| &of[0]),
+                Some(&tag.iter().map(|&one| one.to_owned()).collect()),
+                "{query}"
+            );
+        }
+        assert_eq!(other("my.tag=red").map(|of| of[1].clone()), Some(vec!["red".to_owned()]));
+        for same in ["", "tag=red", "tag=red&tag=blue", "x=1;y=2", "other[]=1", "tags=1", "tag=%3B", "tag=%2B"] {
+            assert_eq!(other(same), None, "{same}");
+        }
+    }
+
+    proptest! {
+        /// Nothing of the form is lost, whatever else is found.
+        #[test]
+        fn it_has_all_that_the_form_has(query in "[tagTA&;=+%5B20\\[\\] ._my]{0,24}") {
+            let form = parameters(Some(&query), &names());
+            if let Some(other) = read_otherwise(&query, &names()) {
+                let found = parameters(Some(&other), &names());
+                for (found, form) in found.iter().zip(&form) {
+                    prop_assert!(form.iter().all(|value| found.contains(value)), "{query} {other}");
+                }
+                prop_assert_eq!(read_otherwise(&other, &names()).filter(|_| !other.contains('+')), None);
+            }
+        }
+    }
+}

@@ -276,6 +276,11 @@ impl Sidecar {
         self.until_ready();
     }
 
+    /// What it says, as a file.
+    pub fn log(&self) -> &Path {
+        self.process.log()
+    }
+
     /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

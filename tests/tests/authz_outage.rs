@@ -136,7 +136,7 @@ fn an_authorization_server_that_is_killed_under_load_opens_nothing_and_stops_nob
 
     let says = |name: &str, what: &str| {
         wait::until(what, wait::SOON, || {
-            let log = std::fs::read_to_string(callees[name].sidecar.process().log()).unwrap_or_default();
+            let log = std::fs::read_to_string(callees[name].sidecar.log()).unwrap_or_default();
             if log.contains(what) { Ok(()) } else { Err(format!("{name}: {log}")) }
         });
     };

@@ -23,19 +23,35 @@ fn line(key: &SshKey) -> String {
 
 async fn glass(folder: &Path) -> (Arc<Hub>, Arc<Glass>) {
     let hub = Hub::new(Registry::default(), Issued::default(), Duration::from_secs(30));
-    let alice = line(&key(1).1);
-    let documents = format!(
-        "kind: Mesh\nname: acme\ntrustDomain: acme.internal\n---\nkind: Operator\nname: alice\nsshKeys: [{alice}]\n---\nkind: Operator\nname: bob\nsshKeys: [{bob}]\n---\nkind: Service\nnamespace: prod\nname: web\nport: 1\nprotocol: http\n---\nkind: Service\nnamespace: prod\nname: board\nport: 2\nprotocol: http\n",
-        bob = line(&key(2).1)
-    );
-    let policies = r#"permit (principal == Operator::"alice", action == Action::"breakGlass", resource) when { context.minutes <= 60 };
-permit (principal, action == Action::"call", resource == Service::"prod/board") when { context.breakGlass };"#;
-    let files = [("mesh.yaml", documents.as_str()), ("policies/x.cedar", policies)];
-    let files = files.map(|(path, text)| SourceFile::new(path, text.as_bytes())).into();
-    let good = change::apply(&hub, "c0ffee", "a commit", files).await;
-    assert!(good, "{:#?}", hub.state().findings);
+    commit(&hub, &documents(&["alice", "bob"]), &policies(60)).await;
     let glass = Glass::restore(hub.clone(), Saved::new(folder));
     (hub, glass)
+}
+
+/// A mesh with these operators, of whom each has a key of its own.
+fn documents(operators: &[&str]) -> String {
+    let operator =
+        |(seed, name): (u8, &&str)| format!("kind: Operator\nname: {name}\nsshKeys: [{}]\n---\n", line(&key(seed).1));
+    let operators: String = (1..).zip(operators).map(operator).collect();
+    format!(
+        "kind: Mesh\nname: acme\ntrustDomain: acme.internal\n---\n{operators}kind: Service\nnamespace: prod\nname: web\nport: 1\nprotocol: http\n---\n\
+         kind: Service\nnamespace: prod\nname: board\nport: 2\nprotocol: http\n"
+    )
+}
+
+/// Alice may break the glass for so long.
+fn policies(minutes: u32) -> String {
+    format!(
+        r#"permit (principal == Operator::"alice", action == Action::"breakGlass", resource) when {{ context.minutes <= {minutes} }};
+permit (principal, action == Action::"call", resource == Service::"prod/board") when {{ context.breakGlass }};"#
+    )
+}
+
+async fn commit(hub: &Arc<Hub>, documents: &str, policies: &str) {
+    let files = [("mesh.yaml", documents), ("policies/x.cedar", policies)];
+    let files = files.map(|(path, text)| SourceFile::new(path, text.as_bytes())).into();
+    let good = change::apply(hub, "c0ffee", "a commit", files).await;
+    assert!(good, "{:#?}", hub.state().findings);
 }
 
 fn request(operator: &str, seconds: u64, signed_at: u64, seed: u8) -> GlassRequest {
@@ -83,6 +99,25 @@ async fn who_is_permitted_opens_it_for_a_time_and_it_is_logged() {
     let (alice, bob) = (Some("operator:alice"), Some("operator:bob"));
     assert_eq!(told, [(Outcome::Allow, alice, "breakGlass"), (Outcome::Deny, bob, "breakGlass")]);
     assert_eq!(entries[0].attributes["reason"], "deploy is stuck");
+}
+
+#[tokio::test]
+async fn a_commit_that_does_not_permit_it_any_more_ends_it() {
+    let everybody = documents(&["alice", "bob"]);
+    let of_others = everybody.replace("name: alice", "name: carol");
+    for (documents, policies, stays) in [
+        (&everybody, policies(60), true),
+        (&everybody, policies(30), true),
+        (&everybody, policies(29), false),
+        (&of_others, policies(60).replace("alice", "carol"), false),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (hub, glass) = glass(folder.path()).await;
+        glass.ask(&request("alice", 1800, 0, 1), at(0)).expect("alice may");
+        commit(&hub, documents, &policies).await;
+        assert_eq!(is_open(&hub), stays, "{policies}");
+        assert_eq!(hub.state().break_glass.is_some(), stays);
+    }
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use weft_compile::{CompiledMesh, Endpoint, EndpointSet, Proxy};
 use weft_model::ServiceName;
-use weft_policy::BreakGlass;
+use weft_policy::{BreakGlass, Breaking};
 use weft_xds::Snapshot;
 
 use super::dirty::Dirty;
@@ -83,7 +83,8 @@ impl State {
         self.refused = None;
         self.tracker.commit(mesh.revision().clone(), subject, self.generation + 1, took, findings, now);
         self.plain_text.follow(mesh.intent(), unix_seconds(now.wall));
-        let broken = self.break_glass.clone();
+        let broken = self.break_glass.take().filter(|broken| is_still_permitted(&mesh, broken));
+        self.break_glass.clone_from(&broken);
         self.mesh = Some(Arc::new(if broken.is_some() { mesh.with_break_glass(broken) } else { mesh }));
         self.dirty.everyone = true;
     }
@@ -178,4 +179,19 @@ impl State {
         self.touch(touched.clone());
         touched
     }
+}
+
+/// Whoever may no longer break the glass no longer has it broken: what was asked is judged again, as of then, by the policies of a new commit.
+fn is_still_permitted(mesh: &CompiledMesh, broken: &BreakGlass) -> bool {
+    let now = UNIX_EPOCH + Duration::from_secs(broken.from);
+    let (operator, reason) = (&*broken.operator, &*broken.reason);
+    // Its end was rounded up.
+    let minutes = ((broken.until - broken.from) / 60).max(1);
+    let is_known = mesh.intent().operators.contains_key(operator);
+    let decision = mesh.policy().may_break_glass(&Breaking { operator, minutes, reason, now });
+    if !(is_known && decision.allowed) {
+        let why = if is_known { &*decision.reason } else { "there is no such operator any more" };
+        tracing::warn!(operator, reason, why, "break-glass is ended: the commit does not permit it any more");
+    }
+    is_known && decision.allowed
 }

@@ -4,6 +4,7 @@
 //! asks. Who may have an identity is asked of the mesh, through [`Registrar`]. How one root follows another is [`trust`].
 
 mod authority;
+mod bans;
 mod error;
 mod holders;
 mod join_tokens;
@@ -14,6 +15,7 @@ mod service;
 pub mod trust;
 
 pub use authority::{Authority, Issued, KeyProof};
+pub use bans::{BanError, BanList};
 pub use error::AuthorityError;
 pub use join_tokens::{JoinTokens, TokenError};
 pub use keys::Published;

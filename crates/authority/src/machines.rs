@@ -1,4 +1,4 @@
-//! The machines that were enrolled: by which key a workload that was here once comes back, how long it may be away, and who may not.
+//! The machines that were enrolled: by which key a workload that was here once comes back, and how long it may be away.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,14 +41,6 @@ pub enum MachineError {
         /// How long it may be, in seconds.
         life: u64,
     },
-    /// Somebody has banned it.
-    #[error("machine {machine} is banned: {reason}")]
-    Banned {
-        /// Which.
-        machine: MachineId,
-        /// Why.
-        reason: String,
-    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -63,9 +55,6 @@ pub(crate) struct Machine {
     pub(crate) enrolled: u64,
     /// When it was last here, give or take a sixtieth of the time that it may be away.
     pub(crate) seen: u64,
-    /// Why it gets nothing any more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) banned: Option<String>,
 }
 
 /// The machines of a mesh.
@@ -83,7 +72,7 @@ impl Machines {
     /// Whether a machine can be enrolled for a service: it is new, or was enrolled for that very service before.
     ///
     /// # Errors
-    /// It is another service's, or banned.
+    /// It is another service's.
     pub async fn may_enrol(&self, id: &MachineId, service: &ServiceName) -> Result<(), MachineError> {
         match self.get(id).await? {
             Some((machine, _)) => check(id, &machine, service),
@@ -94,10 +83,10 @@ impl Machines {
     /// Enrols a machine that came with a join token; one that was enrolled before begins anew.
     ///
     /// # Errors
-    /// It is another service's, or banned.
+    /// It is another service's.
     pub async fn enrol(&self, id: &MachineId, service: &ServiceName, now: SystemTime) -> Result<(), MachineError> {
         let now = seconds(now);
-        let machine = Machine { service: service.clone(), enrolled: now, seen: now, banned: None };
+        let machine = Machine { service: service.clone(), enrolled: now, seen: now };
         loop {
             let present = self.get(id).await?;
             if let Some((present, _)) = &present {
@@ -112,7 +101,7 @@ impl Machines {
     /// A machine comes back after it was away.
     ///
     /// # Errors
-    /// It was never here, is another service's, was away for longer than `life`, or is banned.
+    /// It was never here, is another service's, or was away for longer than `life`.
     pub async fn returns(
         &self,
         id: &MachineId,
@@ -127,7 +116,7 @@ impl Machines {
     /// A machine is here. One that nothing is known of was enrolled in a store that is gone, and goes on while its certificates are renewed.
     ///
     /// # Errors
-    /// It is another service's, was away for longer than `life`, or is banned.
+    /// It is another service's, or was away for longer than `life`.
     pub async fn seen(
         &self,
         id: &MachineId,
@@ -169,9 +158,6 @@ impl Machines {
 }
 
 fn check(id: &MachineId, machine: &Machine, service: &ServiceName) -> Result<(), MachineError> {
-    if let Some(reason) = &machine.banned {
-        return Err(MachineError::Banned { machine: id.clone(), reason: reason.clone() });
-    }
     if machine.service != *service {
         return Err(MachineError::OtherService {
             machine: id.clone(),

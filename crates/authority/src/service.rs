@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use weft_identity::bans::Leaf;
 use weft_identity::ca::Names;
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{JoinToken, MachineId, Withdrawal, machine, proto, wire};
+use weft_identity::{Ban, Bans, JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
 use crate::authority::{Authority, KeyProof};
+use crate::bans::BanList;
 use crate::holders;
 use crate::join_tokens::{JoinTokens, TokenError};
 use crate::machines::{MachineError, Machines};
@@ -61,6 +63,7 @@ pub struct IdentityService {
     authority: Arc<Authority>,
     tokens: JoinTokens,
     machines: Machines,
+    bans: BanList,
     registrar: Arc<dyn Registrar>,
 }
 
@@ -70,9 +73,22 @@ impl IdentityService {
         authority: Arc<Authority>,
         tokens: JoinTokens,
         machines: Machines,
+        bans: BanList,
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
-        IdentityServer::new(Self { authority, tokens, machines, registrar })
+        IdentityServer::new(Self { authority, tokens, machines, bans, registrar })
+    }
+
+    /// Nothing is issued to whoever is banned, whatever they prove.
+    fn not_banned(&self, id: &SpiffeId, machine: Option<&str>, serial: &str) -> Result<(), Status> {
+        let leaf = Leaf { id: id.clone(), serial: serial.to_owned(), machine: machine.map(str::to_owned) };
+        match self.bans.published().borrow().of(&leaf) {
+            None => Ok(()),
+            Some(Ban { reason, .. }) => {
+                tracing::warn!(%id, machine, serial, reason, "an identity is refused: banned");
+                Err(Status::permission_denied(format!("{id} is banned: {reason}")))
+            }
+        }
     }
 
     fn admit(&self, service: &ServiceName) -> Result<(SpiffeId, Admission), Status> {
@@ -144,6 +160,7 @@ impl Identity for IdentityService {
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let machine = proved_machine(&request, binding.as_ref(), &service)?;
         let (id, admission) = self.admit(&service)?;
+        self.not_banned(&id, machine.as_deref(), "")?;
         let now = SystemTime::now();
         // Last, because it uses a token up.
         if request.join_token.is_empty() {
@@ -166,7 +183,8 @@ impl Identity for IdentityService {
 
     async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
         let peer = peer(&request)?;
-        let machine = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.machine.clone());
+        let shown = request.extensions().get::<ConnectPeer>().cloned().unwrap_or_default();
+        let machine = shown.machine;
         let request = request.into_inner();
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let service = peer.service().ok_or_else(|| {
@@ -176,6 +194,7 @@ impl Identity for IdentityService {
         if id != peer {
             return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
         }
+        self.not_banned(&id, machine.as_deref(), &shown.serial)?;
         let now = SystemTime::now();
         if let Some(machine) = &machine {
             self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
@@ -200,7 +219,7 @@ impl Identity for IdentityService {
         let holder = holders::key(&id, &first.node_id, &serial);
         self.authority.holds(&holder, first.sequence);
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(tell_all(self.authority.clone(), holder, said, sender));
+        tokio::spawn(tell_all(self.authority.clone(), self.bans.published(), holder, said, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -227,6 +246,7 @@ impl Identity for IdentityService {
 /// goes.
 async fn tell_all(
     authority: Arc<Authority>,
+    mut bans: watch::Receiver<Arc<Bans>>,
     holder: String,
     mut said: Streaming<proto::Held>,
     sender: mpsc::Sender<Result<proto::Trust, Status>>,
@@ -235,7 +255,8 @@ async fn tell_all(
     loop {
         let bundle = published.borrow_and_update().bundle.clone();
         let renew = authority.must_renew(&holder);
-        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew };
+        let bans_now = wire::bans_to_proto(&bans.borrow_and_update());
+        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew, bans: Some(bans_now) };
         if sender.send(Ok(news)).await.is_err() {
             return;
         }
@@ -246,6 +267,10 @@ async fn tell_all(
                     Ok(None) | Err(_) => return,
                 },
                 changed = published.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                changed = bans.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
                 },
@@ -277,7 +302,7 @@ fn proved_machine(
 fn refuse_machine(error: MachineError) -> Status {
     match error {
         MachineError::Unknown(_) | MachineError::Away { .. } => Status::unauthenticated(error.to_string()),
-        MachineError::OtherService { .. } | MachineError::Banned { .. } => Status::permission_denied(error.to_string()),
+        MachineError::OtherService { .. } => Status::permission_denied(error.to_string()),
         MachineError::Store(_) => Status::unavailable(error.to_string()),
     }
 }

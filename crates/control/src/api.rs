@@ -1,4 +1,4 @@
-//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens and rotations for
+//! The HTTP API and the dashboard of the control plane: reads for everyone who reaches the port, join tokens, rotations and bans for
 //! whoever on this machine has the admin token, break-glass for operators whom a policy permits it.
 //!
 //! One handler a route, no framework. Nothing else here changes the mesh.
@@ -84,6 +84,11 @@ impl Api {
             "/api/break-glass" if request.method() == Method::POST => self.break_glass(request).await,
             "/api/break-glass" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft policy break-glass does it"),
             "/api/identity/rotate" if request.method() == Method::POST => self.rotate(peer, request).await,
+            "/api/identity/ban" if request.method() == Method::POST => self.ban(peer, request, false).await,
+            "/api/identity/unban" if request.method() == Method::POST => self.ban(peer, request, true).await,
+            "/api/identity/ban" | "/api/identity/unban" => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity ban prod/web --reason TEXT does it")
+            }
             "/api/identity/rotate" => {
                 error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft identity rotate --reason TEXT does it")
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weft_authority::{Authority, AuthorityError, IdentityService, JoinTokens, Lives, Machines};
+use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines};
 use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{Store, StoreError};
@@ -172,14 +172,17 @@ impl ControlPlane {
         let authority = Arc::new(authority);
         let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
         let tokens = JoinTokens::new(self.store.clone());
-        self.identities.open(tokens.clone(), authority.clone());
+        let bans = BanList::open(self.store.clone()).await.map_err(ControlError::from)?;
+        tokio::spawn(bans.clone().enforce(identity.clone()));
+        self.identities.open(tokens.clone(), bans.clone(), authority.clone());
 
-        let connections = serve_tls(listener, tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]));
+        let config = tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]);
+        let connections = serve_tls(listener, config, identity.clone());
         let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
         let server = server_builder()
             .add_service(ads.ads())
-            .add_service(IdentityService::server(authority, tokens, Machines::new(self.store.clone()), registrar))
+            .add_service(IdentityService::server(authority, tokens, Machines::new(self.store.clone()), bans, registrar))
             .serve_with_incoming(connections);
         tokio::spawn(async move {
             if let Err(error) = server.await {

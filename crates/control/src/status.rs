@@ -329,6 +329,20 @@ pub struct TrustStatus {
     pub issuing_renewed_at: u64,
     /// Who does not hold this bundle yet; a new root waits for them.
     pub behind: Vec<BehindStatus>,
+    /// Who is not taken any more.
+    #[serde(default)]
+    pub bans: Vec<BanStatus>,
+}
+
+/// A ban.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanStatus {
+    /// A SPIFFE ID, `serial:` and a certificate's number, or `machine:` and its name.
+    pub banned: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: u64,
 }
 
 /// A root.
@@ -381,6 +395,16 @@ pub struct RotateRequest {
     /// The root whose key is in wrong hands; without one, the root that signs is replaced by plan.
     #[serde(default)]
     pub compromised: Option<String>,
+}
+
+/// `POST /api/identity/ban` and `POST /api/identity/unban`, the question; the answer is a [`TrustStatus`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BanRequest {
+    /// A service, or as in [`BanStatus::banned`].
+    pub who: String,
+    /// Why, for whoever is refused and for those who read the log.
+    #[serde(default)]
+    pub reason: String,
 }
 
 /// Any answer that is not 2xx.

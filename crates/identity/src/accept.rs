@@ -18,7 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_xds::ConnectPeer;
 
-use crate::certificate::{machine_of, serial_of};
+use crate::bans::{CutOff, Leaf};
+use crate::live::LiveIdentity;
 use crate::{machine, tls};
 
 /// A handshake that takes longer is given up.
@@ -31,6 +32,8 @@ const HANDSHAKES: usize = 1024;
 pub struct TlsIo {
     stream: TlsStream<TcpStream>,
     peer: ConnectPeer,
+    /// That the peer is banned; of nobody who has shown no certificate.
+    cut_off: Option<CutOff>,
 }
 
 impl TlsIo {
@@ -41,18 +44,27 @@ impl TlsIo {
 }
 
 /// Accepts connections of `listener` until the stream is dropped. Failed handshakes are logged and not yielded.
-pub fn serve_tls(listener: TcpListener, config: Arc<ServerConfig>) -> impl Stream<Item = io::Result<TlsIo>> + Send {
+pub fn serve_tls(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    identity: Arc<LiveIdentity>,
+) -> impl Stream<Item = io::Result<TlsIo>> + Send {
     let (accepted, connections) = mpsc::channel(64);
     tokio::spawn(async move {
         tokio::select! {
             () = accepted.closed() => {}
-            () = accept_all(&listener, TlsAcceptor::from(config), &accepted) => {}
+            () = accept_all(&listener, TlsAcceptor::from(config), &identity, &accepted) => {}
         }
     });
     ReceiverStream::new(connections)
 }
 
-async fn accept_all(listener: &TcpListener, acceptor: TlsAcceptor, accepted: &mpsc::Sender<io::Result<TlsIo>>) {
+async fn accept_all(
+    listener: &TcpListener,
+    acceptor: TlsAcceptor,
+    identity: &Arc<LiveIdentity>,
+    accepted: &mpsc::Sender<io::Result<TlsIo>>,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
@@ -65,9 +77,9 @@ async fn accept_all(listener: &TcpListener, acceptor: TlsAcceptor, accepted: &mp
                 continue;
             }
         };
-        let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+        let (acceptor, accepted, identity) = (acceptor.clone(), accepted.clone(), identity.clone());
         tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream)).await {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(acceptor, stream, &identity)).await {
                 Ok(Ok(connection)) => drop(accepted.send(Ok(connection)).await),
                 Ok(Err(error)) => refuse(from, &tls::explain(&error)),
                 Err(_) => refuse(from, "the handshake took longer than 10 s"),
@@ -81,21 +93,25 @@ fn refuse(from: SocketAddr, why: &str) {
     tracing::info!(%from, why, "TLS connection refused");
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsIo> {
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, identity: &LiveIdentity) -> io::Result<TlsIo> {
     stream.set_nodelay(true)?;
     let stream = acceptor.accept(stream).await?;
     let connection = stream.get_ref().1;
     let binding = Some(machine::binding(connection).map_err(io::Error::other)?);
-    let peer = match connection.peer_certificates() {
-        Some(chain @ [leaf, ..]) => ConnectPeer {
-            id: Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
-            serial: serial_of(leaf).map_err(io::Error::other)?,
-            machine: machine_of(leaf).map_err(io::Error::other)?,
-            binding,
-        },
-        _ => ConnectPeer { binding, ..ConnectPeer::default() },
+    let Some([leaf, ..]) = connection.peer_certificates() else {
+        return Ok(TlsIo { peer: ConnectPeer { binding, ..ConnectPeer::default() }, stream, cut_off: None });
     };
-    Ok(TlsIo { stream, peer })
+    let cut_off = Some(identity.watch(leaf).map_err(io::Error::other)?);
+    let Leaf { id, serial, machine } = Leaf::of(leaf).map_err(io::Error::other)?;
+    let peer = ConnectPeer { id: Some(id), serial, machine, binding };
+    Ok(TlsIo { stream, peer, cut_off })
+}
+
+impl TlsIo {
+    /// Fails once the peer is banned; else wakes whoever reads when it is.
+    fn is_cut_off(&mut self, context: &mut Context<'_>) -> bool {
+        self.cut_off.as_mut().is_some_and(|cut_off| Pin::new(cut_off).poll(context).is_ready())
+    }
 }
 
 impl Connected for TlsIo {
@@ -108,7 +124,12 @@ impl Connected for TlsIo {
 
 impl AsyncRead for TlsIo {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let read = Pin::new(&mut self.stream).poll_read(context, into);
+        if read.is_pending() && self.is_cut_off(context) {
+            self.cut_off = None; // it has ended, and is not asked again
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, "the peer is banned")));
+        }
+        read
     }
 }
 

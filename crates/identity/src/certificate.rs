@@ -101,7 +101,12 @@ pub fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
 /// # Errors
 /// It is no certificate.
 pub fn serial_of(certificate: &CertificateDer<'_>) -> Result<String, PeerError> {
-    Ok(hex(parse(certificate)?.raw_serial()))
+    Ok(serial_in(&parse(certificate)?))
+}
+
+/// The same of one that is parsed.
+pub(crate) fn serial_in(certificate: &X509Certificate<'_>) -> String {
+    hex(certificate.raw_serial())
 }
 
 /// The machine that a leaf was issued to: the `serialNumber` of its subject (RFC 4519 s.2.31), which only a workload that is enrolled with
@@ -110,9 +115,13 @@ pub fn serial_of(certificate: &CertificateDer<'_>) -> Result<String, PeerError> 
 /// # Errors
 /// It is no certificate.
 pub fn machine_of(certificate: &CertificateDer<'_>) -> Result<Option<String>, PeerError> {
-    let parsed = parse(certificate)?;
-    let machine = parsed.subject().iter_by_oid(&OID_X509_SERIALNUMBER).next();
-    Ok(machine.and_then(|attribute| attribute.as_str().ok()).map(str::to_owned))
+    Ok(machine_in(&parse(certificate)?))
+}
+
+/// The same of one that is parsed.
+pub(crate) fn machine_in(certificate: &X509Certificate<'_>) -> Option<String> {
+    let machine = certificate.subject().iter_by_oid(&OID_X509_SERIALNUMBER).next();
+    machine.and_then(|attribute| attribute.as_str().ok()).map(str::to_owned)
 }
 
 /// Upper-case hexadecimal, as `openssl x509 -serial` prints a serial number.

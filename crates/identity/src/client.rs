@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::bans::Bans;
 use crate::ca::{KeyRequest, rfc3339};
 use crate::certificate::hex;
 use crate::connect::{connect, is_pinned};
@@ -48,6 +49,7 @@ impl Identity {
     /// When waiting would not help: no join token, or the control plane refuses it.
     pub async fn start(config: IdentityConfig) -> Result<Self, IdentityError> {
         let live = LiveIdentity::empty();
+        live.set_bans(Bans::load(&config.state_dir));
         let mut renewal = config.clone();
         let issued_at = match before(&config) {
             Before::Usable(saved) => {

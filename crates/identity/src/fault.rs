@@ -32,6 +32,14 @@ pub enum OwnFault {
         /// Until when not.
         in_seconds: u64,
     },
+    /// Somebody has banned it.
+    #[error("this process's own identity, {id}, is banned: {reason}")]
+    Banned {
+        /// Whose it is.
+        id: SpiffeId,
+        /// Why, in the words of who did it.
+        reason: String,
+    },
     /// Every root of the trust bundle has run out.
     #[error("the root certificate of trust domain {domain} expired {ago} s ago, so nobody can be verified by it")]
     BundleExpired {
@@ -49,6 +57,7 @@ impl OwnFault {
             Self::Missing => "identity_missing",
             Self::Expired { .. } => "identity_expired",
             Self::NotYetValid { .. } => "identity_not_yet_valid",
+            Self::Banned { .. } => "identity_banned",
             Self::BundleExpired { .. } => "trust_bundle_expired",
         }
     }
@@ -98,6 +107,14 @@ pub enum PeerError {
         actual: SpiffeId,
         /// Who should have.
         expected: String,
+    },
+    /// Somebody has banned the peer: its identity, its machine or this very certificate.
+    #[error("{id} is banned: {reason}")]
+    Banned {
+        /// Who.
+        id: SpiffeId,
+        /// Why, in the words of who did it.
+        reason: String,
     },
     /// There is no bundle for the peer's trust domain.
     #[error("the peer {0} is of another trust domain than {1}, and there is no bundle for it")]

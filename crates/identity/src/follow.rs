@@ -8,14 +8,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::bans::Bans;
 use crate::connect::connect;
+use crate::fault::OwnFault;
 use crate::live::LiveIdentity;
 use crate::obtain::{IdentityConfig, IdentityError, verify_own};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 use crate::saved::save_bundle;
 use crate::schedule;
-use crate::wire::bundle_from_proto;
+use crate::wire::{bans_from_proto, bundle_from_proto};
 
 /// Stands in for the life of a certificate: back-off goes up to 5 s.
 const LIFE: Duration = Duration::from_secs(100);
@@ -68,6 +70,9 @@ async fn follow_once(
         };
         let Some(trust) = trust else { return Ok(()) };
         *came = true;
+        if let Some(bans) = trust.bans {
+            take_over_bans(bans_from_proto(bans), &config.state_dir, live, renew);
+        }
         if let Some(bundle) = trust.bundle {
             owed = Some(take_over(bundle, &config.state_dir, live, renew).map_err(IdentityError::Unusable)?);
         }
@@ -76,6 +81,21 @@ async fn follow_once(
             tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
             renew.notify_one();
         }
+    }
+}
+
+/// Puts bans in force, those of this identity itself too.
+fn take_over_bans(bans: Bans, state_dir: &Path, live: &LiveIdentity, renew: &Notify) {
+    if **live.bans().borrow() == bans {
+        return;
+    }
+    if let Err(error) = bans.save(state_dir) {
+        tracing::warn!(%error, "who is banned now is in force, but was not saved: a restart would begin with those before");
+    }
+    tracing::info!(bans = bans.len(), "who is banned has changed");
+    live.set_bans(bans);
+    if let Some(OwnFault::Banned { .. }) = live.fault() {
+        renew.notify_one(); // it says so, and tries to come back
     }
 }
 

@@ -6,6 +6,7 @@
 //! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
 
 pub mod accept;
+pub mod bans;
 pub mod ca;
 pub mod certificate;
 pub mod client;
@@ -29,6 +30,7 @@ mod verify;
 pub mod wire;
 
 pub use accept::{TlsIo, serve_tls};
+pub use bans::{Ban, Banned, Bans};
 pub use ca::{CaError, Names};
 pub use client::{Identity, IdentityConfig, IdentityError, IdentityStatus};
 pub use connect::{ConnectError, connect};

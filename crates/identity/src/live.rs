@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use weft_model::SpiffeId;
 
+use crate::bans::{Bans, CutOff, Leaf, OpenPeers};
 use crate::fault::{OwnFault, PeerError};
 use crate::peer::{self, Role, VerifiedIssuer, at};
 use crate::svid::{Svid, TrustBundle};
@@ -95,12 +96,21 @@ pub struct LiveIdentity {
     generation: watch::Sender<u64>,
     /// The generations that others have who work by copies.
     copies: Mutex<Vec<watch::Receiver<u64>>>,
+    /// Apart from the state: a ban makes no connection anew but cuts some.
+    bans: watch::Sender<Arc<Bans>>,
+    peers: OpenPeers,
 }
 
 impl LiveIdentity {
     /// Without certificate and bundle: every handshake fails and says so.
     pub fn empty() -> Arc<Self> {
-        Arc::new(Self { state: ArcSwap::default(), generation: watch::Sender::new(0), copies: Mutex::default() })
+        Arc::new(Self {
+            state: ArcSwap::default(),
+            generation: watch::Sender::new(0),
+            copies: Mutex::default(),
+            bans: watch::Sender::default(),
+            peers: OpenPeers::default(),
+        })
     }
 
     /// The present state. Keep it for one handshake or one decision, then drop it.
@@ -170,9 +180,66 @@ impl LiveIdentity {
         }
     }
 
-    /// See [`IdentityState::fault`], at this moment.
+    /// See [`IdentityState::fault`], at this moment; and whether this identity is banned.
     pub fn fault(&self) -> Option<OwnFault> {
-        self.load().fault(UnixTime::now())
+        self.fault_at(UnixTime::now())
+    }
+
+    pub(crate) fn fault_at(&self, now: UnixTime) -> Option<OwnFault> {
+        let state = self.load();
+        state.fault(now).or_else(|| self.own_ban(&state))
+    }
+
+    fn own_ban(&self, state: &IdentityState) -> Option<OwnFault> {
+        let bans = self.bans.borrow();
+        if bans.is_empty() {
+            return None;
+        }
+        let leaf = Leaf::of(state.svid()?.chain().first()?).ok()?;
+        let reason = bans.of(&leaf)?.reason.clone();
+        Some(OwnFault::Banned { id: leaf.id, reason })
+    }
+
+    /// Who is banned, now and after each change.
+    pub fn bans(&self) -> watch::Receiver<Arc<Bans>> {
+        self.bans.subscribe()
+    }
+
+    /// From now on nobody who is banned is taken, and whoever is here already is cut off.
+    pub fn set_bans(&self, bans: Bans) {
+        let bans = Arc::new(bans);
+        self.bans.send_replace(bans.clone());
+        let cut = self.peers.cut(&bans);
+        if cut > 0 {
+            tracing::warn!(connections = cut, "connections of peers that are banned are cut off");
+        }
+    }
+
+    /// A connection to a peer is open: what is returned ends when the peer is banned. To be dropped with the connection.
+    ///
+    /// # Errors
+    /// It is banned already, since the handshake, or has shown no certificate of a leaf.
+    pub fn watch(&self, leaf: &CertificateDer<'_>) -> Result<CutOff, PeerError> {
+        let leaf = Leaf::of(leaf)?;
+        let cut_off = self.peers.enter(leaf.clone());
+        // After it was entered: whoever bans now either finds it or is seen here.
+        match self.bans.borrow().of(&leaf) {
+            Some(ban) => Err(PeerError::Banned { id: leaf.id, reason: ban.reason.clone() }),
+            None => Ok(cut_off),
+        }
+    }
+
+    /// Who a peer is that shows this chain, if it is not banned.
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+        role: Role,
+    ) -> Result<SpiffeId, PeerError> {
+        let id = self.load().verify(leaf, rest, now, role)?;
+        self.bans.borrow().check(leaf)?;
+        Ok(id)
     }
 
     /// Waits until there is a certificate that has not expired.

@@ -57,13 +57,32 @@ pub struct Held {
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Trust {
     #[prost(message, optional, tag = "1")]
     pub bundle: ::core::option::Option<Bundle>,
     /// The caller's certificate was signed under a key that is no longer trusted: it is to renew it now.
     #[prost(bool, tag = "2")]
     pub renew: bool,
+    /// Who is banned: all of them, whenever that changes.
+    #[prost(message, optional, tag = "10")]
+    pub bans: ::core::option::Option<Bans>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Bans {
+    #[prost(message, repeated, tag = "1")]
+    pub all: ::prost::alloc::vec::Vec<Ban>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ban {
+    /// A SPIFFE ID, "serial:" and a certificate's serial number in hexadecimal, or "machine:" and a machine's name.
+    #[prost(string, tag = "1")]
+    pub banned: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// In seconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Bundle {

@@ -109,9 +109,9 @@ async fn renew_patiently(
         if let Some(news) = news(&mut told, fault.as_ref()) {
             tell(news, config, way_back, svid, &last_error);
         }
-        let expired = matches!(fault, Some(OwnFault::Expired { .. }));
+        let worn = matches!(fault, Some(OwnFault::Expired { .. } | OwnFault::Banned { .. }));
         let (attempt, how) = match (way_back, machine, &config.join_token) {
-            _ if !expired => (renew(config, live, svid.id()).await, How::Renewed),
+            _ if !worn => (renew(config, live, svid.id()).await, How::Renewed),
             (WayBack::Token, _, Some(token)) => (join_again(config, token, machine).await, How::Joined),
             (_, Some(machine), _) => (return_by(config, machine, live).await, How::Renewed),
             _ => (Err(IdentityError::Expired), How::Renewed), // unless the clock is wrong, and is put right
@@ -126,14 +126,14 @@ async fn renew_patiently(
             Err(error) => error,
         };
         failures += 1;
-        if expired && !error.is_passing() && way_back != WayBack::None {
+        if worn && !error.is_passing() && way_back != WayBack::None {
             let tried = if way_back == WayBack::Token { "the join token" } else { "the key of this machine" };
             if way_back == WayBack::Token {
                 config.join_token = None;
             }
             way_back = WayBack::none(config);
             tracing::error!(id = %svid.id(), %error, "{tried} brings no other identity. {}", remedy(config, way_back));
-        } else if !expired && (failures == 1 || failures % TELL_AGAIN == 0) {
+        } else if !worn && (failures == 1 || failures % TELL_AGAIN == 0) {
             let until = rfc3339(svid.not_after());
             tracing::warn!(id = %svid.id(), %error, failures, until, "cannot renew the identity; the present one serves until it expires");
         }
@@ -213,6 +213,9 @@ fn tell(news: News<'_>, config: &IdentityConfig, way_back: WayBack, svid: &Svid,
         OwnFault::Expired { .. } => {
             format!("the identity has EXPIRED and was not renewed. {}", remedy(config, way_back))
         }
+        OwnFault::Banned { reason, .. } => format!(
+            "the identity is BANNED: {reason}. It comes back by itself when the ban is lifted (`weft identity unban` on the control plane's machine)"
+        ),
         OwnFault::NotYetValid { .. } => {
             "by this machine's clock the identity is not valid yet: was the clock set back?".to_owned()
         }

@@ -97,6 +97,8 @@ pub enum Culprit {
     PeerNotYetValid,
     /// The peer had none to show.
     PeerMissing,
+    /// Somebody has banned the peer.
+    PeerBanned,
     /// Something else.
     Unknown,
 }
@@ -109,6 +111,7 @@ pub fn culprit(error: &io::Error) -> Culprit {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Culprit::PeerNotYetValid,
             CertificateError::Other(rule) => match rule.0.downcast_ref::<PeerError>() {
                 Some(PeerError::Own(fault)) => Culprit::Own(fault.clone()),
+                Some(PeerError::Banned { .. }) => Culprit::PeerBanned,
                 _ => Culprit::Unknown,
             },
             _ => Culprit::Unknown,

@@ -30,9 +30,8 @@ pub(crate) struct Expected {
 
 impl Judge for Expected {
     fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        let state = self.identity.load();
-        state.unexpired(now)?; // better said here than as an alert from a peer that got no certificate
-        self.peer.check(&state.verify(leaf, rest, now, Role::Server)?)
+        self.identity.load().unexpired(now)?; // better said here than as an alert from a peer that got no certificate
+        self.peer.check(&self.identity.verify(leaf, rest, now, Role::Server)?)
     }
 }
 
@@ -105,12 +104,11 @@ impl ClientCertVerifier for ClientVerifier {
         rest: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let state = self.identity.load();
-        if let Some(fault) = state.fault(now) {
+        if let Some(fault) = self.identity.fault_at(now) {
             // A client whose clock is not this machine's has just accepted what is of no use here: it is not taken.
             return Err(PeerError::from(fault).into());
         }
-        state.verify(leaf, rest, now, Role::Client)?;
+        self.identity.verify(leaf, rest, now, Role::Client)?;
         Ok(ClientCertVerified::assertion())
     }
 

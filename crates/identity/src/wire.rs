@@ -2,6 +2,7 @@
 
 use rustls::pki_types::CertificateDer;
 
+use crate::bans::{Ban, Banned, Bans};
 use crate::proto;
 use crate::svid::TrustBundle;
 
@@ -32,4 +33,26 @@ pub fn bundle_from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
     let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
     let whole = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
     Ok(whole.with_sequence(bundle.sequence))
+}
+
+/// Bans as they go over the wire.
+pub fn bans_to_proto(bans: &Bans) -> proto::Bans {
+    let one = |(banned, ban): (&Banned, &Ban)| proto::Ban {
+        banned: banned.to_string(),
+        reason: ban.reason.clone(),
+        since: ban.since,
+    };
+    proto::Bans { all: bans.iter().map(one).collect() }
+}
+
+/// Bans as they came. One of a kind that a later version may know is none to this one.
+pub fn bans_from_proto(bans: proto::Bans) -> Bans {
+    let one = |ban: proto::Ban| match ban.banned.parse::<Banned>() {
+        Ok(banned) => Some((banned, Ban { reason: ban.reason, since: ban.since })),
+        Err(why) => {
+            tracing::error!(banned = ban.banned, why, "the control plane bans somebody that this version cannot tell");
+            None
+        }
+    };
+    Bans::new(bans.all.into_iter().filter_map(one))
 }

@@ -32,4 +32,4 @@ pub use request_body::{Again, Ahead, KEPT_MAX, Progress, RequestBody, Until};
 pub use response_body::UpstreamBody;
 pub use task::spawn_large;
 pub use timed::TimedBody;
-pub use way::{Stream, Switched, TLS_READ_AHEAD, Way};
+pub use way::{Severed, Stream, Switched, TLS_READ_AHEAD, Way};

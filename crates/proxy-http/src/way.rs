@@ -38,13 +38,102 @@ impl Way for TcpStream {
     }
 }
 
-impl Way for server::TlsStream<BufReader<TcpStream>> {
+macro_rules! tls_way {
+    ($end:ident) => {
+        impl Way for $end::TlsStream<BufReader<TcpStream>> {
+            fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
+                self.get_mut().0.get_mut().is_broken(cx)
+            }
+
+            fn reset(&mut self) {
+                self.get_mut().0.get_mut().reset();
+            }
+        }
+    };
+}
+tls_way!(server);
+tls_way!(client);
+
+/// A stream that breaks when somebody else says so: `end` is ready then. It costs nothing while there is something to read.
+pub struct Severed<S> {
+    stream: S,
+    /// `None` once it has broken.
+    end: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl<S> Severed<S> {
+    /// Breaks `stream` when `end` is ready.
+    pub fn new(stream: S, end: impl Future<Output = ()> + 'static) -> Self {
+        Self { stream, end: Some(Box::pin(end)) }
+    }
+
+    /// The stream itself.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    fn has_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let over = self.end.as_mut().is_none_or(|end| end.as_mut().poll(cx).is_ready());
+        if over {
+            self.end = None;
+        }
+        over
+    }
+
+    /// What is not ready is an error once it is over.
+    fn unless_ended<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_pending() && self.has_ended(cx) {
+            let error = io::Error::new(io::ErrorKind::PermissionDenied, "the peer was cut off");
+            return Poll::Ready(Err(error));
+        }
+        done
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Severed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.unless_ended(cx, read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Severed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.unless_ended(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.unless_ended(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_ended(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.unless_ended(cx, shut)
+    }
+}
+
+impl<S: Way> Way for Severed<S> {
     fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
-        self.get_mut().0.get_mut().is_broken(cx)
+        self.stream.is_broken(cx) || self.has_ended(cx)
     }
 
     fn reset(&mut self) {
-        self.get_mut().0.get_mut().reset();
+        self.stream.reset();
     }
 }
 
@@ -53,7 +142,7 @@ pub enum Stream {
     /// To the app, or to an endpoint outside of the mesh.
     Clear(TcpStream),
     /// To another sidecar, whose SPIFFE ID is the expected one.
-    Tls(Box<client::TlsStream<BufReader<TcpStream>>>),
+    Tls(Box<Severed<client::TlsStream<BufReader<TcpStream>>>>),
 }
 
 impl Stream {
@@ -61,7 +150,7 @@ impl Stream {
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Clear(tcp) => tcp.local_addr().ok(),
-            Self::Tls(tls) => tls.get_ref().0.get_ref().local_addr().ok(),
+            Self::Tls(tls) => tls.stream.get_ref().0.get_ref().local_addr().ok(),
         }
     }
 }
@@ -70,14 +159,14 @@ impl Way for Stream {
     fn is_broken(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Clear(tcp) => tcp.is_broken(cx),
-            Self::Tls(tls) => tls.get_mut().0.get_mut().is_broken(cx),
+            Self::Tls(tls) => tls.is_broken(cx),
         }
     }
 
     fn reset(&mut self) {
         match self {
             Self::Clear(tcp) => tcp.reset(),
-            Self::Tls(tls) => tls.get_mut().0.get_mut().reset(),
+            Self::Tls(tls) => tls.reset(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) fn own(fault: &OwnFault) -> Failure {
         OwnFault::Missing => Failure::IdentityMissing,
         OwnFault::Expired { .. } => Failure::IdentityExpired,
         OwnFault::NotYetValid { .. } => Failure::IdentityNotYetValid,
+        OwnFault::Banned { .. } => Failure::IdentityBanned,
         OwnFault::BundleExpired { .. } => Failure::TrustBundleExpired,
     }
 }
@@ -24,6 +25,7 @@ pub(crate) fn handshake(error: &io::Error) -> Failure {
         Culprit::PeerExpired => Failure::PeerIdentityExpired,
         Culprit::PeerNotYetValid => Failure::PeerIdentityNotYetValid,
         Culprit::PeerMissing => Failure::PeerIdentityMissing,
+        Culprit::PeerBanned => Failure::PeerIdentityBanned,
         Culprit::Unknown => Failure::TlsFailed,
     }
 }
@@ -40,6 +42,7 @@ mod tests {
             OwnFault::Missing,
             OwnFault::Expired { id: id(), ago: 3 },
             OwnFault::NotYetValid { id: id(), in_seconds: 3 },
+            OwnFault::Banned { id: id(), reason: "stolen".into() },
             OwnFault::BundleExpired { domain: domain.parse().expect("legal"), ago: 3 },
         ];
         for fault in faults {

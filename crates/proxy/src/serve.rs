@@ -14,9 +14,10 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use weft_identity::PeerError;
 use weft_proxy_config::{DownstreamProtocol, HttpListener, Listener, ListenerKind, PeerMatch};
-use weft_proxy_http::TLS_READ_AHEAD;
 use weft_proxy_http::server::{ClientRequest, Service, h1, h2};
+use weft_proxy_http::{Severed, TLS_READ_AHEAD};
 use weft_telemetry::Failure;
 
 use crate::connection::Connection;
@@ -127,6 +128,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
         let why = "the peer's SPIFFE ID is not one that this listener takes";
         return refuse(&worker, remote, Failure::TlsFailed, why);
     }
+    let shown = certificates.first().ok_or(PeerError::NoCertificate);
+    let stream = match shown.and_then(|leaf| worker.shared.identity.watch(leaf)) {
+        Ok(cut_off) => Severed::new(stream, cut_off),
+        Err(error) => return refuse(&worker, remote, Failure::PeerIdentityBanned, &error.to_string()),
+    };
     let connection = Rc::new(connection);
     let ListenerKind::Http(http) = &listener.kind else {
         return tcp::serve(worker, connection, listener, stream).await;

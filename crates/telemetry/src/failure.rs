@@ -87,6 +87,10 @@ pub enum Failure {
     TrustBundleExpired,
     /// By the peer's clock this sidecar's certificate has expired, or is not valid yet.
     IdentityRefused,
+    /// This sidecar's own identity is banned.
+    IdentityBanned,
+    /// The endpoint is banned: its identity, its machine or its certificate.
+    PeerIdentityBanned,
     /// The endpoint has no certificate to show.
     PeerIdentityMissing,
     /// The endpoint's certificate has expired.
@@ -320,6 +324,24 @@ impl Failure {
                 "upstream_reset_before_response_started{connection_failure}",
                 "tls_certificate_error",
                 "The endpoint takes the sidecar's identity for expired, or not valid yet"
+            ),
+            IdentityBanned => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "identity_banned",
+                "upstream_reset_before_response_started{connection_failure}",
+                "proxy_configuration_error",
+                "The sidecar's own identity is banned"
+            ),
+            PeerIdentityBanned => facts!(
+                SERVICE_UNAVAILABLE,
+                "UF",
+                Identity,
+                "peer_identity_banned",
+                "upstream_reset_before_response_started{connection_failure}",
+                "tls_certificate_error",
+                "The endpoint's identity is banned"
             ),
             PeerIdentityMissing => facts!(
                 SERVICE_UNAVAILABLE,

@@ -16,7 +16,9 @@ use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
-use weft_authority::{Admission, Authority, IdentityService, JoinTokens, KeyProof, Lives, Machines, Registrar};
+use weft_authority::{
+    Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Registrar,
+};
 use weft_identity::proto::PlainTextReport;
 use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
@@ -83,6 +85,7 @@ pub struct Server {
     pub folder: PathBuf,
     pub authority: Arc<Authority>,
     pub tokens: JoinTokens,
+    pub bans: BanList,
     pub intent: Arc<Intent>,
     pub live: Arc<LiveIdentity>,
     pub address: SocketAddr,
@@ -118,13 +121,16 @@ impl Server {
             let listener = TcpListener::bind(address).await.unwrap();
             let address = listener.local_addr().unwrap();
             let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
+            let bans = BanList::open(machines.clone()).await.unwrap();
+            tokio::spawn(bans.clone().enforce(live.clone()));
+            let (machines, own) = (Machines::new(machines), live.clone());
             let service =
-                IdentityService::server(authority.clone(), tokens.clone(), Machines::new(machines), intent.clone());
+                IdentityService::server(authority.clone(), tokens.clone(), machines, bans.clone(), intent.clone());
             let router = tonic::transport::Server::builder().add_service(service);
             tokio::spawn(async move {
-                router.serve_with_incoming(serve_tls(listener, config)).await.unwrap();
+                router.serve_with_incoming(serve_tls(listener, config, own)).await.unwrap();
             });
-            Self { folder, authority, tokens, intent, live, address, process: None }
+            Self { folder, authority, tokens, bans, intent, live, address, process: None }
         };
         let mut server = process.spawn(start).await.unwrap();
         server.process = Some(process);

@@ -8,8 +8,8 @@ use weft_model::ServiceName;
 use weft_model::time::length;
 
 use super::{Answer, Api, body, error, json};
-use crate::identities::RotateError;
-use crate::status::{JoinTokenRequest, RotateRequest};
+use crate::identities::{BanProblem, RotateError};
+use crate::status::{BanRequest, JoinTokenRequest, RotateRequest};
 
 /// A reason is a sentence or two.
 const MAX_REASON: usize = 1000;
@@ -69,11 +69,10 @@ impl Api {
             Ok(wanted) => wanted,
             Err(answer) => return answer,
         };
-        let reason = wanted.reason.trim();
-        if reason.is_empty() || reason.len() > MAX_REASON {
-            let hint = "say why, for those who read the log afterwards";
-            return error(StatusCode::BAD_REQUEST, "the reason is empty or longer than 1000 bytes", hint);
-        }
+        let reason = match reason(&wanted.reason) {
+            Ok(reason) => reason,
+            Err(answer) => return answer,
+        };
         match self.identities.rotate(reason, wanted.compromised.as_deref()).await {
             Ok(trust) => json(StatusCode::ACCEPTED, &trust),
             Err(RotateError::Starting) => self.ready(),
@@ -84,4 +83,50 @@ impl Api {
             }
         }
     }
+
+    /// Somebody is banned, or no longer.
+    pub(super) async fn ban(&self, peer: SocketAddr, request: Request<Incoming>, lift: bool) -> Answer {
+        let (what, command) = if lift {
+            ("bans are lifted", "weft identity unban")
+        } else {
+            ("identities are banned", "weft identity ban")
+        };
+        if let Some(answer) = self.refused(peer, &request, what, command) {
+            return answer;
+        }
+        let wanted: BanRequest = match body(request, r#"send {"who": "prod/web", "reason": "stolen"}"#).await {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let reason = match (lift, reason(&wanted.reason)) {
+            (true, _) => None,
+            (false, Ok(reason)) => Some(reason),
+            (false, Err(answer)) => return answer,
+        };
+        match self.identities.ban(&wanted.who, reason).await {
+            Ok(trust) => json(StatusCode::OK, &trust),
+            Err(BanProblem::Starting) => self.ready(),
+            Err(BanProblem::Refused(problem)) => {
+                let hint = "name a service like prod/web, a SPIFFE ID, serial:HEX or machine:NAME";
+                error(StatusCode::BAD_REQUEST, &problem, hint)
+            }
+            Err(BanProblem::Unknown(problem)) => {
+                error(StatusCode::NOT_FOUND, &problem, "weft identity tree shows who is")
+            }
+            Err(BanProblem::Failed(problem)) => {
+                tracing::error!(problem, "a ban was not made or lifted");
+                error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
+            }
+        }
+    }
+}
+
+/// One that is fit to be read by others.
+fn reason(given: &str) -> Result<&str, Answer> {
+    let reason = given.trim();
+    if reason.is_empty() || reason.len() > MAX_REASON || reason.contains(char::is_control) {
+        let hint = "say why, for those who read the log afterwards";
+        return Err(error(StatusCode::BAD_REQUEST, "a reason is one line of 1 to 1000 bytes", hint));
+    }
+    Ok(reason)
 }

@@ -8,8 +8,9 @@ use rustls::pki_types::ServerName;
 use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use weft_identity::{LiveIdentity, PeerError};
 use weft_proxy_config::Cluster;
-use weft_proxy_http::{AttemptError, Sent, Stream, TLS_READ_AHEAD};
+use weft_proxy_http::{AttemptError, Sent, Severed, Stream, TLS_READ_AHEAD};
 use weft_telemetry::Failure;
 
 use crate::identity;
@@ -19,6 +20,7 @@ pub(crate) async fn connect(
     cluster: &Cluster,
     address: SocketAddr,
     tls: Option<&Arc<ClientConfig>>,
+    own: &LiveIdentity,
 ) -> Result<Stream, AttemptError> {
     let failed = |failure, reason: String| AttemptError::new(failure, Sent::NoConnection, reason);
     let unreachable = if cluster.tls.is_some() { Failure::ConnectFailed } else { Failure::AppUnreachable };
@@ -35,7 +37,11 @@ pub(crate) async fn connect(
                 let (peer, why) = (&tls.expected_id, weft_identity::tls::explain(&error));
                 failed(identity::handshake(&error), format!("{address} ({peer}): {why}"))
             })?;
-        Ok(Stream::Tls(Box::new(stream)))
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let cut_off = shown.ok_or(PeerError::NoCertificate).and_then(|leaf| own.watch(leaf)).map_err(|error| {
+            failed(Failure::PeerIdentityBanned, format!("{address} ({}): {error}", tls.expected_id)) // since the handshake
+        })?;
+        Ok(Stream::Tls(Box::new(Severed::new(stream, cut_off))))
     };
     match tokio::time::timeout(cluster.connect_timeout, attempt).await {
         Ok(result) => result,

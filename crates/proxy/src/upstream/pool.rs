@@ -146,7 +146,7 @@ impl EndpointPool {
             // The endpoint is not to blame: nothing is remembered against it.
             return Err(AttemptError::new(identity::own(&fault), Sent::Nowhere, fault));
         }
-        self.remember(connect(&self.cluster, self.address, self.tls.as_ref()).await)
+        self.remember(connect(&self.cluster, self.address, self.tls.as_ref(), &self.identity).await)
     }
 
     /// A new connection to the app, past the idle ones.

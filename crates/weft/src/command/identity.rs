@@ -1,5 +1,6 @@
 //! `weft identity`: join tokens, certificates for programs that are no sidecars, and the keys that vouch for all of them.
 
+mod bans;
 mod keys;
 
 use std::io::ErrorKind;
@@ -25,6 +26,10 @@ pub(crate) enum Identity {
     Tree(keys::TreeArgs),
     /// Replace the root, by plan or because its key is in wrong hands, while calls go on. Run it on the control plane's machine, as its user
     Rotate(keys::RotateArgs),
+    /// Take a service, a certificate or a machine out of the mesh at once: nothing is issued to it, nobody takes it, its open connections are cut
+    Ban(bans::BanArgs),
+    /// Lift a ban
+    Unban(bans::UnbanArgs),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
     Fetch(FetchArgs),
 }
@@ -74,6 +79,8 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
         Identity::JoinToken(args) => join_token(args).await,
         Identity::Tree(args) => keys::tree(args).await,
         Identity::Rotate(args) => keys::rotate(args).await,
+        Identity::Ban(args) => bans::ban(args).await,
+        Identity::Unban(args) => bans::unban(args).await,
         Identity::Fetch(args) => fetch(args).await,
     }
 }

@@ -104,7 +104,8 @@ async fn authorize(
     decision_log: Option<DecisionLog>,
 ) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address} for ext_authz"))?;
-    let connections = serve_tls(listener, tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]));
+    let config = tls::server_config(serving.identity.clone(), ClientAuth::Required, &[b"h2"]);
+    let connections = serve_tls(listener, config, serving.identity.clone());
     let (engines, commit) = (control.engines(), control.engines());
     let mut authz = ExtAuthz::new(move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?));
     authz = authz.telling(control.plain_text());

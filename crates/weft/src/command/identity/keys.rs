@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weft_control::status::{BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus};
+use weft_control::status::{BanStatus, BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus};
 use weft_model::time::length;
 
 use super::admin_token;
@@ -97,7 +97,7 @@ fn waiting_for(trust: &TrustStatus) -> String {
         .to_owned()
 }
 
-fn print(trust: &TrustStatus, format: Format) -> Result<()> {
+pub(super) fn print(trust: &TrustStatus, format: Format) -> Result<()> {
     match format {
         Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(trust)?)),
         Format::Text => say(text(trust, unix_now())),
@@ -111,6 +111,12 @@ fn text(trust: &TrustStatus, now: u64) -> String {
     text += &table(&["ROOT", "STATE", "EXPIRES", ""], &rows);
     let issuing = span(trust.issuing_renewed_at.saturating_sub(now));
     text += &format!("the issuing CA is replaced in {issuing}\n");
+    if !trust.bans.is_empty() {
+        let row = |ban: &BanStatus| {
+            vec![shown(&ban.banned).into_owned(), span(now.saturating_sub(ban.since)), shown(&ban.reason).into_owned()]
+        };
+        text += &table(&["BANNED", "FOR", ""], &trust.bans.iter().map(row).collect::<Vec<_>>());
+    }
     if !trust.behind.is_empty() {
         text += &format!("{} without this bundle yet:\n", count(trust.behind.len(), "workload"));
         trust.behind.iter().take(NAMED).for_each(|behind| text += &behind_line(behind, now));
@@ -166,6 +172,7 @@ mod tests {
                 holds: 1,
                 until: 1_030,
             }],
+            bans: vec![BanStatus { banned: "serial:0A".into(), reason: "stolen".into(), since: 990 }],
         };
         let told = "\
 trust domain acme.internal, bundle 2
@@ -173,6 +180,8 @@ ROOT  STATE      EXPIRES
 aa    active     11 d     signs since 10 s
 bb    published  11 d     for 10 s; signs when everybody holds it
 the issuing CA is replaced in 66 min
+BANNED     FOR
+serial:0A  10 s  stolen
 1 workload without this bundle yet:
   spiffe://acme.internal/ns/prod/sa/web prod/web~\\u{7}  holds 1, certificate ends in 30 s
 ";

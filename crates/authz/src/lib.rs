@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use tonic::{Request, Response, Status};
 use weft_decision_log::{DecisionLog, Made, PlainText};
 use weft_model::SpiffeId;
-use weft_policy::{Decided, Decision, Engine};
+use weft_policy::{Decided, Decision, Engine, Principal};
 use weft_telemetry::Failure;
 use weft_xds::ConnectPeer;
 
@@ -50,7 +50,11 @@ pub struct ExtAuthz<S> {
     memory: Memory,
     log: Option<Log>,
     plain_text: Option<PlainText>,
+    banned: Option<BanSource>,
 }
+
+/// Why nobody takes who has this identity.
+type BanSource = Box<dyn Fn(&SpiffeId) -> Option<String> + Send + Sync>;
 
 /// Where decisions are logged, and the commit that is in force.
 struct Log {
@@ -61,7 +65,7 @@ struct Log {
 impl<S: EngineSource> ExtAuthz<S> {
     /// Decides with the engines of `engines`.
     pub fn new(engines: S) -> Self {
-        Self { engines, memory: Memory::default(), log: None, plain_text: None }
+        Self { engines, memory: Memory::default(), log: None, plain_text: None, banned: None }
     }
 
     /// Logs decisions; `commit` gives the one that is in force.
@@ -72,6 +76,11 @@ impl<S: EngineSource> ExtAuthz<S> {
     /// Tells of calls in plain text.
     pub fn telling(self, plain_text: PlainText) -> Self {
         Self { plain_text: Some(plain_text), ..self }
+    }
+
+    /// Denies whatever is asked by those for whom `banned` has a reason: an Envoy takes their certificates.
+    pub fn refusing(self, banned: impl Fn(&SpiffeId) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self { banned: Some(Box::new(banned)), ..self }
     }
 
     /// As a gRPC service, to be added to a server.
@@ -105,7 +114,14 @@ impl<S: EngineSource> ExtAuthz<S> {
             // No policy was asked.
             Err(error) => return Verdict::failed(Failure::BadPath, &error.to_string()),
         };
+        let banned = match (&self.banned, request.principal) {
+            (Some(banned), Principal::Id(id)) => banned(id).map(|reason| format!("{id} is banned: {reason}")),
+            _ => None,
+        };
         let Decided { decision, evaluated } = match engine {
+            _ if banned.is_some() => {
+                Decided { decision: Decision::refused(banned.unwrap_or_default().into()), evaluated: None }
+            }
             Some(engine) => self.memory.decide(engine, &request),
             None => Decided { decision: Decision::refused(NO_POLICY.into()), evaluated: None },
         };

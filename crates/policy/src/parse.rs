@@ -2,8 +2,8 @@
 //! than a policy does; so many policies are given to it at once. And it takes most of the time of a load, so several threads parse.
 
 use std::fmt::Write as _;
-use std::panic::resume_unwind;
-use std::thread;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::{self, Scope};
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 
@@ -28,31 +28,46 @@ pub(crate) fn parse<'t>(
         bound::check(&text.text).map_err(|too_deep| refuse(text, too_deep.message()))?;
     }
     let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    for some in texts.chunks(TOGETHER * threads) {
-        let parsed = at_once(some)?;
-        for (text, policy) in some.iter().zip(parsed.iter().flatten()) {
-            each(text, policy)?;
+    let parts: Vec<_> = texts.chunks(TOGETHER).collect();
+    thread::scope(|scope| {
+        // This thread takes the first part of each round, and a helper each of the others.
+        let turns: Vec<_> = (0..threads.min(parts.len()))
+            .map(|turn| (turn > 0).then(|| Helper::start(scope, &parts, turn, threads))?)
+            .collect();
+        for (part, helper) in parts.iter().zip(turns.iter().cycle()) {
+            let parsed = match helper.as_ref().map(|helper| helper.parsed.recv()) {
+                Some(Ok(parsed)) => parsed?,
+                // There is no helper, or it has panicked, as this thread will.
+                Some(Err(_)) | None => some(part)?,
+            };
+            for (text, policy) in part.iter().zip(&parsed) {
+                each(text, policy)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
-/// A thread for every so many texts, but this one for the first.
-fn at_once(texts: &[PolicyText]) -> Result<Vec<Vec<Policy>>, PolicyError> {
-    let mut parts = texts.chunks(TOGETHER);
-    let first = parts.next().unwrap_or_default();
-    thread::scope(|scope| {
-        let start = |part| thread::Builder::new().spawn_scoped(scope, move || bound::with_stack(|| some(part)));
-        let others: Vec<_> = parts.map(|part| (part, start(part))).collect();
-        let mut parsed = vec![some(first)?];
-        for (part, thread) in others {
-            parsed.push(match thread {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic))?,
-                Err(_) => some(part)?, // there can be no more threads
-            });
-        }
-        Ok(parsed)
-    })
+/// A thread that parses ahead, by one part.
+struct Helper {
+    parsed: Receiver<Result<Vec<Policy>, PolicyError>>,
+    /// It stays until this is dropped: so all that it has made is gone before it is, and leaves no memory behind.
+    _stay: Sender<()>,
+}
+
+impl Helper {
+    /// `None` if there can be no more threads.
+    fn start<'s>(scope: &'s Scope<'s, '_>, parts: &'s [&[PolicyText]], turn: usize, of: usize) -> Option<Self> {
+        let (result, parsed) = sync_channel(1);
+        let (stay, done) = channel();
+        let work = move || {
+            let mut mine = parts.iter().skip(turn).step_by(of);
+            let _ = mine.try_for_each(|part| result.send(some(part))); // nobody wants more
+            let _ = done.recv();
+        };
+        let started = thread::Builder::new().spawn_scoped(scope, || bound::with_stack(work));
+        started.is_ok().then_some(Self { parsed, _stay: stay })
+    }
 }
 
 fn some(texts: &[PolicyText]) -> Result<Vec<Policy>, PolicyError> {

@@ -108,7 +108,9 @@ async fn authorize(
     let connections = serve_tls(listener, config, serving.identity.clone());
     let (engines, commit) = (control.engines(), control.engines());
     let mut authz = ExtAuthz::new(move |callee: Option<&SpiffeId>| engines.engine(&callee?.service()?));
+    let bans = serving.identity.bans();
     authz = authz.telling(control.plain_text());
+    authz = authz.refusing(move |id| bans.borrow().of_identity(id).map(|ban| ban.reason.clone()));
     if let Some(log) = decision_log {
         authz = authz.logging(log, move || commit.commit());
     }

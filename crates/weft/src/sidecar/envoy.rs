@@ -226,7 +226,10 @@ fn serve_socket(
     let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let secrets = AdsServer::new(Arc::new(Secrets::new(identity)));
     let (policy, commit) = (policy.clone(), policy.clone());
-    let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine()).telling(plain_text);
+    let bans = identity.bans();
+    let mut authz = ExtAuthz::new(move |_: Option<&SpiffeId>| policy.engine())
+        .telling(plain_text)
+        .refusing(move |id| bans.borrow().of_identity(id).map(|ban| ban.reason.clone()));
     if let Some(log) = decision_log {
         authz = authz.logging(log, move || commit.commit());
     }

@@ -272,8 +272,14 @@ impl Sidecar {
     /// Starts it again after its end, from what it has on disk, and waits until it is ready.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = spawn(&self.folder, &self.name, &self.spec, &self.args);
+        self.start_again();
         self.until_ready();
+    }
+
+    /// The same without the waiting.
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        self.process = spawn(&self.folder, &self.name, &self.spec, &self.args);
     }
 
     /// What it says, as a file.

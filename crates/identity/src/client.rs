@@ -163,11 +163,11 @@ async fn return_or_attest(
         let request = KeyRequest::new()?;
         match patiently(config, By::Machine(&machine, bundle), &request).await {
             Err(error) if config.join_token.is_some() => {
-                tracing::warn!(%error, ?machine, "this machine's key brings no identity; trying the join token");
+                tracing::warn!(%error, machine = machine.id(), "this machine's key brings no identity; trying the join token");
             }
             result => {
                 if let Ok(obtained) = &result {
-                    tracing::info!(id = %obtained.svid.id(), ?machine, "came back by the key of this machine");
+                    tracing::info!(id = %obtained.svid.id(), machine = machine.id(), "came back by the key of this machine");
                 }
                 return result;
             }
@@ -186,7 +186,7 @@ async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityE
     let machine = MachineKey::open(&config.state_dir).map_err(IdentityError::Machine)?;
     let request = KeyRequest::new()?;
     let obtained = patiently(config, By::Token(token, &machine), &request).await?;
-    tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), ?machine, "attested");
+    tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), machine = machine.id(), "attested");
     Ok(obtained)
 }
 

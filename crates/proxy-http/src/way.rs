@@ -54,7 +54,7 @@ macro_rules! tls_way {
 tls_way!(server);
 tls_way!(client);
 
-/// A stream that breaks when somebody else says so: `end` is ready then. It costs nothing while there is something to read.
+/// A stream that breaks when its peer is banned: `end` is ready then. It costs nothing while there is something to read.
 pub struct Severed<S> {
     stream: S,
     /// `None` once it has broken.
@@ -83,7 +83,7 @@ impl<S> Severed<S> {
     /// What is not ready is an error once it is over.
     fn unless_ended<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if done.is_pending() && self.has_ended(cx) {
-            let error = io::Error::new(io::ErrorKind::PermissionDenied, "the peer was cut off");
+            let error = io::Error::new(io::ErrorKind::PermissionDenied, "the peer was banned");
             return Poll::Ready(Err(error));
         }
         done

@@ -71,7 +71,7 @@ impl Api {
         };
         let reason = match reason(&wanted.reason) {
             Ok(reason) => reason,
-            Err(answer) => return answer,
+            Err(answer) => return *answer,
         };
         match self.identities.rotate(reason, wanted.compromised.as_deref()).await {
             Ok(trust) => json(StatusCode::ACCEPTED, &trust),
@@ -101,7 +101,7 @@ impl Api {
         let reason = match (lift, reason(&wanted.reason)) {
             (true, _) => None,
             (false, Ok(reason)) => Some(reason),
-            (false, Err(answer)) => return answer,
+            (false, Err(answer)) => return *answer,
         };
         match self.identities.ban(&wanted.who, reason).await {
             Ok(trust) => json(StatusCode::OK, &trust),
@@ -122,11 +122,11 @@ impl Api {
 }
 
 /// One that is fit to be read by others.
-fn reason(given: &str) -> Result<&str, Answer> {
+fn reason(given: &str) -> Result<&str, Box<Answer>> {
     let reason = given.trim();
     if reason.is_empty() || reason.len() > MAX_REASON || reason.contains(char::is_control) {
         let hint = "say why, for those who read the log afterwards";
-        return Err(error(StatusCode::BAD_REQUEST, "a reason is one line of 1 to 1000 bytes", hint));
+        return Err(Box::new(error(StatusCode::BAD_REQUEST, "a reason is one line of 1 to 1000 bytes", hint)));
     }
     Ok(reason)
 }

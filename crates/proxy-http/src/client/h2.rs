@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -45,11 +46,38 @@ pub struct H2Connection {
     pub local_address: Option<SocketAddr>,
 }
 
+/// How rustls begins to tell of an alert.
+const ALERT: &str = "received fatal alert: ";
+
+/// What of TLS or of identities ended a connection, if that did. Over TLS 1.3 a client has shaken hands before the server has looked at
+/// its certificate (RFC 8446 s.2).
+fn refused(error: &h2::Error, is_tls: bool) -> Option<(Failure, String)> {
+    let io = error.get_io().filter(|_| is_tls)?;
+    if io.kind() == ErrorKind::PermissionDenied {
+        return Some((Failure::PeerIdentityBanned, io.to_string()));
+    }
+    // h2 keeps no more of an error than its kind and its text.
+    let text = io.to_string();
+    let Some((_, alert)) = text.split_once(ALERT) else {
+        // What is written after a refusal can fail before the alert is read.
+        let is_gone =
+            matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof);
+        let why = "the endpoint closed the connection right after the handshake; its own log says why";
+        return is_gone.then(|| (Failure::TlsFailed, why.to_owned()));
+    };
+    let failure = match alert {
+        "CertificateExpired" => Failure::IdentityRefused,
+        "AccessDenied" => Failure::PeerIdentityMissing,
+        _ => Failure::TlsFailed,
+    };
+    Some((failure, format!("the endpoint refused the handshake with alert {alert}; its own log says why")))
+}
+
 impl H2Connection {
     /// Exchanges prefaces and starts the connection's task on this worker. Waits at most `bound` for the SETTINGS with which a
     /// server begins (RFC 9113 s.3.4): only they say how many requests it takes at once, and what is sent beyond that it refuses.
     pub async fn start(stream: Stream, generation: u64, bound: Duration) -> Result<Self, AttemptError> {
-        let local_address = stream.local_address();
+        let (local_address, is_tls) = (stream.local_address(), matches!(stream, Stream::Tls(_)));
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -64,6 +92,8 @@ impl H2Connection {
             .map_err(|error| AttemptError::new(Failure::UpstreamProtocol, Sent::NoConnection, error))?;
         let open = Rc::new(Cell::new(true));
         let closing = open.clone();
+        let told_of = Rc::new(Cell::new(None));
+        let telling = told_of.clone();
         let (told, settings) = oneshot::channel();
         // A handle would keep the connection open: this one goes as soon as it has told.
         let mut waiting = Some((told, send.clone()));
@@ -79,9 +109,19 @@ impl H2Connection {
             closing.set(false);
             if let Err(error) = ended {
                 tracing::debug!(%error, "connection to an endpoint ended");
+                let why = || {
+                    format!(
+                        "the connection ended before its HTTP/2 SETTINGS came ({error}); does the endpoint speak HTTP/2?"
+                    )
+                };
+                telling.set(Some(refused(&error, is_tls).unwrap_or_else(|| (Failure::UpstreamProtocol, why()))));
             }
         });
-        let why = match tokio::time::timeout(bound, settings).await {
+        let settings = tokio::time::timeout(bound, settings).await;
+        if let Some((failure, why)) = told_of.take() {
+            return Err(AttemptError::new(failure, Sent::NoConnection, why));
+        }
+        let why = match settings {
             Ok(Ok(())) => return Ok(Self { send, open, streams: Rc::default(), generation, local_address }),
             Ok(Err(_)) => "the connection ended before its HTTP/2 SETTINGS came; does the endpoint speak HTTP/2?",
             Err(_) => "no HTTP/2 SETTINGS came that allow a request; does the endpoint speak HTTP/2?",

@@ -12,7 +12,7 @@ use super::child::Child;
 use super::member::{Member, Server, free_port};
 use super::repo::Repo;
 use crate::command::identity::admin_token;
-use crate::http::Api;
+use crate::http::{Api, get, once};
 
 /// How long control plane and sidecars may take to start; a debug build on a busy machine is slow.
 pub(crate) const START_BOUND: Duration = Duration::from_secs(60);
@@ -95,7 +95,9 @@ impl LocalMesh {
                 .map(|endpoint| &*endpoint.address)
                 .collect();
             let all = self.members.iter().all(|member| addresses.contains(&&*member.ingress.to_string()));
-            if all && status.proxies.acknowledged >= self.members.len() && status.proxies.pending == 0 {
+            let settled = status.proxies.acknowledged >= self.members.len() && status.proxies.pending == 0;
+            // What was registered a moment ago is not published yet: then nobody is waited for.
+            if all && settled && self.callers_know().await {
                 return Ok(());
             }
             anyhow::ensure!(
@@ -115,6 +117,22 @@ impl LocalMesh {
     /// Where state, logs and the copy of the intent are.
     pub(crate) fn folder(&self) -> &Path {
         self.state.parent().unwrap_or(&self.state)
+    }
+
+    /// Whether each data plane has the endpoints of all services that it may call.
+    async fn callers_know(&self) -> bool {
+        for caller in &self.members {
+            let clusters = async { once(&caller.admin.to_string(), get("admin", "/clusters")?).await };
+            let Ok(clusters) = clusters.await else { return false };
+            let clusters = clusters.text();
+            let unknown = |callee: &Member| {
+                clusters.contains(&callee.app.service.host()) && !clusters.contains(&callee.ingress.to_string())
+            };
+            if self.members.iter().any(unknown) {
+                return false;
+            }
+        }
+        true
     }
 
     /// The member of a name, like `web`.

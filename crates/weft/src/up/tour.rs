@@ -63,6 +63,7 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     report.line("certificates are renewed under traffic, no call fails", identity::renewed(mesh).await);
     report.line("another root follows under traffic, no call fails", identity::another_root(mesh).await);
     report.line("a root in wrong hands is out in seconds, no call fails", identity::stolen_root(mesh).await);
+    report.line("a banned service is out within 2 s, the others go on", identity::banned(mesh).await);
     let steps = [
         ("the same calls with Envoy beside prod/board", "prod/board"),
         ("the same calls with Envoy on both sides", "prod/web"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use http::StatusCode;
 use serde_json::Value;
-use weft_control::status::{RootState, RotateRequest, TrustStatus};
+use weft_control::status::{BanRequest, RootState, RotateRequest, TrustStatus};
 
 use super::expect;
 use crate::http::{Connection, get};
@@ -15,6 +15,8 @@ use crate::up::mesh::LocalMesh;
 const RENEWAL_BOUND: Duration = Duration::from_secs(45);
 /// In which every sidecar must hold a new root, and, when the old one was stolen, have another certificate.
 const ROOT_BOUND: Duration = Duration::from_secs(30);
+/// In which nobody may take a banned service any more.
+const BAN_BOUND: Duration = Duration::from_secs(2);
 
 /// Calls without a pause until each sidecar on the way has another certificate.
 pub(super) async fn renewed(mesh: &LocalMesh) -> Result<String> {
@@ -59,6 +61,44 @@ pub(super) async fn stolen_root(mesh: &LocalMesh) -> Result<String> {
     let gone = async |trust: &TrustStatus| trust.roots.iter().all(|root| root.id != stolen);
     let (calls, took) = rotate(mesh, &wanted, gone).await?;
     Ok(format!("{calls} calls in {took:.1} s, 0 failed; nobody trusts {stolen} any more"))
+}
+
+/// Nobody takes the ledger any more, until the ban is lifted.
+pub(super) async fn banned(mesh: &LocalMesh) -> Result<String> {
+    let wanted = BanRequest { who: "shared/ledger".to_owned(), reason: "the tour".to_owned() };
+    let mut connection = mesh.member("web")?.connect().await?;
+    let mut calls = 0;
+    let started = Instant::now();
+    let _: TrustStatus = mesh.api.post("/api/identity/ban", &mesh.admin()?, &wanted).await?;
+    while ledger_answers(&mut connection).await? {
+        ensure!(started.elapsed() < BAN_BOUND, "the ledger is still there after {BAN_BOUND:?}");
+        call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
+        calls += 1;
+    }
+    let took = started.elapsed().as_secs_f64();
+    for _ in 0..50 {
+        call_on(mesh, &mut connection).await.with_context(|| format!("call {} failed", calls + 1))?;
+        calls += 1;
+    }
+    let _: TrustStatus = mesh.api.post("/api/identity/unban", &mesh.admin()?, &wanted).await?;
+    let lifted = Instant::now();
+    while !ledger_answers(&mut connection).await? {
+        ensure!(lifted.elapsed() < ROOT_BOUND, "the ledger is not back within {ROOT_BOUND:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(format!("out after {took:.1} s, {calls} calls to the board, 0 failed; back when the ban was lifted"))
+}
+
+/// Whether the board reaches it. Whoever does not is told why.
+async fn ledger_answers(connection: &mut Connection) -> Result<bool> {
+    let reply = connection.send(get("board.prod", "/call/ledger.shared/")?).await?;
+    if reply.status == StatusCode::OK {
+        return Ok(true);
+    }
+    let text = reply.text();
+    let is_told = ["peer_identity_banned", "no_endpoint", "upstream_closed", "upstream_reset", "tls_failed"];
+    ensure!(is_told.iter().any(|cause| text.contains(cause)), "the ledger is away for another reason: {text}");
+    Ok(false)
 }
 
 /// Asks for it and makes calls until it is done; how many there were, in how many seconds.

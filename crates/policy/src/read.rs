@@ -25,8 +25,10 @@ pub(crate) fn policies(intent: &Intent, findings: &mut Vec<Finding>) -> Vec<Sour
 }
 
 fn read_file(file: &PolicyFile, sources: &mut Vec<Source>, findings: &mut Vec<Finding>) {
+    let (mut line, mut counted) = (1, 0);
     for chunk in split::policies(&file.text) {
-        let (line, _) = split::position(&file.text, chunk.offset);
+        line += file.text[counted..chunk.offset].bytes().filter(|byte| *byte == b'\n').count() as u32;
+        counted = chunk.offset;
         let id: Arc<str> = format!("{}:{line}", file.path).into();
         if let Err(too_deep) = bound::check(chunk.text) {
             findings.push(Finding {

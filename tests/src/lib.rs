@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod curl;
+pub mod etcd;
 pub mod family;
 pub mod git_server;
 pub mod grpc;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction};
 
+use crate::entry::Expect;
 use crate::watch::{Change, Event, Watchers};
 use crate::{Entry, StoreError, Swap};
 
@@ -15,13 +16,6 @@ const VALUES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("va
 /// Counters of the store itself.
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 const REVISION: &str = "revision";
-
-/// What a write may demand of the present state of its key.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Expect {
-    Anything,
-    Revision(Option<u64>),
-}
 
 type Opener = Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>;
 

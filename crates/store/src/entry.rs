@@ -23,3 +23,10 @@ pub enum Swap {
     /// The key was not as expected and nothing was written; this is what it held.
     Conflict(Option<Entry>),
 }
+
+/// What a write may demand of the present state of its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Expect {
+    Anything,
+    Revision(Option<u64>),
+}

@@ -48,6 +48,63 @@ pub enum StoreError {
     /// The root key is gone.
     #[error("{} is missing, and this store cannot be opened without it; put a copy of it back", .0.display())]
     NoRootKey(PathBuf),
+    /// No member of the etcd answers.
+    #[error(
+        "etcd does not answer; tried {tried} ({why}): a majority of its members has to run, and to be reached from this machine"
+    )]
+    Etcd {
+        /// All members.
+        tried: String,
+        /// What each of them said last.
+        why: String,
+    },
+    /// etcd answered that it will not do it.
+    #[error("etcd at {member} refuses: {why}")]
+    EtcdRefused {
+        /// Which member.
+        member: String,
+        /// Its own words.
+        why: String,
+    },
+    /// More than etcd takes.
+    #[error("the value of `{key}` is too large for etcd: {size} bytes with its key, and at most {most} are possible")]
+    TooLarge {
+        /// What was to be written.
+        key: String,
+        /// Key and value, in bytes.
+        size: usize,
+        /// The most, in bytes.
+        most: usize,
+    },
+    /// TLS without anybody to trust.
+    #[error("etcds:// needs the certificate of etcd's authority: name its file with --store-ca")]
+    NoEtcdAuthority,
+    /// A certificate without its key, or the other way round.
+    #[error("a client's certificate for etcd needs both --store-cert and --store-cert-key")]
+    HalfEtcdCertificate,
+    /// A file for TLS cannot be used.
+    #[error("cannot use {} for TLS to etcd: {why}", .path.display())]
+    EtcdFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// The key that the other servers have is not here.
+    #[error(
+        "{} is missing: all servers that share an etcd seal with one key; copy the file from another server (mode 0600)", .0.display()
+    )]
+    NoSharedKey(PathBuf),
+    /// Another server sealed with another key.
+    #[error(
+        "the key in {} is not the one that sealed the folder `{folder}` of this etcd: copy the file from the server that began it, or name a folder of this mesh's own (etcd://HOST:PORT/FOLDER)", .path.display()
+    )]
+    WrongSharedKey {
+        /// The key's file.
+        path: PathBuf,
+        /// The folder of etcd.
+        folder: String,
+    },
     /// Sealed bytes do not open under their key path: corrupted, moved or forged.
     #[error(
         "the sealed value `{0}` does not open: it was changed, moved from another key or sealed with another root key"

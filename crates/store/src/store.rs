@@ -8,25 +8,27 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::StoreError;
-use crate::embedded::{Embedded, Expect};
-use crate::entry::{Entry, Swap};
+use crate::embedded::Embedded;
+use crate::entry::{Entry, Expect, Swap};
+use crate::etcd::{Etcd, EtcdAddress, EtcdFiles};
 use crate::seal::Sealer;
 use crate::watch::{Watch, Watchers};
 
 /// Proves at open that the root key is the one that sealed this store.
 const CANARY: &str = "store/canary";
 
-/// Which engine keeps the bytes. etcd becomes a second variant.
+/// Which engine keeps the bytes.
 #[derive(Debug)]
 enum Engine {
-    Embedded(Embedded),
+    Embedded(Arc<Embedded>),
+    Etcd(Etcd),
 }
 
 #[derive(Debug)]
 struct Inner {
     engine: Engine,
     sealer: Sealer,
-    watchers: Watchers,
+    watchers: Arc<Watchers>,
 }
 
 /// A handle to the store; clones share it. All methods may be called from any task at once.
@@ -56,7 +58,7 @@ impl Store {
             return Err(StoreError::NoRootKey(root_key)); // a new key would not open what the lost one sealed
         }
         let sealer = Sealer::open(&root_key)?;
-        let watchers = Watchers::new();
+        let watchers = Arc::new(Watchers::new());
         match engine.get(CANARY)? {
             Some(canary) => {
                 sealer.open_sealed(CANARY, &canary.value).map_err(|_| StoreError::WrongRootKey(root_key))?;
@@ -65,25 +67,61 @@ impl Store {
                 engine.write(CANARY, Expect::Anything, Some(&sealer.seal(CANARY, b"weft")), &watchers)?;
             }
         }
-        Ok(Self { inner: Arc::new(Inner { engine: Engine::Embedded(engine), sealer, watchers }) })
+        Ok(Self { inner: Arc::new(Inner { engine: Engine::Embedded(Arc::new(engine)), sealer, watchers }) })
+    }
+
+    /// Joins those who keep their store in an etcd. Secret values are sealed under the key in the file `key`, which is the same for all of
+    /// them: the first one makes it (mode 0600) if there is none.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or `key` is missing, exposed or not the one that the others have.
+    pub async fn connect(address: &EtcdAddress, files: &EtcdFiles, key: &Path) -> Result<Self, StoreError> {
+        let watchers = Arc::new(Watchers::new());
+        let engine = Etcd::connect(address, files, watchers.clone()).await?;
+        let mut canary = engine.get(CANARY).await?.map(|entry| entry.value);
+        if !key.exists() && canary.is_some() {
+            return Err(StoreError::NoSharedKey(key.to_owned()));
+        }
+        let sealer = Sealer::open(key)?;
+        if canary.is_none() {
+            let first = sealer.seal(CANARY, b"weft");
+            canary = match engine.write(CANARY, Expect::Revision(None), Some(first)).await? {
+                Swap::Conflict(other) => other.map(|entry| entry.value), // another server was quicker, with its own key perhaps
+                Swap::Done(_) => None,
+            };
+        }
+        if let Some(canary) = canary {
+            let wrong = |_| StoreError::WrongSharedKey { path: key.to_owned(), folder: address.folder.clone() };
+            sealer.open_sealed(CANARY, &canary).map_err(wrong)?;
+        }
+        Ok(Self { inner: Arc::new(Inner { engine: Engine::Etcd(engine), sealer, watchers }) })
+    }
+
+    /// Whether other servers may use it too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.inner.engine, Engine::Etcd(_))
     }
 
     /// The value of a key.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        let key = key.to_owned();
-        self.run(move |inner| match &inner.engine {
-            Engine::Embedded(engine) => engine.get(&key),
-        })
-        .await
+        match &self.inner.engine {
+            Engine::Embedded(engine) => {
+                let key = key.to_owned();
+                self.block(engine, move |engine, _| engine.get(&key)).await
+            }
+            Engine::Etcd(engine) => engine.get(key).await,
+        }
     }
 
     /// Every key that starts with `prefix`, sorted.
     pub async fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, StoreError> {
-        let prefix = prefix.to_owned();
-        self.run(move |inner| match &inner.engine {
-            Engine::Embedded(engine) => engine.list(&prefix),
-        })
-        .await
+        match &self.inner.engine {
+            Engine::Embedded(engine) => {
+                let prefix = prefix.to_owned();
+                self.block(engine, move |engine, _| engine.list(&prefix)).await
+            }
+            Engine::Etcd(engine) => engine.list(prefix).await,
+        }
     }
 
     /// Writes a key, whatever it held; returns the revision. On disk when it returns.
@@ -94,7 +132,7 @@ impl Store {
         }
     }
 
-    /// Deletes a key; whether it was there.
+    /// Deletes a key; whether it was there. (Where etcd had to be asked twice, `false` may also mean that it is gone since the first time.)
     pub async fn delete(&self, key: &str) -> Result<bool, StoreError> {
         Ok(matches!(self.write(key, Expect::Anything, None).await?, Swap::Done(_)))
     }
@@ -109,17 +147,24 @@ impl Store {
         self.write(key, Expect::Revision(expected), value).await
     }
 
-    /// Writes many keys, whatever they held (`None` deletes), all of them or none; on disk when it returns.
+    /// Writes many keys, whatever they held (`None` deletes); on disk when it returns. All of them or none, but in etcd, which takes no more
+    /// than 128 writes or 1.5 MiB at once, in steps of so much. Writes of one step share a revision there.
     pub async fn write_all(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
-        self.run(move |inner| match &inner.engine {
-            Engine::Embedded(engine) => engine.write_all(&writes, &inner.watchers),
-        })
-        .await
+        match &self.inner.engine {
+            Engine::Embedded(engine) => {
+                self.block(engine, move |engine, watchers| engine.write_all(&writes, watchers)).await
+            }
+            Engine::Etcd(engine) => engine.write_all(writes).await,
+        }
     }
 
-    /// Follows the writes under `prefix` from now on.
+    /// Follows the writes under `prefix` from now on, those of other servers too.
     pub fn watch(&self, prefix: &str) -> Watch {
-        self.inner.watchers.watch(prefix)
+        let after = match &self.inner.engine {
+            Engine::Embedded(_) => 0, // a write is told before it returns
+            Engine::Etcd(engine) => engine.seen(),
+        };
+        self.inner.watchers.watch(prefix, after)
     }
 
     /// Seals `plain` for `key`, to be written there by [`put`](Self::put) or [`compare_and_swap`](Self::compare_and_swap).
@@ -146,27 +191,37 @@ impl Store {
     }
 
     async fn write(&self, key: &str, expect: Expect, value: Option<Vec<u8>>) -> Result<Swap, StoreError> {
-        let key = key.to_owned();
-        self.run(move |inner| match &inner.engine {
-            Engine::Embedded(engine) => engine.write(&key, expect, value.as_deref(), &inner.watchers),
-        })
-        .await
+        match &self.inner.engine {
+            Engine::Embedded(engine) => {
+                let key = key.to_owned();
+                self.block(engine, move |engine, watchers| engine.write(&key, expect, value.as_deref(), watchers)).await
+            }
+            Engine::Etcd(engine) => engine.write(key, expect, value).await,
+        }
     }
 
-    /// The engine waits for the disk, so it works on the runtime's blocking threads.
-    async fn run<T: Send + 'static>(
+    /// The etcd that it is in, for what only etcd has.
+    pub(crate) fn etcd(&self) -> Option<&Etcd> {
+        match &self.inner.engine {
+            Engine::Embedded(_) => None,
+            Engine::Etcd(engine) => Some(engine),
+        }
+    }
+
+    /// The embedded engine waits for the disk, so it works on the runtime's blocking threads.
+    async fn block<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static,
+        engine: &Arc<Embedded>,
+        work: impl FnOnce(&Embedded, &Watchers) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| StoreError::ShuttingDown)?
+        let (engine, watchers) = (engine.clone(), self.inner.watchers.clone());
+        tokio::task::spawn_blocking(move || work(&engine, &watchers)).await.map_err(|_| StoreError::ShuttingDown)?
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::Change;
 
     fn fresh() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
@@ -190,72 +245,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn many_writes_are_one_step_and_each_has_its_revision() {
-        let (_folder, store) = fresh();
-        store.put("a/1", b"x".to_vec()).await.unwrap();
-        let mut watch = store.watch("a/");
-        let writes = [("a/1", None), ("a/2", Some(b"y".to_vec())), ("a/3", Some(b"z".to_vec())), ("a/9", None)];
-        store.write_all(writes.map(|(key, value)| (key.to_owned(), value)).to_vec()).await.unwrap();
-        let left = store.list("a/").await.unwrap();
-        assert_eq!(left.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), ["a/2", "a/3"]);
-        assert!(left[0].1.revision < left[1].1.revision);
-        let seen = [watch.next().await.unwrap().key, watch.next().await.unwrap().key, watch.next().await.unwrap().key];
-        assert_eq!(seen.map(|key| key.to_string()), ["a/1", "a/2", "a/3"], "what was not there is not deleted");
-    }
-
-    #[tokio::test]
-    async fn listing_takes_exactly_the_prefix_in_order() {
-        let (_folder, store) = fresh();
-        for key in ["b/2", "a", "b/1", "b", "b0", "b/", "c"] {
-            store.put(key, key.into()).await.unwrap();
-        }
-        let keys: Vec<_> = store.list("b/").await.unwrap().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["b/", "b/1", "b/2"]);
-    }
-
-    #[tokio::test]
-    async fn of_many_swaps_from_one_revision_exactly_one_wins() {
-        let (_folder, store) = fresh();
-        let at = store.put("k", b"0".to_vec()).await.unwrap();
-        let mut tasks = tokio::task::JoinSet::new();
-        for writer in 0..32u8 {
-            let store = store.clone();
-            tasks.spawn(async move { store.compare_and_swap("k", Some(at), Some(vec![writer])).await.unwrap() });
-        }
-        let wins = tasks.join_all().await.into_iter().filter(|swap| matches!(swap, Swap::Done(_))).count();
-        assert_eq!(wins, 1);
-        assert!(matches!(store.compare_and_swap("k", None, Some(vec![])).await.unwrap(), Swap::Conflict(Some(_))));
-        assert!(matches!(store.compare_and_swap("new", None, Some(vec![])).await.unwrap(), Swap::Done(_)));
-        assert_eq!(store.compare_and_swap("none", None, None).await.unwrap(), Swap::Conflict(None));
-    }
-
-    #[tokio::test]
-    async fn a_watch_sees_the_writes_under_its_prefix_in_order() {
+    async fn a_watcher_that_fell_behind_is_told_to_list_again() {
         let (_folder, store) = fresh();
         let mut watch = store.watch("a/");
-        store.put("b/1", vec![]).await.unwrap();
-        store.put("a/1", b"x".to_vec()).await.unwrap();
-        store.delete("a/1").await.unwrap();
-        let (put, deleted) = (watch.next().await.unwrap(), watch.next().await.unwrap());
-        assert_eq!((&*put.key, put.change), ("a/1", Change::Put(b"x"[..].into())));
-        assert_eq!((&*deleted.key, deleted.change), ("a/1", Change::Deleted));
-        assert_eq!(deleted.revision, put.revision + 1);
-        for _ in 0..2000 {
-            store.inner.watchers.tell(crate::Event { key: "a/x".into(), revision: 0, change: Change::Deleted });
+        for revision in 1..2000 {
+            let change = crate::watch::Change::Deleted;
+            store.inner.watchers.tell(crate::Event { key: "a/x".into(), revision, change });
         }
-        assert_eq!(watch.next().await, None, "a watcher that fell behind is told to list again");
-    }
-
-    #[tokio::test]
-    async fn a_sealed_value_that_was_changed_or_moved_does_not_open() {
-        let (_folder, store) = fresh();
-        store.put_sealed("ca/root", b"key").await.unwrap();
-        let mut bytes = store.get("ca/root").await.unwrap().unwrap().value;
-        store.put("ca/other", bytes.clone()).await.unwrap();
-        assert!(matches!(store.get_sealed("ca/other").await, Err(StoreError::Tampered(_))));
-        *bytes.last_mut().unwrap() ^= 1;
-        store.put("ca/root", bytes).await.unwrap();
-        assert!(matches!(store.get_sealed("ca/root").await, Err(StoreError::Tampered(_))));
+        assert_eq!(watch.next().await, None);
+        assert!(watch.next().await.is_some_and(|event| event.revision > 1), "and then follows on");
     }
 
     #[test]

@@ -1,0 +1,19 @@
+//! `src/etcd/proto.rs` is what `proto/` says. After a change of `proto/`: run this test with `WEFT_GENERATE=1`.
+
+use std::path::Path;
+
+#[test]
+fn the_generated_code_is_what_the_proto_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = protox::compile(["etcd.proto"], [root.join("proto")]).expect("the proto compiles");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let build = tonic_prost_build::configure().build_server(false).out_dir(folder.path());
+    build.compile_fds(files).expect("code is generated");
+    let generated = std::fs::read_to_string(folder.path().join("etcdserverpb.rs")).expect("one file for the package");
+    let kept = root.join("src/etcd/proto.rs");
+    if std::env::var_os("WEFT_GENERATE").is_some() {
+        std::fs::write(&kept, &generated).expect("the source tree can be written");
+    }
+    let same = std::fs::read_to_string(&kept).is_ok_and(|kept| kept == generated);
+    assert!(same, "{} is older than proto/: run this test with WEFT_GENERATE=1", kept.display());
+}

@@ -4,7 +4,7 @@
 //! servers share it; each server has an issuing CA of its own. Keys are kept in the store, sealed; a root's key is read only for the
 //! moment in which it signs. The authority signs whatever identity it is told to: who deserves which is decided by its callers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -22,14 +22,18 @@ use weft_store::Store;
 use crate::error::AuthorityError;
 use crate::holders::{Holder, Holders};
 use crate::keys::{
-    ATTEMPTS, Issuing, Published, advance, certificate, from_base64, is_good, make_issuing, put_trust, read_issuing,
-    read_trust, seconds,
+    ATTEMPTS, Issuing, Published, TRUST, advance, certificate, from_base64, is_good, make_issuing, put_trust,
+    read_issuing, read_trust, seconds,
 };
 use crate::lives::Lives;
 use crate::trust::{KeyId, Kind, Phase, Trust, UnknownKey};
 
 /// How often the authority tries again what failed.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// How often a server that shares its store says that it lives, and how long it issues after it last could.
+const BEAT: Duration = Duration::from_secs(8);
+const CUT_OFF: Duration = Duration::from_secs(20);
+
 /// What was issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
@@ -66,8 +70,12 @@ pub struct Authority {
     store: Store,
     domain: TrustDomain,
     lives: Lives,
+    /// What this server is told from others by.
+    server: String,
     /// Where this server's issuing CA is kept.
     issuing_key: String,
+    /// When this server last said in a store that it shares that it lives.
+    beaten: Mutex<Instant>,
     issuing: ArcSwap<Issuing>,
     published: watch::Sender<Arc<Published>>,
     holders: Holders,
@@ -94,10 +102,15 @@ impl Authority {
             Some(issuing) if is_good(&issuing, &published, now) => issuing,
             _ => make_issuing(&store, &issuing_key, &domain, lives, &published, now).await?,
         };
+        if store.is_shared() {
+            holders.beat(server, published.trust.sequence, &issuing.under, seconds(now)).await?;
+        }
         Ok(Self {
             domain,
             lives,
+            server: server.to_owned(),
             issuing_key,
+            beaten: Mutex::new(Instant::now()),
             issuing: ArcSwap::from_pointee(issuing),
             published: watch::Sender::new(Arc::new(published)),
             holders,
@@ -167,6 +180,15 @@ impl Authority {
             ttl: not_after.duration_since(now).unwrap_or_default(),
             under: issuing.under.clone(),
         })
+    }
+
+    /// Whether anything may be issued now.
+    ///
+    /// # Errors
+    /// The other servers may take this one for dead.
+    pub fn may_issue(&self) -> Result<(), AuthorityError> {
+        let since = self.beaten.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        if self.store.is_shared() && since > CUT_OFF { Err(AuthorityError::CutOff(since.as_secs())) } else { Ok(()) }
     }
 
     /// Takes note of who got what was issued, together with the present bundle; rotations wait for them. What they call themselves, or
@@ -250,10 +272,27 @@ impl Authority {
         loop {
             let (stepped, replaced) = self.take_steps(now).await?;
             changed |= stepped || replaced;
+            if self.store.is_shared() {
+                self.beat(now, stepped || replaced).await?;
+            }
             if !stepped {
                 return Ok(changed);
             }
         }
+    }
+
+    /// Says to the other servers that this one lives, if it is time or something has changed.
+    async fn beat(&self, now: SystemTime, changed: bool) -> Result<(), AuthorityError> {
+        let begun = Instant::now();
+        if !changed && self.beaten.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < BEAT {
+            return Ok(());
+        }
+        // What was issued under the root before has to be known first.
+        self.holders.save(seconds(now)).await?;
+        let (sequence, under) = (self.published.borrow().trust.sequence, self.issuing.load().under.clone());
+        self.holders.beat(&self.server, sequence, &under, seconds(now)).await?;
+        *self.beaten.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+        Ok(())
     }
 
     /// Takes the steps up to the next root that signs, and has this server's issuing CA be that one's. Only then anybody is told: whoever
@@ -283,15 +322,22 @@ impl Authority {
         let live = LiveIdentity::empty();
         live.set(self.own_svid(&names, ttl, SystemTime::now())?, (*self.bundle()).clone());
         let (authority, own) = (self.clone(), live.clone());
+        if self.store.is_shared() {
+            let authority = self.clone();
+            tokio::spawn(async move { authority.holders.follow().await });
+        }
         let task = tokio::spawn(async move {
             let mut plan = own_plan(&own);
             let mut begun = Instant::now();
+            let mut others = authority.store.watch(TRUST);
+            let longest = if authority.store.is_shared() { BEAT } else { Duration::MAX };
             loop {
                 let nap = schedule::nap(SystemTime::now(), plan.due.min(authority.next_rotation()));
                 tokio::select! {
-                    () = tokio::time::sleep(nap.max(AT_MOST_EVERY)) => {}
+                    () = tokio::time::sleep(nap.max(AT_MOST_EVERY).min(longest)) => {}
                     () = authority.holders.changed() => {}
                     () = authority.asked.notified() => {}
+                    _ = others.next(), if authority.store.is_shared() => {}
                 }
                 let now = SystemTime::now();
                 let changed = authority.advance(now).await.unwrap_or_else(|error| {

@@ -12,6 +12,8 @@ use weft_store::{Store, StoreError};
 const FOLDER: &str = "ban/";
 /// Whoever is banned hears of it, and why, before this server cuts it off.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Until what could not be read is read again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a ban was not made or lifted.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +92,29 @@ impl BanList {
     }
 
     async fn publish(&self) -> Result<(), BanError> {
-        self.published.send_replace(Arc::new(read(&self.store).await?));
+        let bans = Arc::new(read(&self.store).await?);
+        self.published.send_if_modified(|present| {
+            let changed = **present != *bans;
+            *present = bans;
+            changed
+        });
         Ok(())
+    }
+
+    /// Takes over what other servers that share the store change, until it is aborted.
+    pub async fn follow(self) {
+        let mut watch = self.store.watch(FOLDER);
+        loop {
+            let alone = self.changing.lock().await;
+            let taken_over = self.publish().await;
+            drop(alone);
+            if let Err(error) = taken_over {
+                tracing::warn!(%error, "the bans of other servers cannot be read; trying again");
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            watch.next().await; // one of ours, too: it changes nothing
+        }
     }
 
     /// Has the control plane's own connections go by the bans, those of before at once.

@@ -24,6 +24,9 @@ pub enum AuthorityError {
         "the stored CA is not for trust domain {0}: {1}; give this mesh its own state folder, or put `trustDomain` back as it was"
     )]
     OtherTrustDomain(TrustDomain, String),
+    /// Other servers may have forgotten by now what this one would issue under.
+    #[error("this server has not reached the store that it shares for {0} s, and issues nothing until it has")]
+    CutOff(u64),
     /// No such key.
     #[error(transparent)]
     UnknownKey(#[from] UnknownKey),

@@ -4,6 +4,9 @@
 //! A rotation waits for them. They are kept in the store, so that a server that was started again waits for those who have not come
 //! back yet, until their certificates end. What was issued within the last second before a crash can be missing there: such a workload is
 //! known by its certificate before, and by itself as soon as it follows again.
+//!
+//! Where several servers share the store, each takes over what the others write, and is a holder itself while it lives ([`Holders::beat`]): no
+//! root signs before every server has it in its bundle, and none is forgotten while a server issues under it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,13 +15,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use weft_model::SpiffeId;
-use weft_store::{Store, StoreError};
+use weft_store::{Change, Event, Store, StoreError};
 
 use crate::trust::{Held, KeyId};
 
 const FOLDER: &str = "holder/";
 /// Changes are gathered for so long before they are written.
 const GATHER: Duration = Duration::from_millis(200);
+/// A server that has not said for so long that it lives is not waited for.
+const SERVER_LIFE: u64 = 30;
+/// How long others' records are left alone after their end: their newest certificate may not have been heard of yet.
+const OTHERS: u64 = 60;
 /// The most that are remembered; beyond that, those whose certificates end first are not waited for.
 const MOST: usize = 100_000;
 
@@ -59,6 +66,72 @@ impl Holders {
         let holders = store.list(FOLDER).await?.into_iter().filter_map(read).collect();
         let known = Mutex::new(Known { holders, unsaved: BTreeSet::new() });
         Ok(Self { store, known, changed: Notify::new() })
+    }
+
+    /// This server, one of several, lives, has bundle `sequence` in force and issues under this root. Written after all that was issued under
+    /// another before, so whoever reads this knows of those too.
+    pub(crate) async fn beat(&self, server: &str, sequence: u64, under: &str, now: u64) -> Result<(), StoreError> {
+        let key = format!("{FOLDER}server {server}");
+        let holder = Holder { sequence, under: under.to_owned(), ends: now + SERVER_LIFE };
+        self.store.put(&key, serde_json::to_vec(&holder).expect("is JSON")).await?;
+        self.known().holders.insert(key, holder);
+        Ok(())
+    }
+
+    /// Reads what all servers have written.
+    pub(crate) async fn take_over(&self) -> Result<(), StoreError> {
+        let written = self.store.list(FOLDER).await?;
+        let mut known = self.known();
+        let Known { holders, unsaved } = &mut *known;
+        let before = std::mem::take(holders);
+        holders.extend(before.into_iter().filter(|(key, _)| unsaved.contains(key)));
+        for (key, entry) in written {
+            if !unsaved.contains(&key)
+                && let Ok(holder) = serde_json::from_slice(&entry.value)
+            {
+                holders.insert(key, holder);
+            }
+        }
+        drop(known);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes over what other servers write, until it is aborted.
+    pub(crate) async fn follow(&self) {
+        let mut watch = self.store.watch(FOLDER);
+        loop {
+            while let Err(error) = self.take_over().await {
+                tracing::warn!(%error, "what other servers have issued cannot be read; trying again");
+                tokio::time::sleep(GATHER).await;
+            }
+            while let Some(event) = watch.next().await {
+                self.heard(event);
+            }
+        }
+    }
+
+    /// What this server has changed and not written yet stays as it is.
+    fn heard(&self, event: Event) {
+        let mut known = self.known();
+        if known.unsaved.contains(&*event.key) {
+            return;
+        }
+        let changed = match event.change {
+            Change::Deleted => known.holders.remove(&*event.key).is_some(),
+            Change::Put(value) => match serde_json::from_slice::<Holder>(&value) {
+                Ok(holder) => {
+                    let before = known.holders.insert(event.key.to_string(), holder.clone());
+                    // Only its end is later: nobody waits for that.
+                    before.is_none_or(|before| (before.sequence, before.under) != (holder.sequence, holder.under))
+                }
+                Err(_) => false,
+            },
+        };
+        drop(known);
+        if changed {
+            self.changed.notify_one();
+        }
     }
 
     /// A certificate was issued, and with it went the bundle.
@@ -119,7 +192,7 @@ impl Holders {
     pub(crate) async fn save(&self, now: u64) -> Result<(), StoreError> {
         let writes: Vec<(String, Option<Vec<u8>>)> = {
             let mut known = self.known();
-            known.forget(now);
+            known.forget(if self.store.is_shared() { now.saturating_sub(OTHERS) } else { now });
             let keys = std::mem::take(&mut known.unsaved);
             let value =
                 |key: &String| known.holders.get(key).map(|holder| serde_json::to_vec(holder).expect("is JSON"));

@@ -19,7 +19,7 @@ use crate::lives::Lives;
 use crate::trust::{Key, KeyId, Kind, Made, Patience, Phase, Step, Trust};
 
 /// What the trust domain vouches with.
-const TRUST: &str = "ca/trust";
+pub(crate) const TRUST: &str = "ca/trust";
 /// Where earlier versions kept the only root.
 const FORMER_ROOT: &str = "ca/root";
 
@@ -71,13 +71,19 @@ pub(crate) async fn advance(
     for _ in 0..ATTEMPTS {
         let at = seconds(now);
         let Some(step) = present.trust.x509.next(at, &holders.held(at), patience) else { return Ok(present) };
+        if store.is_shared() {
+            holders.take_over().await?; // what another server wrote a moment ago counts too
+            if present.trust.x509.next(at, &holders.held(at), patience).as_ref() != Some(&step) {
+                return Ok(present);
+            }
+        }
         let mut trust = present.trust.clone();
-        let mut made_key = None;
+        let mut made = None;
         match &step {
             Step::Publish => {
-                let made = make_root(store, domain, lives, &trust, now).await?;
-                made_key = Some(root_key(&made.id));
-                trust.publish(Kind::X509, made, at);
+                let root = make_root(store, domain, lives, &trust, now).await?;
+                made = Some(root.id.clone());
+                trust.publish(Kind::X509, root, at);
             }
             Step::Activate(id) => trust.x509.activate(id, at, patience)?,
             Step::Forget(id) => trust.forget(Kind::X509, id)?,
@@ -94,11 +100,12 @@ pub(crate) async fn advance(
                 published
             }
             None => {
-                // Another server was quicker: the key that was made here is nobody's.
-                if let Some(key) = made_key {
-                    store.delete(&key).await?;
+                let present = read_trust(store, domain).await?;
+                // Another server was quicker: the key that was made here is nobody's. (Unless it was this one, and the answer was lost.)
+                if let Some(id) = made.filter(|id| present.trust.x509.keys().iter().all(|key| key.id != *id)) {
+                    store.delete(&root_key(&id)).await?;
                 }
-                read_trust(store, domain).await?
+                present
             }
         };
     }

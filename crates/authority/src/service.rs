@@ -107,6 +107,10 @@ impl IdentityService {
     /// Issues, and takes note of who has what, before anybody can use it.
     fn issue(&self, key: &KeyProof, to: &Grantee<'_>, ttl: Duration) -> Result<Response<proto::SvidResponse>, Status> {
         let Grantee { id, machine, node_id, now } = *to;
+        self.authority.may_issue().map_err(|error| {
+            tracing::warn!(%id, %error, "nothing is issued");
+            Status::unavailable(error.to_string())
+        })?;
         loop {
             let issued = self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
                 tracing::error!(%id, %error, "cannot issue");

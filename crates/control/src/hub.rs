@@ -9,6 +9,7 @@ mod dirty;
 mod proxy;
 mod publish;
 mod round;
+mod shared;
 mod state;
 mod streams;
 mod withdraw;
@@ -43,6 +44,8 @@ pub(crate) struct Hub {
     work: Notify,
     /// The registry differs from what is saved.
     pub(crate) registry_changed: Notify,
+    /// The other control planes may have to hear of endpoints.
+    pub(crate) to_share: Notify,
     /// What is known of certificates differs from what is saved.
     pub(crate) issued_changed: Notify,
     /// Grows whenever a stream settles, opens or closes; whoever waits for that looks at the tracker again.
@@ -58,6 +61,7 @@ impl Hub {
             mesh: ArcSwapOption::default(),
             work: Notify::new(),
             registry_changed: Notify::new(),
+            to_share: Notify::new(),
             issued_changed: Notify::new(),
             progress: watch::Sender::new(0),
             grace,
@@ -179,6 +183,7 @@ impl Hub {
         if endpoints_changed {
             self.registry_changed.notify_one();
         }
+        self.to_share.notify_one(); // an endpoint that came from another control plane is no change to its callers
         if !state.dirty.is_clean() {
             self.work.notify_one();
         }

@@ -1,7 +1,8 @@
 //! Which sidecars can be called: the endpoints that live ADS streams have registered.
 //!
 //! Pure: every method takes the time. A broken stream keeps its endpoint for a grace period, because a sidecar that merely lost
-//! the control plane still serves; saying "not ready" or withdrawing removes it at once.
+//! the control plane still serves; saying "not ready" or withdrawing removes it at once. Of several control planes each also knows the
+//! endpoints whose streams another one has; when that one is gone, they get the grace period too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,8 +26,28 @@ pub struct Registration {
 #[derive(Clone, Debug)]
 struct Entry {
     registration: Registration,
-    /// When the stream broke; `None` while it lives.
-    lost_at: Option<Instant>,
+    stream: Stream,
+    /// The other control plane that says it has a stream of it.
+    other: Option<Arc<str>>,
+}
+
+/// The stream at this control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    Lives,
+    /// When it broke, and nobody else has another.
+    Lost(Instant),
+    /// Another control plane has one.
+    Elsewhere,
+}
+
+impl Entry {
+    fn lost_at(&self) -> Option<Instant> {
+        match self.stream {
+            Stream::Lost(at) => Some(at),
+            Stream::Lives | Stream::Elsewhere => None,
+        }
+    }
 }
 
 /// Endpoints by node id.
@@ -42,14 +63,73 @@ impl Registry {
     /// What an earlier run of the control plane knew. Every entry gets the grace period from `now`, in which its sidecar should
     /// come back; without this a restarted control plane would tell the first sidecar that nobody else exists.
     pub fn restore(saved: impl IntoIterator<Item = (Arc<str>, Registration)>, now: Instant) -> Self {
-        let entry = |registration| Entry { registration, lost_at: Some(now) };
+        let entry = |registration| Entry { registration, stream: Stream::Lost(now), other: None };
         Self { entries: saved.into_iter().map(|(node, registration)| (node, entry(registration))).collect() }
     }
 
     /// A live stream of `node` says that it is ready. Whoever held the same address before is gone: the address is the proof.
     pub fn register(&mut self, node: &Arc<str>, registration: Registration) -> Touched {
+        self.put(node, Entry { registration, stream: Stream::Lives, other: None })
+    }
+
+    /// Another control plane says that it has a stream of `node`. A stream that lives here goes on; what it says counts here.
+    pub fn elsewhere(&mut self, node: &Arc<str>, registration: Registration, other: &Arc<str>) -> Touched {
+        let other = Some(other.clone());
+        match self.entries.get_mut(node) {
+            Some(entry) if entry.stream == Stream::Lives => {
+                entry.other = other;
+                Touched::new()
+            }
+            _ => self.put(node, Entry { registration, stream: Stream::Elsewhere, other }),
+        }
+    }
+
+    /// An endpoint of a control plane that is gone, if nothing newer is known of it.
+    pub fn left_behind(&mut self, node: &Arc<str>, registration: Registration, now: Instant) -> Touched {
+        if self.entries.contains_key(node) {
+            return Touched::new();
+        }
+        self.put(node, Entry { registration, stream: Stream::Lost(now), other: None })
+    }
+
+    /// Another control plane has taken `node` out. A stream that lives here speaks for itself, unless that was `asked` for: by the sidecar.
+    pub fn gone_elsewhere(&mut self, node: &str, asked: bool) -> Touched {
+        match self.entries.get_mut(node) {
+            Some(entry) if entry.stream == Stream::Lives && !asked => {
+                entry.other = None;
+                Touched::new()
+            }
+            _ => self.remove(node),
+        }
+    }
+
+    /// Another control plane is gone: its sidecars have the grace period to come to one that is left. Whether there were any.
+    pub fn server_lost(&mut self, server: &str, now: Instant) -> bool {
+        let mut any = false;
+        for entry in self.entries.values_mut().filter(|entry| entry.other.as_deref() == Some(server)) {
+            entry.other = None;
+            if entry.stream == Stream::Elsewhere {
+                entry.stream = Stream::Lost(now);
+            }
+            any = true;
+        }
+        any
+    }
+
+    /// What this control plane is to tell the others: the endpoints that have their only stream here.
+    pub fn own(&self) -> impl Iterator<Item = (&Arc<str>, &Registration)> {
+        let own = self.entries.iter().filter(|(_, entry)| entry.stream == Stream::Lives && entry.other.is_none());
+        own.map(|(node, entry)| (node, &entry.registration))
+    }
+
+    /// Whether anything is known of `node`.
+    pub fn knows(&self, node: &str) -> bool {
+        self.entries.contains_key(node)
+    }
+
+    fn put(&mut self, node: &Arc<str>, new: Entry) -> Touched {
         let mut touched = Touched::new();
-        let address = registration.address;
+        let address = new.registration.address;
         self.entries.retain(|other, entry| {
             let stays = other == node || entry.registration.address != address;
             if !stays {
@@ -57,16 +137,11 @@ impl Registry {
             }
             stays
         });
-        match self.entries.get_mut(node) {
-            Some(entry) if entry.registration == registration => entry.lost_at = None,
-            Some(entry) => {
-                touched.insert(entry.registration.service.clone());
-                touched.insert(registration.service.clone());
-                *entry = Entry { registration, lost_at: None };
-            }
-            None => {
-                touched.insert(registration.service.clone());
-                self.entries.insert(node.clone(), Entry { registration, lost_at: None });
+        match self.entries.insert(node.clone(), new.clone()) {
+            Some(before) if before.registration == new.registration => {}
+            before => {
+                touched.extend(before.map(|entry| entry.registration.service));
+                touched.insert(new.registration.service);
             }
         }
         touched
@@ -79,8 +154,8 @@ impl Registry {
 
     /// The stream of `node` broke. It stays registered until [`Registry::expire`] finds that its grace is over.
     pub fn lost(&mut self, node: &str, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(node) {
-            entry.lost_at.get_or_insert(now);
+        if let Some(entry) = self.entries.get_mut(node).filter(|entry| entry.stream == Stream::Lives) {
+            entry.stream = if entry.other.is_some() { Stream::Elsewhere } else { Stream::Lost(now) };
         }
     }
 
@@ -88,7 +163,7 @@ impl Registry {
     pub fn expire(&mut self, now: Instant, grace: Duration) -> Touched {
         let mut touched = Touched::new();
         self.entries.retain(|_, entry| {
-            let stays = entry.lost_at.is_none_or(|at| now.saturating_duration_since(at) < grace);
+            let stays = entry.lost_at().is_none_or(|at| now.saturating_duration_since(at) < grace);
             if !stays {
                 touched.insert(entry.registration.service.clone());
             }
@@ -99,7 +174,7 @@ impl Registry {
 
     /// When [`Registry::expire`] will next have something to do.
     pub fn next_expiry(&self, grace: Duration) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.lost_at).min().map(|at| at + grace)
+        self.entries.values().filter_map(Entry::lost_at).min().map(|at| at + grace)
     }
 
     /// Every endpoint with its node id, in the order of node ids.
@@ -188,5 +263,36 @@ mod tests {
         assert_eq!(registry.expire(start + GRACE, GRACE), touched(&["prod/board"]));
         let nodes: Vec<_> = registry.iter().map(|(node, _)| node.to_string()).collect();
         assert_eq!(nodes, ["prod/board~a"]);
+    }
+
+    #[test]
+    fn an_endpoint_that_another_server_has_stays_until_that_is_gone_for_the_grace_period() {
+        let (mut registry, start) = (Registry::default(), Instant::now());
+        let (node, other): (Arc<str>, Arc<str>) = ("prod/board~a".into(), "s2".into());
+        registry.register(&node, board(1));
+        assert_eq!(registry.own().count(), 1);
+        // It moves to the other one, which says so before the stream here is seen to be broken.
+        assert_eq!(registry.elsewhere(&node, board(1), &other), touched(&[]));
+        assert_eq!(registry.own().count(), 0);
+        registry.lost(&node, start);
+        assert_eq!(registry.next_expiry(GRACE), None);
+        assert!(registry.server_lost("s2", start) && !registry.server_lost("s2", start + GRACE));
+        assert_eq!(registry.next_expiry(GRACE), Some(start + GRACE));
+        assert_eq!(registry.elsewhere(&node, board(1), &"s3".into()), touched(&[]));
+        assert_eq!(registry.next_expiry(GRACE), None);
+        assert_eq!(registry.gone_elsewhere(&node, false), touched(&["prod/board"]));
+    }
+
+    #[test]
+    fn a_stream_that_lives_here_outweighs_what_others_say_unless_the_sidecar_asked() {
+        let mut registry = Registry::default();
+        let node: Arc<str> = "prod/board~a".into();
+        registry.elsewhere(&node, board(1), &"s2".into());
+        assert_eq!(registry.own().count(), 0);
+        assert_eq!(registry.register(&node, board(1)), touched(&[]));
+        assert_eq!(registry.own().count(), 1);
+        assert_eq!(registry.gone_elsewhere(&node, false), touched(&[]));
+        assert_eq!(registry.left_behind(&node, board(2), Instant::now()), touched(&[]));
+        assert_eq!(registry.gone_elsewhere(&node, true), touched(&["prod/board"]));
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines};
 use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
-use weft_store::{Store, StoreError};
+use weft_store::{EtcdAddress, EtcdFiles, Store, StoreError};
 use weft_xds::{AdsServer, server_builder};
 
 use crate::MeshDirectory;
@@ -26,9 +26,11 @@ use crate::glass::Glass;
 use crate::hub::Hub;
 use crate::identities::Identities;
 use crate::issued::Issued;
+use crate::own_name::OwnName;
 use crate::registrar::MeshRegistrar;
 use crate::registry::Registry;
 use crate::saved::Saved;
+use crate::shared::Shared;
 
 /// What this server's issuing CA is kept under, in a store that it shares with nobody.
 const OWN_NAME: &str = "self";
@@ -47,6 +49,8 @@ pub struct ServerConfig {
     pub git: GitConfig,
     /// Keys, tokens, the last good commit, the endpoints.
     pub state: PathBuf,
+    /// The etcd that has keys and tokens instead, which several servers share.
+    pub etcd: Option<Etcd>,
     /// xDS and identity.
     pub xds: SocketAddr,
     /// API and dashboard.
@@ -55,6 +59,17 @@ pub struct ServerConfig {
     pub grace: Duration,
     /// Names by which clients that check names call the xDS port, besides `localhost` and its own address.
     pub names: Vec<String>,
+}
+
+/// A store that several servers share.
+#[derive(Clone, Debug)]
+pub struct Etcd {
+    /// Where it is.
+    pub address: EtcdAddress,
+    /// TLS to it.
+    pub files: EtcdFiles,
+    /// The key that all of them seal with; by default `root.key` in the state folder.
+    pub key: Option<PathBuf>,
 }
 
 /// Why a control plane did not start.
@@ -68,6 +83,14 @@ pub enum ControlError {
     AdminToken {
         /// Where it is.
         file: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {}: {source}", folder.display())]
+    State {
+        /// Which.
+        folder: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
@@ -97,6 +120,8 @@ pub struct ControlPlane {
     config: ServerConfig,
     hub: Arc<Hub>,
     store: Store,
+    /// What this server is told from others by.
+    own_name: Option<OwnName>,
     identities: Arc<Identities>,
     glass: Arc<Glass>,
     http: SocketAddr,
@@ -115,7 +140,7 @@ impl ControlPlane {
     /// Opens the state, serves the API, takes up the last good commit, and follows Git.
     pub async fn start(config: ServerConfig) -> Result<Self, ControlError> {
         let started = Instant::now();
-        let store = Store::open(&config.state)?;
+        let (store, own_name) = open_store(&config).await?;
         let admin = AdminToken::open(&config.state)
             .map_err(|source| ControlError::AdminToken { file: admin::path(&config.state), source })?;
         let http = listen(config.http, "the API and the dashboard").await?;
@@ -125,6 +150,9 @@ impl ControlPlane {
             Issued::restore(saved.certificates()),
             config.grace,
         );
+        if let Some(own) = &own_name {
+            tokio::spawn(Shared::open(store.clone(), &own.name, hub.clone()).await?.run());
+        }
         let identities = Arc::new(Identities::default());
 
         let http_address = local_address(&http, config.http);
@@ -146,7 +174,7 @@ impl ControlPlane {
             Err(error) if good.is_none() => return Err(error.into()),
             Err(error) => drop(tokio::spawn(reopen(config.git.clone(), hub.clone(), saved.clone(), error))),
         }
-        Ok(Self { config, hub, store, identities, glass, http: http_address, saved })
+        Ok(Self { config, hub, store, own_name, identities, glass, http: http_address, saved })
     }
 
     /// Where the API listens.
@@ -167,13 +195,16 @@ impl ControlPlane {
         let domain = mesh.intent().mesh.trust_domain.clone();
         let listener = listen(self.config.xds, "xDS and identity").await?;
         let xds = local_address(&listener, self.config.xds);
-        let authority =
-            Authority::open(self.store.clone(), domain, OWN_NAME, Lives::default(), SystemTime::now()).await?;
+        let own = self.own_name.as_ref().map_or(OWN_NAME, |own| &own.name);
+        let authority = Authority::open(self.store.clone(), domain, own, Lives::default(), SystemTime::now()).await?;
         let authority = Arc::new(authority);
         let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
         let tokens = JoinTokens::new(self.store.clone());
         let bans = BanList::open(self.store.clone()).await.map_err(ControlError::from)?;
         tokio::spawn(bans.clone().enforce(identity.clone()));
+        if self.store.is_shared() {
+            tokio::spawn(bans.clone().follow());
+        }
         self.identities.open(tokens.clone(), bans.clone(), authority.clone());
 
         let config = tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]);
@@ -243,6 +274,22 @@ impl ControlPlane {
         }
         names
     }
+}
+
+/// In an etcd, this server also needs a name of its own.
+async fn open_store(config: &ServerConfig) -> Result<(Store, Option<OwnName>), ControlError> {
+    let Some(etcd) = &config.etcd else { return Ok((Store::open(&config.state)?, None)) };
+    let failed = |source| ControlError::State { folder: config.state.clone(), source };
+    let own = OwnName::open(&config.state).map_err(failed)?;
+    let key = etcd.key.clone().unwrap_or_else(|| config.state.join("root.key"));
+    let store = Store::connect(&etcd.address, &etcd.files, &key).await?;
+    tracing::info!(
+        server = own.name,
+        members = etcd.address.members.join(","),
+        folder = etcd.address.folder,
+        "the store is in etcd"
+    );
+    Ok((store, Some(own)))
 }
 
 /// The repository was there once: serve what is saved and look for it again.

@@ -50,6 +50,7 @@ async fn ready_means_that_a_join_token_can_be_had() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = ServerConfig {
         git: GitConfig::new(repo.path().to_str().expect("UTF-8"), state.path().join("git")),
+        etcd: None,
         state: state.path().join("state"),
         xds: any,
         http: any,

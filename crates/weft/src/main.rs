@@ -34,7 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Role {
     Up(up::Args),
-    Server(command::server::Args),
+    Server(Box<command::server::Args>),
     Sidecar(Box<sidecar::Args>),
     Check(command::check::Args),
     Explain(Box<command::explain::Args>),
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.role {
         Role::Up(args) => start(Threads::Many, "warn", up::run(args)),
-        Role::Server(args) => start(Threads::Many, "info", command::server::run(args).done()),
+        Role::Server(args) => start(Threads::Many, "info", command::server::run(*args).done()),
         Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(*args)),
         Role::Check(args) => command::check::run(&args),
         Role::Explain(args) => command::explain::run(&args),

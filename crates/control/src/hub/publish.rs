@@ -47,6 +47,7 @@ impl Hub {
         if !touched.is_empty() {
             tracing::info!(services = ?touched, "endpoints whose sidecars did not come back were removed");
             self.registry_changed.notify_one();
+            self.to_share.notify_one();
         }
     }
 

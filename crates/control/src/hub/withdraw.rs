@@ -11,6 +11,7 @@ impl Hub {
         let target = self.state().begin_withdrawal(node);
         self.work.notify_one();
         self.registry_changed.notify_one();
+        self.to_share.notify_one();
 
         let mut progress = self.progress();
         let all_settled = async {

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use weft_authz::ExtAuthz;
 use weft_control::git::{GitConfig, GitError, safe};
-use weft_control::{ControlError, ControlPlane, ServerConfig, Serving};
+use weft_control::{ControlError, ControlPlane, Etcd, ServerConfig, Serving};
 use weft_decision_log::{DecisionLog, Source};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
+use weft_store::{EtcdAddress, EtcdFiles};
 
 use crate::address::address;
 use crate::decisions::DecisionArgs;
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     /// Folder for keys, tokens and what must survive a restart; made with mode 0700
     #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_SERVER_STATE", default_value = "weft-server")]
     state_dir: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Where sidecars get configuration and certificates (TLS 1.3)
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "0.0.0.0:15010")]
     xds: SocketAddr,
@@ -60,6 +63,34 @@ pub(crate) struct Args {
     decisions: DecisionArgs,
 }
 
+/// Where keys, join tokens, bans and endpoints are.
+#[derive(Debug, clap::Args)]
+struct StoreArgs {
+    /// Keep keys, join tokens, bans and endpoints in an etcd, which several servers share: etcd://HOST:PORT,HOST:PORT,HOST:PORT, or etcds:// for TLS, with /FOLDER at the end if several
+    /// meshes share it [default: a file in the state folder]
+    #[arg(long, value_name = "URL", env = "WEFT_STORE")]
+    store: Option<EtcdAddress>,
+    /// The key that all servers of the mesh seal with; the first one makes it [default: root.key in the state folder]
+    #[arg(long, value_name = "FILE", env = "WEFT_STORE_KEY", requires = "store")]
+    store_key: Option<PathBuf>,
+    /// Certificates (PEM) of the authority of an etcds:// store
+    #[arg(long, value_name = "FILE", env = "WEFT_STORE_CA", requires = "store")]
+    store_ca: Option<PathBuf>,
+    /// This server's certificate (PEM) for etcd, where that demands one
+    #[arg(long, value_name = "FILE", env = "WEFT_STORE_CERT", requires_all = ["store", "store_cert_key"])]
+    store_cert: Option<PathBuf>,
+    /// The key of --store-cert (PEM)
+    #[arg(long, value_name = "FILE", env = "WEFT_STORE_CERT_KEY", requires = "store_cert")]
+    store_cert_key: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn etcd(self) -> Option<Etcd> {
+        let files = EtcdFiles { ca: self.store_ca, certificate: self.store_cert, key: self.store_cert_key };
+        Some(Etcd { address: self.store?, files, key: self.store_key })
+    }
+}
+
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stop = Stop::listen()?;
     let git = git_config(&args);
@@ -68,6 +99,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let config = ServerConfig {
         git,
         state: args.state_dir.clone(),
+        etcd: args.store.etcd(),
         xds: args.xds,
         http: args.http,
         grace: args.grace,

@@ -47,6 +47,8 @@ pub struct Spec {
     pub authz: Option<SocketAddr>,
     /// What it runs under, a program and its arguments; empty for nothing.
     pub under: Vec<String>,
+    /// Other control planes than that of its mesh.
+    pub servers: Option<String>,
 }
 
 impl Spec {
@@ -64,6 +66,7 @@ impl Spec {
             drain: None,
             program: None,
             authz: None,
+            servers: None,
             under: Vec::new(),
         }
     }
@@ -94,6 +97,13 @@ impl Spec {
     #[must_use]
     pub fn drain(mut self, seconds: u32) -> Self {
         self.drain = Some(seconds);
+        self
+    }
+
+    /// With these control planes, `host:port,host:port`, instead of the one of its mesh.
+    #[must_use]
+    pub fn servers(mut self, addresses: &str) -> Self {
+        self.servers = Some(addresses.to_owned());
         self
     }
 
@@ -177,7 +187,7 @@ impl Sidecar {
                 None => spec.app.to_string(),
             },
         );
-        flag("server", server.to_string());
+        flag("server", spec.servers.clone().unwrap_or_else(|| server.to_string()));
         flag("state", state.display().to_string());
         flag("egress", egress.to_string());
         flag("ingress", ingress.to_string());

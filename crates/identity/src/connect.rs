@@ -40,14 +40,33 @@ pub struct ConnectError {
     pub why: String,
 }
 
-/// One HTTP/2 connection to the control plane at `server` (`host:port`), mutually authenticated with this process's identity of the
-/// moment. Dropping all clones of the channel closes it; it reconnects by itself when it is used after a loss.
-pub async fn connect(server: &str, identity: &Arc<LiveIdentity>) -> Result<Channel, ConnectError> {
+/// Each control plane of a list, `host:port,host:port`, in the order in which they are tried.
+pub fn each(servers: &str) -> impl Iterator<Item = &str> {
+    servers.split(',').map(str::trim)
+}
+
+/// One HTTP/2 connection to the first control plane of `servers` (`host:port`, or several with commas between them) that takes one, mutually
+/// authenticated with this process's identity of the moment. Dropping all clones of the channel closes it; it reconnects by itself, to the
+/// same one, when it is used after a loss.
+pub async fn connect(servers: &str, identity: &Arc<LiveIdentity>) -> Result<Channel, ConnectError> {
+    let failed = |why| ConnectError { server: servers.to_owned(), why };
     let domain = identity.load().bundle().map(|bundle| bundle.trust_domain().clone());
-    let domain =
-        domain.ok_or_else(|| ConnectError { server: server.to_owned(), why: OwnFault::Missing.to_string() })?;
+    let domain = domain.ok_or_else(|| failed(OwnFault::Missing.to_string()))?;
     let config = tls::client_config(identity.clone(), PeerMatch::Exact(SpiffeId::of_control_plane(&domain)), &[b"h2"]);
-    connect_with(server, config).await.map(|(channel, _)| channel)
+    let mut errors = Vec::new();
+    for server in each(servers) {
+        match connect_with(server, config.clone()).await {
+            Ok((channel, _)) => return Ok(channel),
+            Err(error) => errors.push(error),
+        }
+    }
+    match <[ConnectError; 1]>::try_from(errors) {
+        Ok([error]) => Err(error),
+        Err(errors) => {
+            let why = errors.iter().map(|error| format!("{}: {}", error.server, error.why));
+            Err(failed(why.collect::<Vec<_>>().join("; ")))
+        }
+    }
 }
 
 /// The same without a certificate of its own, for whoever knows the mesh but has nothing valid to show: the server is judged by this

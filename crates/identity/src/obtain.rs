@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::ca::{CaError, KeyRequest};
-use crate::connect::{ConnectError, connect, connect_by_bundle, connect_pinned, is_pinned, root_cause};
+use crate::connect::{ConnectError, connect, connect_by_bundle, connect_pinned, each, is_pinned, root_cause};
 use crate::fault::PeerError;
 use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
@@ -106,7 +106,7 @@ impl From<PeerError> for IdentityError {
 /// What a workload needs to get its identity.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
-    /// The control plane, `host:port`.
+    /// The control plane, `host:port`; of several, all of them with commas between, in the order in which they are tried.
     pub server: String,
     /// Which service this is.
     pub service: ServiceName,
@@ -148,8 +148,39 @@ pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> R
     attest_for(server, service, "", token, None, &KeyRequest::new()?).await
 }
 
+/// Asks one control plane after the other, until one says yes or no.
+async fn of_any<'a, F>(servers: &'a str, ask: impl Fn(&'a str) -> F) -> Result<Obtained, IdentityError>
+where
+    F: Future<Output = Result<Obtained, IdentityError>>,
+{
+    let mut errors = Vec::new();
+    for server in each(servers) {
+        match ask(server).await {
+            Err(error) if error.is_passing() => errors.push(error),
+            result => return result,
+        }
+    }
+    match <[IdentityError; 1]>::try_from(errors) {
+        Ok([error]) => Err(error),
+        Err(errors) => {
+            Err(IdentityError::Unavailable(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+        }
+    }
+}
+
 /// The same as `node_id`, for a key that may have been sent before; the machine is enrolled with its key.
 pub(crate) async fn attest_for(
+    servers: &str,
+    service: &ServiceName,
+    node_id: &str,
+    token: &JoinToken,
+    machine: Option<&MachineKey>,
+    request: &KeyRequest,
+) -> Result<Obtained, IdentityError> {
+    of_any(servers, |server| attest_at(server, service, node_id, token, machine, request)).await
+}
+
+async fn attest_at(
     server: &str,
     service: &ServiceName,
     node_id: &str,
@@ -180,8 +211,18 @@ pub(crate) async fn come_back(
     machine: &MachineKey,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
+    of_any(&config.server, |server| come_back_to(server, config, bundle.clone(), machine, request)).await
+}
+
+async fn come_back_to(
+    server: &str,
+    config: &IdentityConfig,
+    bundle: Arc<TrustBundle>,
+    machine: &MachineKey,
+    request: &KeyRequest,
+) -> Result<Obtained, IdentityError> {
     let domain = bundle.trust_domain().clone();
-    let (channel, binding) = connect_by_bundle(&config.server, bundle).await?;
+    let (channel, binding) = connect_by_bundle(server, bundle).await?;
     let proof = machine.sign(&binding, &config.service, &request.csr).map_err(IdentityError::Machine)?;
     let question = proto::AttestRequest {
         join_token: String::new(),
@@ -213,8 +254,17 @@ pub(crate) async fn renew(
     live: &Arc<LiveIdentity>,
     id: &SpiffeId,
 ) -> Result<Obtained, IdentityError> {
+    of_any(&config.server, |server| renew_at(server, config, live, id)).await
+}
+
+async fn renew_at(
+    server: &str,
+    config: &IdentityConfig,
+    live: &Arc<LiveIdentity>,
+    id: &SpiffeId,
+) -> Result<Obtained, IdentityError> {
     let request = KeyRequest::new()?;
-    let channel = connect(&config.server, live).await?;
+    let channel = connect(server, live).await?;
     let mut call =
         tonic::Request::new(proto::RenewRequest { csr: request.csr.clone(), node_id: config.node_id.clone() });
     call.set_timeout(CALL_TIMEOUT);

@@ -31,10 +31,10 @@ pub(crate) struct Args {
     /// Where the app listens. A name may stand for several addresses, of both families: the one that answers is taken
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     pub(crate) app: AppAddress,
-    /// The control plane's xDS and identity port
-    #[arg(long, value_name = "HOST:PORT", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
+    /// The control plane's xDS and identity port; of several servers all, with commas between, in the order in which they are tried
+    #[arg(long, value_name = "HOST:PORT,…", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
     pub(crate) server: String,
-    /// The control plane's ext_authz, which is asked about calls of a service with `authorization: {by: server}` [default: port 15011 of --server]
+    /// The control plane's ext_authz, which is asked about calls of a service with `authorization: {by: server}` [default: port 15011 of the first --server]
     #[arg(long, value_name = "HOST:PORT", env = "WEFT_AUTHZ_SERVER")]
     pub(crate) authz_server: Option<AppAddress>,
     /// One-time token for the first start, from `weft identity join-token`
@@ -100,7 +100,12 @@ impl Args {
     /// Where the control plane's ext_authz is.
     pub(crate) fn authz_server(&self) -> Option<AppAddress> {
         let given = self.authz_server.clone();
-        given.or_else(|| format!("{}:{AUTHZ_PORT}", self.server.rsplit_once(':')?.0).parse().ok())
+        given.or_else(|| format!("{}:{AUTHZ_PORT}", self.first_server().rsplit_once(':')?.0).parse().ok())
+    }
+
+    /// The control plane that is tried first.
+    pub(crate) fn first_server(&self) -> &str {
+        weft_identity::connect::each(&self.server).next().unwrap_or_default()
     }
 }
 

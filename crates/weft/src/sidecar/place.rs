@@ -130,6 +130,6 @@ fn reachable(args: &Args) -> Option<SocketAddr> {
     }
     let any = if args.ingress.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(&args.server).ok()?;
+    socket.connect(args.first_server()).ok()?;
     Some(SocketAddr::new(socket.local_addr().ok()?.ip(), args.ingress.port()))
 }

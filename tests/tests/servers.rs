@@ -12,7 +12,7 @@ use weft_tests::load::{Load, Target};
 use weft_tests::mesh::text;
 use weft_tests::process::Process;
 use weft_tests::repo::Repo;
-use weft_tests::sidecar::{Sidecar, Spec};
+use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
 use weft_tests::{curl, peers, ports, wait};
 
 const RATE: u64 = 100;
@@ -184,7 +184,7 @@ fn each_server_and_a_member_of_etcd_die_in_turn_and_no_call_fails_and_a_token_is
     let board = |version| Spec::new("prod/board", app.address()).label("version", version);
     let sidecars = [
         all.sidecar("board", board("v1"), [0, 1, 2]),
-        all.sidecar("board-2", board("v2"), [1, 2, 0]),
+        all.sidecar("board-2", board("v2").on(DataPlane::Envoy), [1, 2, 0]),
         all.sidecar("web", Spec::new("prod/web", ports::free()), [2, 0, 1]),
     ];
     let web = &sidecars[2];

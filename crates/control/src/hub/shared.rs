@@ -7,9 +7,12 @@ use super::{Hub, State};
 use crate::registry::{Registration, Touched};
 
 impl Hub {
-    /// Another control plane has a stream of `node`.
+    /// Another control plane has a stream of `node`. It knows when the certificate of that ends; what is known here may be older.
     pub(crate) fn elsewhere(&self, node: &Arc<str>, registration: Registration, other: &Arc<str>) {
         let mut state = self.state();
+        if state.issued.forget(node) {
+            self.issued_changed.notify_one();
+        }
         let touched = state.registry.elsewhere(node, registration, other);
         self.touched(touched, state);
     }

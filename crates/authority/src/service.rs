@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_identity::ca::Names;
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{JoinToken, MachineId, Withdrawal, machine, proto, wire};
+use weft_identity::{Audience, JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
@@ -86,6 +86,18 @@ impl IdentityService {
             ))
         })?;
         Ok((id, admission))
+    }
+
+    /// The service that a peer is, and what it is granted.
+    fn admit_peer(&self, peer: &SpiffeId) -> Result<(ServiceName, Admission), Status> {
+        let service = peer
+            .service()
+            .ok_or_else(|| Status::permission_denied(format!("{peer} names no service, so it gets nothing here")))?;
+        let (id, admission) = self.admit(&service)?;
+        if id != *peer {
+            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
+        }
+        Ok((service, admission))
     }
 
     /// Issues, and takes note of who has what, before anybody can use it.
@@ -169,13 +181,8 @@ impl Identity for IdentityService {
         let machine = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.machine.clone());
         let request = request.into_inner();
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let service = peer.service().ok_or_else(|| {
-            Status::permission_denied(format!("{peer} names no service, so it cannot be renewed here"))
-        })?;
-        let (id, admission) = self.admit(&service)?;
-        if id != peer {
-            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
-        }
+        let (service, admission) = self.admit_peer(&peer)?;
+        let id = peer;
         let now = SystemTime::now();
         if let Some(machine) = &machine {
             self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
@@ -187,6 +194,35 @@ impl Identity for IdentityService {
         let answer = self.issue(&key, &to, admission.ttl)?;
         tracing::debug!(%id, ttl_seconds = answer.get_ref().ttl_seconds, "renewed");
         Ok(answer)
+    }
+
+    async fn issue_jwt(
+        &self,
+        request: Request<proto::IssueJwtRequest>,
+    ) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        let peer = peer(&request)?;
+        let machine = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.machine.clone());
+        let ends = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.expires);
+        let now = SystemTime::now();
+        if ends.is_none_or(|ends| ends < now) {
+            return Err(Status::unauthenticated("the certificate of this connection has expired; connect anew"));
+        }
+        let audience = Audience::new(request.into_inner().audience);
+        let audience = audience.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (service, admission) = self.admit_peer(&peer)?;
+        if let Some(machine) = &machine {
+            self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "no JWT-SVID was issued");
+                refuse_machine(error)
+            })?;
+        }
+        let issued = self.authority.issue_jwt(&peer, &audience, now).map_err(|error| {
+            tracing::warn!(id = %peer, %error, "no JWT-SVID was issued");
+            Status::unavailable(error.to_string())
+        })?;
+        tracing::debug!(id = %peer, audience = ?audience.values(), kid = issued.kid, "issued a JWT-SVID");
+        let expires = issued.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(Response::new(proto::IssueJwtResponse { token: issued.token, expires }))
     }
 
     type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use weft_xds::ConnectPeer;
 
-use crate::certificate::{machine_of, serial_of};
+use crate::certificate::{machine_of, parse, serial_of, validity};
 use crate::{machine, tls};
 
 /// A handshake that takes longer is given up.
@@ -89,6 +89,7 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<TlsIo
     let peer = match connection.peer_certificates() {
         Some(chain @ [leaf, ..]) => ConnectPeer {
             id: Some(tls::peer_spiffe_id(chain).map_err(io::Error::other)?),
+            expires: Some(validity(&parse(leaf).map_err(io::Error::other)?).1),
             serial: serial_of(leaf).map_err(io::Error::other)?,
             machine: machine_of(leaf).map_err(io::Error::other)?,
             binding,

@@ -2,6 +2,7 @@
 
 use rustls::pki_types::CertificateDer;
 
+use crate::jwk::JwtKey;
 use crate::proto;
 use crate::svid::TrustBundle;
 
@@ -20,6 +21,7 @@ pub fn bundle_to_proto(bundle: &TrustBundle) -> proto::Bundle {
         trust_domain: bundle.trust_domain().to_string(),
         roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
         sequence: bundle.sequence(),
+        jwt_keys: bundle.jwt().keys().iter().map(key_to_proto).collect(),
     }
 }
 
@@ -30,6 +32,12 @@ pub fn bundle_to_proto(bundle: &TrustBundle) -> proto::Bundle {
 pub fn bundle_from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
     let domain = bundle.trust_domain.parse().map_err(|error: weft_model::NameError| error.to_string())?;
     let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
+    let keys = bundle.jwt_keys.into_iter().map(|key| JwtKey::from_spki(&key.kid, key.public_key));
     let whole = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
+    let whole = whole.with_jwt_keys(keys.collect::<Result<_, _>>()?).map_err(|error| error.to_string())?;
     Ok(whole.with_sequence(bundle.sequence))
+}
+
+fn key_to_proto(key: &JwtKey) -> proto::JwtKey {
+    proto::JwtKey { kid: key.kid().to_owned(), public_key: key.spki().to_vec() }
 }

@@ -75,6 +75,16 @@ fn python_fetches_and_validates_jwt_svids() {
     let damaged = format!("{}AAAA", &token[..token.len() - 4]);
     both(&judge("board", &damaged), "InvalidTokenError", "the token's signature is wrong");
 
+    // Another key signs: what the one before has signed is still good, and so is what comes now.
+    let state = mesh.state();
+    let state = state.to_str().expect("a plain path");
+    let rotated = mesh.weft(&["identity", "rotate", "--jwt", "--reason", "a drill", "--state-dir", state]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    let next = python(&socket(&mesh, "web"), &["token", "board", "again"]);
+    for token in [token, next["token"].as_str().expect("a token")] {
+        assert_eq!(judge("board", token), json!({"keys": 2, "here": WEB, "there": WEB}));
+    }
+
     // Of another mesh of the same name.
     let elsewhere = Mesh::start();
     let stranger = sidecar(&elsewhere, "web");

@@ -314,6 +314,19 @@ impl Authority {
         Ok((stepped, replaced))
     }
 
+    /// When the next root or key may have to go a step further, as far as time alone says: now for one that is published, and for a retired
+    /// one at the end.
+    fn next_step(&self) -> SystemTime {
+        let published = self.published.borrow().clone();
+        let keys = published.trust.x509.keys().iter().chain(published.trust.jwt.keys());
+        let steps = keys.filter_map(|key| match key.phase {
+            Phase::Published { since, .. } => Some(since),
+            Phase::Active { .. } => None,
+            Phase::Retired { until } => Some(until),
+        });
+        UNIX_EPOCH + Duration::from_secs(steps.min().unwrap_or(u64::from(u32::MAX)))
+    }
+
     /// Has the key in memory that signs JWT-SVIDs by what is published.
     async fn take_jwt_key(&self, published: &Published) -> Result<(), AuthorityError> {
         let Some(active) = published.trust.jwt.active() else { return Ok(()) };
@@ -336,7 +349,8 @@ impl Authority {
             let mut plan = own_plan(&own);
             let mut begun = Instant::now();
             loop {
-                let nap = schedule::nap(SystemTime::now(), plan.due.min(authority.next_rotation()));
+                let due = plan.due.min(authority.next_rotation()).min(authority.next_step());
+                let nap = schedule::nap(SystemTime::now(), due);
                 tokio::select! {
                     () = tokio::time::sleep(nap.max(AT_MOST_EVERY)) => {}
                     () = authority.holders.changed() => {}

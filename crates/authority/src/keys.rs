@@ -1,7 +1,7 @@
 //! The keys of the trust domain in the store: how they are kept, and each step that [`crate::trust`] says is due, taken.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -23,6 +23,9 @@ use crate::trust::{Key, KeyId, Kind, Made, Patience, Phase, Step, Trust};
 const TRUST: &str = "ca/trust";
 /// Where earlier versions kept the only root.
 const FORMER_ROOT: &str = "ca/root";
+
+/// How long apps that follow their sidecar's keys for JWT-SVIDs get to take over a new one before it signs; their sidecars do not wait.
+const COPIES: Duration = Duration::from_secs(2);
 
 /// Attempts to change what several servers change at once; each fails only because another server's succeeded.
 pub(crate) const ATTEMPTS: u32 = 100;
@@ -130,11 +133,10 @@ async fn advance_kind(
 }
 
 fn patience(kind: Kind, lives: Lives) -> Patience {
-    let longest = match kind {
-        Kind::X509 => lives.retired,
-        Kind::Jwt => lives.jwt_retired,
-    };
-    Patience { longest: longest.as_secs(), fetchers: 0 }
+    match kind {
+        Kind::X509 => Patience { longest: lives.retired.as_secs(), fetchers: 0 },
+        Kind::Jwt => Patience { longest: lives.jwt_retired.as_secs(), fetchers: COPIES.as_secs() },
+    }
 }
 
 fn tell(kind: Kind, step: &Step, published: &Published) {

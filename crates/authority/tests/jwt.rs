@@ -189,6 +189,9 @@ async fn a_token_ends_with_its_ttl_and_with_its_key() {
     // At half of its life it is followed by another, and a restart goes on with that.
     let before = authority.issue_jwt(&id("prod/web"), &audience(&["db"]), now).unwrap().kid;
     authority.advance(now + hour).await.unwrap();
+    let early = authority.issue_jwt(&id("prod/web"), &audience(&["db"]), now + hour).unwrap().kid;
+    assert_eq!(before, early, "apps that hold copies of the keys have two seconds");
+    authority.advance(now + hour + Duration::from_secs(2)).await.unwrap();
     let after = authority.issue_jwt(&id("prod/web"), &audience(&["db"]), now + hour).unwrap().kid;
     assert_ne!(before, after);
     let published = authority.published().borrow().clone();
@@ -198,7 +201,7 @@ async fn a_token_ends_with_its_ttl_and_with_its_key() {
     drop(authority);
     let again = open(store.clone(), now + hour).await.unwrap();
     assert_eq!(again.issue_jwt(&id("prod/web"), &audience(&["db"]), now + hour).unwrap().kid, after);
-    again.advance(now + hour + lives.jwt_retired).await.unwrap();
+    again.advance(now + hour + Duration::from_secs(2) + lives.jwt_retired).await.unwrap();
     assert_eq!(again.bundle().jwt().keys().len(), 1);
     assert!(store.get_sealed(&format!("ca/jwt/{before}")).await.unwrap().is_none(), "its private key is destroyed");
 }

@@ -112,6 +112,7 @@ fn open_unix(path: &Path) -> io::Result<UnixListener> {
 /// Takes connections for as long as somebody wants them.
 async fn accept(socket: Socket, accepted: mpsc::Sender<io::Result<Connection>>) {
     let crowd = Arc::new(Crowd::default());
+    let mut told = false;
     loop {
         let next = async {
             match &socket {
@@ -144,13 +145,16 @@ async fn accept(socket: Socket, accepted: mpsc::Sender<io::Result<Connection>>) 
         let caller = match caller {
             Ok(caller) => Some(caller),
             Err(error) => {
-                tracing::warn!(%error, "it could not be found out who calls the Workload API");
+                tracing::debug!(%error, "it could not be found out who calls the Workload API"); // the caller is told
                 None
             }
         };
         let uid = caller.map(|caller| caller.uid);
         let Some(seat) = Crowd::enter(&crowd, uid) else {
-            tracing::warn!(uid, "too many connections to the Workload API: one is closed");
+            if !told {
+                tracing::warn!(uid, "too many connections to the Workload API: some are closed, now and later");
+                told = true; // anybody can try as often as he likes
+            }
             continue;
         };
         if accepted

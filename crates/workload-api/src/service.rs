@@ -1,6 +1,7 @@
 //! The calls of the API.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -23,6 +24,8 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 const MAX_REQUEST: usize = 64 * 1024;
 /// Calls at a time on one connection.
 const MOST_CALLS: u32 = 128;
+/// The most users without an identity that the log names.
+const MOST_STRANGERS: usize = 64;
 /// With [`PING_TIMEOUT`], a caller that hangs is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -47,7 +50,7 @@ pub async fn serve(
 
 /// The gRPC service.
 pub fn service(workloads: Arc<dyn Workloads>) -> SpiffeWorkloadApiServer<impl SpiffeWorkloadApi> {
-    SpiffeWorkloadApiServer::new(Api { workloads }).max_decoding_message_size(MAX_REQUEST)
+    SpiffeWorkloadApiServer::new(Api { workloads, strangers: Mutex::default() }).max_decoding_message_size(MAX_REQUEST)
 }
 
 /// Who calls by this request.
@@ -61,6 +64,8 @@ pub(crate) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
 
 struct Api {
     workloads: Arc<dyn Workloads>,
+    /// Users without an identity that were told of.
+    strangers: Mutex<BTreeSet<u32>>,
 }
 
 impl Api {
@@ -73,10 +78,22 @@ impl Api {
         let caller = caller(request)?;
         let entitled = self.workloads.attest(&caller).await.inspect_err(|status| {
             if status.code() == Code::PermissionDenied {
-                tracing::info!(uid = caller.uid, pid = caller.pid, "a caller of the Workload API has no identity");
+                self.tell(&caller);
             }
         })?;
         Ok((caller, entitled))
+    }
+
+    /// Says that somebody has no identity: once of each user, since anybody can call as often as he likes.
+    fn tell(&self, caller: &Caller) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() < MOST_STRANGERS && strangers.insert(caller.uid) {
+            tracing::info!(
+                uid = caller.uid,
+                pid = caller.pid,
+                "a user without an identity has called the Workload API"
+            );
+        }
     }
 
     /// A message at once and after each change, none that equals the one before.

@@ -47,6 +47,8 @@ pub struct Spec {
     pub authz: Option<SocketAddr>,
     /// What it runs under, a program and its arguments; empty for nothing.
     pub under: Vec<String>,
+    /// Further options, as they are given.
+    pub options: Vec<String>,
 }
 
 impl Spec {
@@ -65,6 +67,7 @@ impl Spec {
             program: None,
             authz: None,
             under: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -108,6 +111,13 @@ impl Spec {
     #[must_use]
     pub fn under(mut self, command: &[String]) -> Self {
         self.under = command.to_vec();
+        self
+    }
+
+    /// With a further option.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.extend([name.to_owned(), value.to_owned()]);
         self
     }
 
@@ -197,6 +207,7 @@ impl Sidecar {
         if spec.data_plane == DataPlane::Envoy {
             flag("data-plane", "envoy".to_owned());
         }
+        args.extend(spec.options.iter().cloned());
         let mut first = args.clone();
         if let Some(token) = token {
             first.extend(["--join-token".to_owned(), token.to_owned()]);

@@ -24,6 +24,11 @@ pub enum AuthorityError {
         "the stored CA is not for trust domain {0}: {1}; give this mesh its own state folder, or put `trustDomain` back as it was"
     )]
     OtherTrustDomain(TrustDomain, String),
+    /// Everybody has to hold the first key for JWT-SVIDs before it signs.
+    #[error(
+        "no key signs JWT-SVIDs yet: it is waited for until every workload holds the first; `weft identity tree` shows who does not"
+    )]
+    NoJwtKey,
     /// No such key.
     #[error(transparent)]
     UnknownKey(#[from] UnknownKey),

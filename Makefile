@@ -23,7 +23,7 @@ tour: setup ## the guided tour of examples/city, one line a step, then stop (PRO
 test: setup ## format, lints, unit, property and end-to-end tests, the tour (FILTER=name for a part)
 	@python3 scripts/test.py $(FILTER)
 
-bench: ## side-by-side measurements against peers (CASES="chain authz" BASELINE=/path/of/an/older/weft)
+bench: ## side-by-side measurements against peers (CASES="chain authz identity" BASELINE=/path/of/an/older/weft)
 	@scripts/setup bench
 	cargo build --release -p weft -p weft-bench
 	@$(if $(BASELINE),export WEFT_BASELINE=$(abspath $(BASELINE)); )for case in $(or $(CASES),chain); do \

@@ -7,6 +7,8 @@
 //!
 //! `weft-bench authz` measures decisions of the policy engine beside plain Cedar, in one process, and checks of ext_authz beside a plain
 //! tonic server.
+//!
+//! `weft-bench identity` measures renewals of certificates over the control plane's API, in CPU time of the server.
 
 mod app;
 mod authz;
@@ -15,6 +17,7 @@ mod chain;
 mod counts;
 mod envoy;
 mod h2load;
+mod identity;
 mod meter;
 mod perf;
 mod report;
@@ -47,6 +50,8 @@ enum Case {
     Chain(chain::Options),
     /// One policy decision: latency beside plain Cedar, and what a bundle takes to load and to keep.
     Authz(authz::Options),
+    /// One certificate: what its renewal costs the control plane, beside a bare signature and a bare handshake.
+    Identity(identity::Options),
     /// Answers checks of ext_authz (the benchmark starts it by itself).
     AuthzServer {
         /// Whose server.
@@ -74,6 +79,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().case {
         Case::Chain(options) => chain::run(&options),
         Case::Authz(options) => authz::run(&options),
+        Case::Identity(options) => identity::run(&options),
         Case::AuthzServer { who, socket } => authz::serve(who, &socket),
         Case::Load { bundle } => authz::load(&bundle),
         Case::App { listen } => app::serve(listen),

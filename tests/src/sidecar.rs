@@ -49,6 +49,8 @@ pub struct Spec {
     pub under: Vec<String>,
     /// Other control planes than that of its mesh.
     pub servers: Option<String>,
+    /// Further options, as they are given.
+    pub options: Vec<String>,
 }
 
 impl Spec {
@@ -68,6 +70,7 @@ impl Spec {
             authz: None,
             servers: None,
             under: Vec::new(),
+            options: Vec::new(),
         }
     }
 
@@ -118,6 +121,13 @@ impl Spec {
     #[must_use]
     pub fn under(mut self, command: &[String]) -> Self {
         self.under = command.to_vec();
+        self
+    }
+
+    /// With a further option.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.extend([name.to_owned(), value.to_owned()]);
         self
     }
 
@@ -207,6 +217,7 @@ impl Sidecar {
         if spec.data_plane == DataPlane::Envoy {
             flag("data-plane", "envoy".to_owned());
         }
+        args.extend(spec.options.iter().cloned());
         let mut first = args.clone();
         if let Some(token) = token {
             first.extend(["--join-token".to_owned(), token.to_owned()]);

@@ -2,12 +2,12 @@
 //!
 //! Which roots there are, and which of them signs, is the trust domain's (see [`crate::trust`]) and stands in the store, where several
 //! servers share it; each server has an issuing CA of its own. Keys are kept in the store, sealed; a root's key is read only for the
-//! moment in which it signs. The authority signs whatever identity it is told to: who deserves which is decided by its callers.
+//! moment in which it signs, that of the key for JWT-SVIDs is kept in memory too. The authority signs whatever identity it is told to: who deserves which is decided by its callers.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
@@ -15,12 +15,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use weft_identity::ca::{self, CaError, KeyRequest, Names};
 use weft_identity::schedule::{self, Plan};
-use weft_identity::{LiveIdentity, Svid, SvidError, TrustBundle};
+use weft_identity::{Audience, JwtSigner, LiveIdentity, Svid, SvidError, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
 
 use crate::error::AuthorityError;
 use crate::holders::{Holder, Holders};
+use crate::jwt_keys;
 use crate::keys::{
     ATTEMPTS, Issuing, Published, TRUST, advance, certificate, from_base64, is_good, make_issuing, put_trust,
     read_issuing, read_trust, seconds,
@@ -45,6 +46,22 @@ pub struct Issued {
     pub under: KeyId,
     /// The leaf's serial number, upper-case hexadecimal.
     pub serial: String,
+}
+
+/// A JWT-SVID that was issued. `Debug` does not show it.
+pub struct IssuedJwt {
+    /// In compact form.
+    pub token: String,
+    /// The end of its life.
+    pub expires: SystemTime,
+    /// The key that signed it.
+    pub kid: KeyId,
+}
+
+impl std::fmt::Debug for IssuedJwt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IssuedJwt(by {} until {:?})", self.kid, self.expires)
+    }
 }
 
 /// A request whose sender has proved to hold its key.
@@ -77,6 +94,8 @@ pub struct Authority {
     /// When this server last said in a store that it shares that it lives.
     beaten: Mutex<Instant>,
     issuing: ArcSwap<Issuing>,
+    /// The key that signs JWT-SVIDs; none until everybody holds the first.
+    jwt: ArcSwapOption<JwtSigner>,
     published: watch::Sender<Arc<Published>>,
     holders: Holders,
     /// Somebody has asked for something.
@@ -105,7 +124,7 @@ impl Authority {
         if store.is_shared() {
             holders.beat(server, published.trust.sequence, &issuing.under, seconds(now)).await?;
         }
-        Ok(Self {
+        let authority = Self {
             domain,
             lives,
             server: server.to_owned(),
@@ -114,9 +133,13 @@ impl Authority {
             issuing: ArcSwap::from_pointee(issuing),
             published: watch::Sender::new(Arc::new(published)),
             holders,
+            jwt: ArcSwapOption::empty(),
             asked: Notify::new(),
             store,
-        })
+        };
+        let published = authority.published.borrow().clone();
+        authority.take_jwt_key(&published).await?;
+        Ok(authority)
     }
 
     /// The trust domain.
@@ -189,6 +212,21 @@ impl Authority {
     pub fn may_issue(&self) -> Result<(), AuthorityError> {
         let since = self.beaten.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         if self.store.is_shared() && since > CUT_OFF { Err(AuthorityError::CutOff(since.as_secs())) } else { Ok(()) }
+    }
+
+    /// Signs a JWT-SVID of `id`. It ends after [`Lives::token`], or with the key that signs it if that is earlier.
+    ///
+    /// # Errors
+    /// No key signs yet, or the system gives no random numbers.
+    pub fn issue_jwt(&self, id: &SpiffeId, audience: &Audience, now: SystemTime) -> Result<IssuedJwt, AuthorityError> {
+        let signer = self.jwt.load_full().ok_or(AuthorityError::NoJwtKey)?;
+        let kid = signer.kid();
+        let published = self.published.borrow().clone();
+        let key = published.trust.jwt.keys().iter().find(|key| key.id == kid).ok_or(AuthorityError::NoJwtKey)?;
+        let end = UNIX_EPOCH + Duration::from_secs(key.not_after);
+        let expires = (now + self.lives.token.min(self.lives.jwt_retired)).min(end);
+        let token = signer.sign(id, audience, now, expires)?;
+        Ok(IssuedJwt { token, expires, kid })
     }
 
     /// Takes note of who got what was issued, together with the present bundle; rotations wait for them. What they call themselves, or
@@ -306,11 +344,34 @@ impl Authority {
             let issuing = make_issuing(&self.store, &self.issuing_key, &self.domain, self.lives, &present, now).await?;
             self.issuing.store(Arc::new(issuing));
         }
+        self.take_jwt_key(&present).await?;
         let stepped = present.trust != before.trust;
         if stepped {
             self.published.send_replace(Arc::new(present));
         }
         Ok((stepped, replaced))
+    }
+
+    /// When the next root or key may have to go a step further, as far as time alone says: now for one that is published, and for a retired
+    /// one at the end.
+    fn next_step(&self) -> SystemTime {
+        let published = self.published.borrow().clone();
+        let keys = published.trust.x509.keys().iter().chain(published.trust.jwt.keys());
+        let steps = keys.filter_map(|key| match key.phase {
+            Phase::Published { since, .. } => Some(since),
+            Phase::Active { .. } => None,
+            Phase::Retired { until } => Some(until),
+        });
+        UNIX_EPOCH + Duration::from_secs(steps.min().unwrap_or(u64::from(u32::MAX)))
+    }
+
+    /// Has the key in memory that signs JWT-SVIDs by what is published.
+    async fn take_jwt_key(&self, published: &Published) -> Result<(), AuthorityError> {
+        let Some(active) = published.trust.jwt.active() else { return Ok(()) };
+        if self.jwt.load().as_ref().is_none_or(|signer| signer.kid() != active.id) {
+            self.jwt.store(Some(Arc::new(jwt_keys::read(&self.store, &active.id).await?)));
+        }
+        Ok(())
     }
 
     /// Gives the control plane its own identity, and keeps it, the issuing CA and the roots renewed until the task is aborted.
@@ -332,7 +393,8 @@ impl Authority {
             let mut others = authority.store.watch(TRUST);
             let longest = if authority.store.is_shared() { BEAT } else { Duration::MAX };
             loop {
-                let nap = schedule::nap(SystemTime::now(), plan.due.min(authority.next_rotation()));
+                let due = plan.due.min(authority.next_rotation()).min(authority.next_step());
+                let nap = schedule::nap(SystemTime::now(), due);
                 tokio::select! {
                     () = tokio::time::sleep(nap.max(AT_MOST_EVERY).min(longest)) => {}
                     () = authority.holders.changed() => {}

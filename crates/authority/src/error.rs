@@ -27,6 +27,11 @@ pub enum AuthorityError {
     /// Other servers may have forgotten by now what this one would issue under.
     #[error("this server has not reached the store that it shares for {0} s, and issues nothing until it has")]
     CutOff(u64),
+    /// Everybody has to hold the first key for JWT-SVIDs before it signs.
+    #[error(
+        "no key signs JWT-SVIDs yet: it is waited for until every workload holds the first; `weft identity tree` shows who does not"
+    )]
+    NoJwtKey,
     /// No such key.
     #[error(transparent)]
     UnknownKey(#[from] UnknownKey),

@@ -1,7 +1,7 @@
 //! The keys of the trust domain in the store: how they are kept, and each step that [`crate::trust`] says is due, taken.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::error::AuthorityError;
 use crate::holders::Holders;
+use crate::jwt_keys;
 use crate::lives::Lives;
 use crate::trust::{Key, KeyId, Kind, Made, Patience, Phase, Step, Trust};
 
@@ -22,6 +23,9 @@ use crate::trust::{Key, KeyId, Kind, Made, Patience, Phase, Step, Trust};
 pub(crate) const TRUST: &str = "ca/trust";
 /// Where earlier versions kept the only root.
 const FORMER_ROOT: &str = "ca/root";
+
+/// How long apps that follow their sidecar's keys for JWT-SVIDs get to take over a new one before it signs; their sidecars do not wait.
+const COPIES: Duration = Duration::from_secs(2);
 
 /// Attempts to change what several servers change at once; each fails only because another server's succeeded.
 pub(crate) const ATTEMPTS: u32 = 100;
@@ -41,6 +45,8 @@ impl Published {
         let roots = trust.x509.keys().iter().map(certificate).collect::<Result<Vec<_>, _>>()?;
         let bundle = TrustBundle::new(domain.clone(), roots)
             .map_err(|error| AuthorityError::OtherTrustDomain(domain.clone(), error.to_string()))?;
+        let jwt_keys = trust.jwt.keys().iter().map(jwt_keys::public).collect::<Result<Vec<_>, _>>()?;
+        let bundle = bundle.with_jwt_keys(jwt_keys)?;
         Ok(Self { bundle: Arc::new(bundle.with_sequence(trust.sequence)), trust, revision })
     }
 
@@ -63,17 +69,38 @@ pub(crate) async fn advance(
     store: &Store,
     domain: &TrustDomain,
     lives: Lives,
+    present: Published,
+    holders: &Holders,
+    now: SystemTime,
+) -> Result<Published, AuthorityError> {
+    let present = advance_kind(Kind::X509, store, domain, lives, present, holders, now).await?;
+    advance_kind(Kind::Jwt, store, domain, lives, present, holders, now).await
+}
+
+async fn advance_kind(
+    kind: Kind,
+    store: &Store,
+    domain: &TrustDomain,
+    lives: Lives,
     mut present: Published,
     holders: &Holders,
     now: SystemTime,
 ) -> Result<Published, AuthorityError> {
-    let patience = Patience { longest: lives.retired.as_secs(), fetchers: 0 };
+    let patience = patience(kind, lives);
     for _ in 0..ATTEMPTS {
         let at = seconds(now);
-        let Some(step) = present.trust.x509.next(at, &holders.held(at), patience) else { return Ok(present) };
+        let held = || {
+            let mut held = holders.held(at);
+            if kind == Kind::Jwt {
+                // Tokens are not counted. They live for minutes, and those of a stolen key are refused at once: a thief's look the same.
+                held.under.clear();
+            }
+            held
+        };
+        let Some(step) = present.trust.lineage(kind).next(at, &held(), patience) else { return Ok(present) };
         if store.is_shared() {
             holders.take_over().await?; // what another server wrote a moment ago counts too
-            if present.trust.x509.next(at, &holders.held(at), patience).as_ref() != Some(&step) {
+            if present.trust.lineage(kind).next(at, &held(), patience).as_ref() != Some(&step) {
                 return Ok(present);
             }
         }
@@ -81,20 +108,23 @@ pub(crate) async fn advance(
         let mut made = None;
         match &step {
             Step::Publish => {
-                let root = make_root(store, domain, lives, &trust, now).await?;
-                made = Some(root.id.clone());
-                trust.publish(Kind::X509, root, at);
+                let key = match kind {
+                    Kind::X509 => make_root(store, domain, lives, &trust, now).await?,
+                    Kind::Jwt => jwt_keys::make(store, lives, at).await?,
+                };
+                made = Some(key.id.clone());
+                trust.publish(kind, key, at);
             }
-            Step::Activate(id) => trust.x509.activate(id, at, patience)?,
-            Step::Forget(id) => trust.forget(Kind::X509, id)?,
+            Step::Activate(id) => trust.lineage_mut(kind).activate(id, at, patience)?,
+            Step::Forget(id) => trust.forget(kind, id)?,
         }
         present = match put_trust(store, domain, &present, trust).await? {
             Some(published) => {
-                tell(&step, &published);
+                tell(kind, &step, &published);
                 if let Step::Forget(id) = &step {
-                    store.delete(&root_key(id)).await?;
+                    store.delete(&private_key(kind, id)).await?;
                 }
-                if let Step::Activate(_) = &step {
+                if let (Kind::X509, Step::Activate(_)) = (kind, &step) {
                     return Ok(published);
                 }
                 published
@@ -102,8 +132,8 @@ pub(crate) async fn advance(
             None => {
                 let present = read_trust(store, domain).await?;
                 // Another server was quicker: the key that was made here is nobody's. (Unless it was this one, and the answer was lost.)
-                if let Some(id) = made.filter(|id| present.trust.x509.keys().iter().all(|key| key.id != *id)) {
-                    store.delete(&root_key(&id)).await?;
+                if let Some(id) = made.filter(|id| present.trust.lineage(kind).keys().iter().all(|key| key.id != *id)) {
+                    store.delete(&private_key(kind, &id)).await?;
                 }
                 present
             }
@@ -112,12 +142,28 @@ pub(crate) async fn advance(
     Err(AuthorityError::Contended)
 }
 
-fn tell(step: &Step, published: &Published) {
+fn patience(kind: Kind, lives: Lives) -> Patience {
+    match kind {
+        Kind::X509 => Patience { longest: lives.retired.as_secs(), fetchers: 0 },
+        Kind::Jwt => Patience { longest: lives.jwt_retired.as_secs(), fetchers: COPIES.as_secs() },
+    }
+}
+
+fn tell(kind: Kind, step: &Step, published: &Published) {
     let sequence = published.trust.sequence;
-    match step {
-        Step::Publish => tracing::info!(sequence, "a new root is in the bundle; it signs when everybody holds it"),
-        Step::Activate(root) => tracing::info!(root, "the root signs from now on"),
-        Step::Forget(root) => tracing::info!(root, sequence, "nothing lives by the root any more: it left the bundle"),
+    match (kind, step) {
+        (Kind::X509, Step::Publish) => {
+            tracing::info!(sequence, "a new root is in the bundle; it signs when everybody holds it");
+        }
+        (Kind::X509, Step::Activate(root)) => tracing::info!(root, "the root signs from now on"),
+        (Kind::X509, Step::Forget(root)) => {
+            tracing::info!(root, sequence, "nothing lives by the root any more: it left the bundle");
+        }
+        (Kind::Jwt, Step::Publish) => {
+            tracing::info!(sequence, "a new key for JWT-SVIDs is in the bundle; it signs when everybody holds it");
+        }
+        (Kind::Jwt, Step::Activate(kid)) => tracing::info!(kid, "the key signs JWT-SVIDs from now on"),
+        (Kind::Jwt, Step::Forget(kid)) => tracing::info!(kid, sequence, "the key for JWT-SVIDs left the bundle"),
     }
 }
 
@@ -139,7 +185,7 @@ async fn make_root(
     };
     let vouched = predecessor.map(|before| before.vouch_for(&root, domain, now, now + lives.vouched)).transpose()?;
     let id = key_id(&root.pin());
-    store.put_sealed(&root_key(&id), &root.to_bytes()).await?;
+    store.put_sealed(&private_key(Kind::X509, &id), &root.to_bytes()).await?;
     Ok(Made {
         id,
         public: BASE64.encode(root.certificate()),
@@ -187,11 +233,15 @@ pub(crate) async fn read_issuing(store: &Store, key: &str) -> Result<Option<Issu
 }
 
 async fn read_root(store: &Store, id: &str) -> Result<Option<Ca>, AuthorityError> {
-    Ok(store.get_sealed(&root_key(id)).await?.map(|bytes| Ca::from_bytes(&bytes)).transpose()?)
+    Ok(store.get_sealed(&private_key(Kind::X509, id)).await?.map(|bytes| Ca::from_bytes(&bytes)).transpose()?)
 }
 
-fn root_key(id: &str) -> String {
-    format!("ca/x509/{id}")
+/// Where the private key of a key is kept.
+fn private_key(kind: Kind, id: &str) -> String {
+    match kind {
+        Kind::X509 => format!("ca/x509/{id}"),
+        Kind::Jwt => jwt_keys::private_key(id),
+    }
 }
 
 pub(crate) async fn read_trust(store: &Store, domain: &TrustDomain) -> Result<Published, AuthorityError> {

@@ -1,6 +1,6 @@
 //! The certificate authority of a mesh, and who may have what from it.
 //!
-//! An [`Authority`] (roots and an issuing CA, kept sealed in the store) behind the gRPC service `weft.v1.Identity`, which checks who
+//! An [`Authority`] (roots, an issuing CA and keys for JWT-SVIDs, kept sealed in the store) behind the gRPC service `weft.v1.Identity`, which checks who
 //! asks. Who may have an identity is asked of the mesh, through [`Registrar`]. How one root follows another is [`trust`].
 
 mod authority;
@@ -8,13 +8,14 @@ mod bans;
 mod error;
 mod holders;
 mod join_tokens;
+mod jwt_keys;
 mod keys;
 mod lives;
 mod machines;
 mod service;
 pub mod trust;
 
-pub use authority::{Authority, Issued, KeyProof};
+pub use authority::{Authority, Issued, IssuedJwt, KeyProof};
 pub use bans::{BanError, BanList};
 pub use error::AuthorityError;
 pub use join_tokens::{JoinTokens, TokenError};

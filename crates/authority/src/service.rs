@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_identity::bans::Leaf;
 use weft_identity::ca::Names;
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{Ban, Bans, JoinToken, MachineId, Withdrawal, machine, proto, wire};
+use weft_identity::{Audience, Ban, Bans, JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
@@ -104,6 +104,18 @@ impl IdentityService {
         Ok((id, admission))
     }
 
+    /// The service that a peer is, and what it is granted.
+    fn admit_peer(&self, peer: &SpiffeId) -> Result<(ServiceName, Admission), Status> {
+        let service = peer
+            .service()
+            .ok_or_else(|| Status::permission_denied(format!("{peer} names no service, so it gets nothing here")))?;
+        let (id, admission) = self.admit(&service)?;
+        if id != *peer {
+            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
+        }
+        Ok((service, admission))
+    }
+
     /// Issues, and takes note of who has what, before anybody can use it.
     fn issue(&self, key: &KeyProof, to: &Grantee<'_>, ttl: Duration) -> Result<Response<proto::SvidResponse>, Status> {
         let Grantee { id, machine, node_id, now } = *to;
@@ -191,13 +203,8 @@ impl Identity for IdentityService {
         let machine = shown.machine;
         let request = request.into_inner();
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let service = peer.service().ok_or_else(|| {
-            Status::permission_denied(format!("{peer} names no service, so it cannot be renewed here"))
-        })?;
-        let (id, admission) = self.admit(&service)?;
-        if id != peer {
-            return Err(Status::permission_denied(format!("{peer} is not of this mesh")));
-        }
+        let (service, admission) = self.admit_peer(&peer)?;
+        let id = peer;
         self.not_banned(&id, machine.as_deref(), &shown.serial)?;
         let now = SystemTime::now();
         if let Some(machine) = &machine {
@@ -210,6 +217,36 @@ impl Identity for IdentityService {
         let answer = self.issue(&key, &to, admission.ttl)?;
         tracing::debug!(%id, ttl_seconds = answer.get_ref().ttl_seconds, "renewed");
         Ok(answer)
+    }
+
+    async fn issue_jwt(
+        &self,
+        request: Request<proto::IssueJwtRequest>,
+    ) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        let peer = peer(&request)?;
+        let ConnectPeer { machine, expires: ends, serial, .. } =
+            request.extensions().get::<ConnectPeer>().cloned().unwrap_or_default();
+        let now = SystemTime::now();
+        if ends.is_none_or(|ends| ends < now) {
+            return Err(Status::unauthenticated("the certificate of this connection has expired; connect anew"));
+        }
+        let audience = Audience::new(request.into_inner().audience);
+        let audience = audience.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (service, admission) = self.admit_peer(&peer)?;
+        self.not_banned(&peer, machine.as_deref(), &serial)?;
+        if let Some(machine) = &machine {
+            self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
+                tracing::warn!(%service, machine, %error, "no JWT-SVID was issued");
+                refuse_machine(error)
+            })?;
+        }
+        let issued = self.authority.issue_jwt(&peer, &audience, now).map_err(|error| {
+            tracing::warn!(id = %peer, %error, "no JWT-SVID was issued");
+            Status::unavailable(error.to_string())
+        })?;
+        tracing::debug!(id = %peer, audience = ?audience.values(), kid = issued.kid, "issued a JWT-SVID");
+        let expires = issued.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        Ok(Response::new(proto::IssueJwtResponse { token: issued.token, expires }))
     }
 
     type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;

@@ -98,20 +98,31 @@ impl Identities {
         }
     }
 
-    /// Begins to replace the root that signs, or, with the name of one that is in wrong hands, that one.
-    pub(crate) async fn rotate(&self, reason: &str, compromised: Option<&str>) -> Result<TrustStatus, RotateError> {
+    /// Begins to replace what signs of this kind, or, with the name of a root or key that is in wrong hands, that one.
+    pub(crate) async fn rotate(
+        &self,
+        kind: Kind,
+        reason: &str,
+        compromised: Option<&str>,
+    ) -> Result<TrustStatus, RotateError> {
         let Open { bans, authority, .. } = self.0.get().ok_or(RotateError::Starting)?;
         let begun = match compromised {
-            Some(root) => authority.taint(Kind::X509, root, reason).await,
-            None => authority.rotate(Kind::X509, reason).await,
+            Some(key) => authority.taint(kind_of(authority, key), key, reason).await,
+            None => authority.rotate(kind, reason).await,
         };
         begun.map_err(|error| match error {
             AuthorityError::UnknownKey(error) => RotateError::Unknown(error.to_string()),
             other => RotateError::Failed(other.to_string()),
         })?;
-        tracing::info!(reason, compromised, "a rotation of the root was asked for");
+        tracing::info!(reason, ?kind, compromised, "a rotation was asked for");
         Ok(status(authority, bans))
     }
+}
+
+/// Whether it is a key for JWT-SVIDs that is called so; else it is taken for a root.
+fn kind_of(authority: &Authority, id: &str) -> Kind {
+    let is_it = authority.published().borrow().trust.jwt.keys().iter().any(|key| key.id == id);
+    if is_it { Kind::Jwt } else { Kind::X509 }
 }
 
 fn status(authority: &Authority, bans: &BanList) -> TrustStatus {
@@ -121,6 +132,7 @@ fn status(authority: &Authority, bans: &BanList) -> TrustStatus {
         trust_domain: authority.trust_domain().to_string(),
         sequence: published.trust.sequence,
         roots: published.trust.x509.keys().iter().map(root_status).collect(),
+        jwt_keys: published.trust.jwt.keys().iter().map(root_status).collect(),
         issuing_renewed_at: unix_seconds(authority.next_rotation()),
         behind: behind.map(|(who, holds, until)| BehindStatus { who, holds, until }).collect(),
         bans: bans.published().borrow().iter().map(ban_status).collect(),

@@ -325,9 +325,12 @@ pub struct TrustStatus {
     pub sequence: u64,
     /// The roots in the bundle, oldest first.
     pub roots: Vec<RootStatus>,
+    /// The keys for JWT-SVIDs in the bundle, oldest first.
+    #[serde(default)]
+    pub jwt_keys: Vec<RootStatus>,
     /// When this server's issuing CA is replaced.
     pub issuing_renewed_at: u64,
-    /// Who does not hold this bundle yet; a new root waits for them.
+    /// Who does not hold this bundle yet; a new root or key waits for them.
     pub behind: Vec<BehindStatus>,
     /// Who is not taken any more.
     #[serde(default)]
@@ -345,7 +348,7 @@ pub struct BanStatus {
     pub since: u64,
 }
 
-/// A root.
+/// A root, or a key for JWT-SVIDs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootStatus {
     /// 16 hexadecimal digits.
@@ -392,9 +395,12 @@ pub struct BehindStatus {
 pub struct RotateRequest {
     /// Why, for those who read the log.
     pub reason: String,
-    /// The root whose key is in wrong hands; without one, the root that signs is replaced by plan.
+    /// The root, or the key for JWT-SVIDs, that is in wrong hands; without one, what signs is replaced by plan.
     #[serde(default)]
     pub compromised: Option<String>,
+    /// By plan, the key for JWT-SVIDs and not the root.
+    #[serde(default)]
+    pub jwt: bool,
 }
 
 /// `POST /api/identity/ban` and `POST /api/identity/unban`, the question; the answer is a [`TrustStatus`].

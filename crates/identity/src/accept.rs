@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use weft_xds::ConnectPeer;
 
 use crate::bans::{CutOff, Leaf};
+use crate::certificate::{parse, validity};
 use crate::live::LiveIdentity;
 use crate::{machine, tls};
 
@@ -103,7 +104,8 @@ async fn handshake(acceptor: TlsAcceptor, stream: TcpStream, identity: &LiveIden
     };
     let cut_off = Some(identity.watch(leaf).map_err(io::Error::other)?);
     let Leaf { id, serial, machine } = Leaf::of(leaf).map_err(io::Error::other)?;
-    let peer = ConnectPeer { id: Some(id), serial, machine, binding };
+    let expires = Some(validity(&parse(leaf).map_err(io::Error::other)?).1);
+    let peer = ConnectPeer { id: Some(id), expires, serial, machine, binding };
     Ok(TlsIo { stream, peer, cut_off })
 }
 

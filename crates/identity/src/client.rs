@@ -28,6 +28,7 @@ use crate::renewal::keep_renewed;
 use crate::saved::{Saved, save};
 use crate::schedule;
 use crate::svid::TrustBundle;
+use crate::tokens::Tokens;
 use crate::wire::Withdrawal;
 
 /// Stands in for the life of a certificate while there is none yet: back-off goes up to 5 s.
@@ -80,6 +81,11 @@ impl Identity {
     /// For TLS configurations and everything else that must know who this process is.
     pub fn live(&self) -> &Arc<LiveIdentity> {
         &self.live
+    }
+
+    /// JWT-SVIDs for this workload.
+    pub fn tokens(&self) -> Tokens {
+        Tokens::new(self.config.clone(), self.live.clone())
     }
 
     /// Takes the endpoint that this workload registered as `node_id` out of the mesh, before a stop. Answers when its callers have

@@ -110,7 +110,7 @@ fn take_over(bundle: proto::Bundle, state_dir: &Path, live: &LiveIdentity, renew
         return Err(format!("it is of trust domain {}, not of {}", bundle.trust_domain(), present.trust_domain()));
     }
     if bundle.sequence() < present.sequence()
-        || bundle.roots() == present.roots() && bundle.sequence() == present.sequence()
+        || bundle.sequence() == present.sequence() && bundle.roots() == present.roots() && bundle.jwt() == present.jwt()
     {
         return Ok(present.sequence());
     }
@@ -122,7 +122,12 @@ fn take_over(bundle: proto::Bundle, state_dir: &Path, live: &LiveIdentity, renew
     if let Err(error) = save_bundle(state_dir, &bundle) {
         tracing::warn!(%error, "the new bundle is in force, but a restart would begin with the one before");
     }
-    tracing::info!(sequence, roots = bundle.roots().len(), "a new trust bundle is in force");
+    tracing::info!(
+        sequence,
+        roots = bundle.roots().len(),
+        jwt_keys = bundle.jwt().keys().len(),
+        "a new trust bundle is in force"
+    );
     live.set_bundle(bundle);
     Ok(sequence)
 }

@@ -16,6 +16,9 @@ pub mod fault;
 pub mod files;
 mod follow;
 mod join_token;
+pub mod jwk;
+pub mod jwt;
+pub mod jwt_signer;
 pub mod live;
 pub mod machine;
 mod obtain;
@@ -26,6 +29,7 @@ pub mod schedule;
 pub mod sds;
 pub mod svid;
 pub mod tls;
+pub mod tokens;
 mod verify;
 pub mod wire;
 
@@ -36,10 +40,14 @@ pub use client::{Identity, IdentityConfig, IdentityError, IdentityStatus};
 pub use connect::{ConnectError, connect};
 pub use fault::{OwnFault, PeerError};
 pub use join_token::{JoinToken, MalformedToken};
+pub use jwk::{JwtBundle, JwtKey};
+pub use jwt::{JwtError, JwtSvid};
+pub use jwt_signer::{Audience, AudienceError, JwtSigner};
 pub use live::{IdentityState, LiveIdentity};
 pub use machine::MachineId;
 pub use svid::{Svid, SvidError, TrustBundle};
 pub use tls::{ClientAuth, PeerMatch};
+pub use tokens::{Token, Tokens};
 pub use wire::Withdrawal;
 
 /// The messages and the gRPC service of `proto/weft/v1/identity.proto`.

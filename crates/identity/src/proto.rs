@@ -37,7 +37,7 @@ pub struct RenewRequest {
     #[prost(string, tag = "2")]
     pub node_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SvidResponse {
     /// X.509 in DER, leaf first, then its issuers up to but not including the root.
     #[prost(bytes = "vec", repeated, tag = "1")]
@@ -47,6 +47,21 @@ pub struct SvidResponse {
     /// Life that remains at issue, in seconds.
     #[prost(uint64, tag = "3")]
     pub ttl_seconds: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueJwtRequest {
+    /// Whom it is for. At most 32, of 1024 bytes each and 4096 together; empty ones count as none, and one at least must be left.
+    #[prost(string, repeated, tag = "1")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssueJwtResponse {
+    /// JWS in compact form.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    /// The end of its life, in seconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub expires: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Held {
@@ -84,7 +99,7 @@ pub struct Ban {
     #[prost(uint64, tag = "3")]
     pub since: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Bundle {
     #[prost(string, tag = "1")]
     pub trust_domain: ::prost::alloc::string::String,
@@ -94,6 +109,18 @@ pub struct Bundle {
     /// Grows with every change of the bundle.
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub jwt_keys: ::prost::alloc::vec::Vec<JwtKey>,
+}
+/// A key that JWT-SVIDs are signed by.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JwtKey {
+    /// As in their headers.
+    #[prost(string, tag = "1")]
+    pub kid: ::prost::alloc::string::String,
+    /// SubjectPublicKeyInfo in DER: ECDSA on P-256, P-384 or P-521, or RSA.
+    #[prost(bytes = "vec", tag = "2")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WithdrawRequest {
@@ -277,6 +304,30 @@ pub mod identity_client {
             req.extensions_mut().insert(GrpcMethod::new("weft.v1.Identity", "Renew"));
             self.inner.unary(req, path, codec).await
         }
+        /// A JWT-SVID of the caller's own SPIFFE ID, while its X.509-SVID is valid. It lives for some minutes and is never renewed: ask again.
+        pub async fn issue_jwt(
+            &mut self,
+            request: impl tonic::IntoRequest<super::IssueJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueJwtResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.v1.Identity/IssueJwt",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("weft.v1.Identity", "IssueJwt"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What the mesh vouches with: at once, and again whenever it changes. The caller says what it holds, first of all and whenever it has
         /// taken over what came, because no key signs before everybody holds it.
         pub async fn follow(
@@ -376,6 +427,14 @@ pub mod identity_server {
             &self,
             request: tonic::Request<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::SvidResponse>, tonic::Status>;
+        /// A JWT-SVID of the caller's own SPIFFE ID, while its X.509-SVID is valid. It lives for some minutes and is never renewed: ask again.
+        async fn issue_jwt(
+            &self,
+            request: tonic::Request<super::IssueJwtRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::IssueJwtResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Follow method.
         type FollowStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::Trust, tonic::Status>,
@@ -553,6 +612,49 @@ pub mod identity_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RenewSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.v1.Identity/IssueJwt" => {
+                    #[allow(non_camel_case_types)]
+                    struct IssueJwtSvc<T: Identity>(pub Arc<T>);
+                    impl<T: Identity> tonic::server::UnaryService<super::IssueJwtRequest>
+                    for IssueJwtSvc<T> {
+                        type Response = super::IssueJwtResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::IssueJwtRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Identity>::issue_jwt(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = IssueJwtSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

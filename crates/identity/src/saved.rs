@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::ca::pin_of;
 use crate::certificate::hex;
+use crate::jwk::JwtKey;
 use crate::svid::{Svid, SvidError, TrustBundle};
 
 const FILE: &str = "identity.json";
@@ -42,6 +43,9 @@ struct Document {
     /// Of the bundle.
     #[serde(default)]
     sequence: u64,
+    /// Keys for JWT-SVIDs: `kid` and SubjectPublicKeyInfo.
+    #[serde(default)]
+    jwt_keys: Vec<(String, String)>,
     #[serde(default)]
     pins: Vec<String>,
     issued_at: u64,
@@ -63,6 +67,7 @@ pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: 
         key: BASE64.encode(svid.private_key_der()),
         roots: encode(bundle.roots()),
         sequence: bundle.sequence(),
+        jwt_keys: encode_keys(bundle),
         pins: with_pins(before.map(|mut before| std::mem::take(&mut before.pins)).unwrap_or_default(), bundle),
         issued_at: issued_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
@@ -86,12 +91,24 @@ fn with_pins(mut pins: Vec<String>, bundle: &TrustBundle) -> Vec<String> {
     pins.split_off(pins.len().saturating_sub(MOST_PINS))
 }
 
+fn encode_keys(bundle: &TrustBundle) -> Vec<(String, String)> {
+    bundle.jwt().keys().iter().map(|key| (key.kid().to_owned(), BASE64.encode(key.spki()))).collect()
+}
+
+fn decode_keys(keys: &[(String, String)]) -> Result<Vec<JwtKey>, String> {
+    let decode = |(kid, spki): &(String, String)| {
+        JwtKey::from_spki(kid, BASE64.decode(spki).map_err(|error| error.to_string())?)
+    };
+    keys.iter().map(decode).collect()
+}
+
 /// Replaces the bundle beside a saved identity.
 pub(crate) fn save_bundle(folder: &Path, bundle: &TrustBundle) -> io::Result<()> {
     let mut document = read(folder)?;
     document.pins = with_pins(std::mem::take(&mut document.pins), bundle);
     document.roots = bundle.roots().iter().map(|der| BASE64.encode(der)).collect();
     document.sequence = bundle.sequence();
+    document.jwt_keys = encode_keys(bundle);
     write_private(&folder.join(FILE), &Zeroizing::new(serde_json::to_vec(&document)?))
 }
 
@@ -116,9 +133,11 @@ impl Saved {
         };
         let key = Zeroizing::new(BASE64.decode(&document.key).map_err(|error| error.to_string())?);
         let usable = |error: SvidError| error.to_string();
+        let keys = decode_keys(&document.jwt_keys)?;
         Ok(Self {
             svid: Svid::from_der(decode(&document.chain)?, &key).map_err(usable)?,
             bundle: TrustBundle::new(document.trust_domain.clone(), decode(&document.roots)?)
+                .and_then(|bundle| bundle.with_jwt_keys(keys))
                 .map_err(usable)?
                 .with_sequence(document.sequence),
             pins: document.pins.clone(),

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::certificate::{self, hex, validity};
 use crate::crypto;
 use crate::fault::{OwnFault, PeerError};
+use crate::jwk::{JwtBundle, JwtKey};
 
 /// Why bytes are no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +24,8 @@ pub enum SvidError {
     /// The key cannot be read or belongs to another certificate.
     #[error("the private key does not fit the certificate: {0}")]
     Key(rustls::Error),
-    /// A certificate of a bundle is no signing certificate.
-    #[error("a certificate of the bundle of {0} cannot be trusted: {1}")]
+    /// A certificate of a bundle is no signing certificate, or two of its keys have one name.
+    #[error("the bundle of {0} cannot be trusted: {1}")]
     Bundle(TrustDomain, String),
 }
 
@@ -106,7 +107,7 @@ impl fmt::Debug for Svid {
     }
 }
 
-/// The certificates under which a trust domain's SVIDs are issued.
+/// The certificates under which a trust domain's X.509-SVIDs are issued, and with them, apart, its keys for JWT-SVIDs.
 #[derive(Clone)]
 pub struct TrustBundle {
     trust_domain: TrustDomain,
@@ -115,6 +116,7 @@ pub struct TrustBundle {
     /// The end of each root's life.
     ends: Vec<SystemTime>,
     sequence: u64,
+    jwt: Arc<JwtBundle>,
 }
 
 impl TrustBundle {
@@ -129,13 +131,29 @@ impl TrustBundle {
             let anchor = webpki::anchor_from_trusted_cert(root).map_err(|error| refuse(error.to_string()))?;
             anchors.push(anchor.to_owned());
         }
-        Ok(Self { trust_domain, roots, anchors, ends, sequence: 0 })
+        let jwt = Arc::new(JwtBundle::empty(trust_domain.clone()));
+        Ok(Self { trust_domain, roots, anchors, ends, sequence: 0, jwt })
     }
 
     /// The same, as the one that its publisher gave this number: of two bundles of a trust domain the higher one is newer
     /// (Trust Domain and Bundle s.4.1.1).
     pub fn with_sequence(self, sequence: u64) -> Self {
         Self { sequence, ..self }
+    }
+
+    /// The same with these keys for JWT-SVIDs.
+    ///
+    /// # Errors
+    /// Two of them have one `kid`.
+    pub fn with_jwt_keys(self, keys: Vec<JwtKey>) -> Result<Self, SvidError> {
+        let jwt = JwtBundle::new(self.trust_domain.clone(), keys);
+        let jwt = jwt.map_err(|why| SvidError::Bundle(self.trust_domain.clone(), why))?;
+        Ok(Self { jwt: Arc::new(jwt), ..self })
+    }
+
+    /// What judges the trust domain's JWT-SVIDs.
+    pub fn jwt(&self) -> &Arc<JwtBundle> {
+        &self.jwt
     }
 
     /// Its publisher's number; 0 if there is none.
@@ -183,6 +201,7 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("trust_domain", &self.trust_domain)
             .field("roots", &self.roots.len())
+            .field("jwt_keys", &self.jwt.keys().len())
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use rustls::pki_types::CertificateDer;
 
 use crate::bans::{Ban, Banned, Bans};
+use crate::jwk::JwtKey;
 use crate::proto;
 use crate::svid::TrustBundle;
 
@@ -21,6 +22,7 @@ pub fn bundle_to_proto(bundle: &TrustBundle) -> proto::Bundle {
         trust_domain: bundle.trust_domain().to_string(),
         roots: bundle.roots().iter().map(|root| root.to_vec()).collect(),
         sequence: bundle.sequence(),
+        jwt_keys: bundle.jwt().keys().iter().map(key_to_proto).collect(),
     }
 }
 
@@ -31,7 +33,9 @@ pub fn bundle_to_proto(bundle: &TrustBundle) -> proto::Bundle {
 pub fn bundle_from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
     let domain = bundle.trust_domain.parse().map_err(|error: weft_model::NameError| error.to_string())?;
     let roots = bundle.roots.into_iter().map(CertificateDer::from).collect();
+    let keys = bundle.jwt_keys.into_iter().map(|key| JwtKey::from_spki(&key.kid, key.public_key));
     let whole = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
+    let whole = whole.with_jwt_keys(keys.collect::<Result<_, _>>()?).map_err(|error| error.to_string())?;
     Ok(whole.with_sequence(bundle.sequence))
 }
 
@@ -55,4 +59,8 @@ pub fn bans_from_proto(bans: proto::Bans) -> Bans {
         }
     };
     Bans::new(bans.all.into_iter().filter_map(one))
+}
+
+fn key_to_proto(key: &JwtKey) -> proto::JwtKey {
+    proto::JwtKey { kid: key.kid().to_owned(), public_key: key.spki().to_vec() }
 }

@@ -205,16 +205,18 @@ impl Engine {
     /// The decision, and the reading of the path that it is about where that is not the path as written.
     fn decide_on_readings(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {
         let (decision, denied_as) = self.decide_on_paths(request, which);
-        let other = request.query.filter(|_| decision.allowed && self.reads.has_query());
-        let Some(other) = other.and_then(|query| query::read_otherwise(query, &self.inputs.query)) else {
+        let Some(query) = request.query.filter(|_| decision.allowed && self.reads.has_query()) else {
             return (decision, denied_as);
         };
-        let (otherwise, denied_as) = self.decide_on_paths(&CallRequest { query: Some(&other), ..*request }, which);
-        if otherwise.allowed {
-            return (decision, None);
+        for reading in [query::Reading::Loose, query::Reading::Plus] {
+            let Some(other) = query::read_as(query, &self.inputs.query, reading) else { continue };
+            let (otherwise, denied_as) = self.decide_on_paths(&CallRequest { query: Some(&other), ..*request }, which);
+            if !(otherwise.allowed || is_default(&otherwise) && reading == query::Reading::Plus) {
+                let reason = format!("{}; {}", otherwise.reason, reading.how()).into();
+                return (Decision { reason, ..otherwise }, denied_as);
+            }
         }
-        let reason = format!("{}; {}", otherwise.reason, query::READ_OTHERWISE).into();
-        (Decision { reason, ..otherwise }, denied_as)
+        (decision, None)
     }
 
     fn decide_on_paths(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {

@@ -1,6 +1,7 @@
 //! What a server must know to serve a stream: who may open it, what it is sent, and who is told how it goes.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ pub struct ConnectPeer {
     pub id: Option<SpiffeId>,
     /// The serial number of that certificate, upper-case hexadecimal; empty without one.
     pub serial: String,
+    /// The end of that certificate's life, which a connection may outlive.
+    pub expires: Option<SystemTime>,
     /// The machine that the certificate was issued to, if it says so.
     pub machine: Option<String>,
     /// What only the two ends of this TLS connection know; `None` on a Unix socket.

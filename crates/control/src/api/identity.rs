@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
+use weft_authority::trust::Kind;
 use weft_model::ServiceName;
 use weft_model::time::length;
 
@@ -60,7 +61,7 @@ impl Api {
         }
     }
 
-    /// Another root, by plan or because one was stolen.
+    /// Another root or key for JWT-SVIDs, by plan or because one was stolen.
     pub(super) async fn rotate(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
         if let Some(answer) = self.refused(peer, &request, "keys are rotated", "weft identity rotate") {
             return answer;
@@ -73,7 +74,8 @@ impl Api {
             Ok(reason) => reason,
             Err(answer) => return *answer,
         };
-        match self.identities.rotate(reason, wanted.compromised.as_deref()).await {
+        let kind = if wanted.jwt { Kind::Jwt } else { Kind::X509 };
+        match self.identities.rotate(kind, reason, wanted.compromised.as_deref()).await {
             Ok(trust) => json(StatusCode::ACCEPTED, &trust),
             Err(RotateError::Starting) => self.ready(),
             Err(RotateError::Unknown(problem)) => error(StatusCode::NOT_FOUND, &problem, ""),

@@ -122,9 +122,19 @@ fn a_query_is_decided_on_as_other_readers_find_it() {
     for query in ["tag=blue", "x=1;tag=blue", "tags=red", "x=tag=red"] {
         assert!(decide(&fenced, query).allowed, "{query}");
     }
-    let only =
-        engine("permit(principal, action, resource) when { context.query has tag && context.query.tag == [\"red\"] };");
+    let only_of = |tag: &str| {
+        format!(
+            "permit(principal, action, resource) when {{ context.query has tag && context.query.tag == [\"{tag}\"] }};"
+        )
+    };
+    let only = engine(&only_of("red"));
     assert!(decide(&only, "tag=red&x=1;y=2").allowed);
     assert!(!decide(&only, "tag=red&tag[]=blue").allowed && !decide(&only, "tag[]=red").allowed);
     assert!(decide(&engine(open), "tag=a;tag=b").allowed, "nobody reads it");
+    // A space as every form writes it need not be permitted as a `+` too, but only not be forbidden.
+    let spaced = only_of("a b");
+    assert!(decide(&engine(&spaced), "tag=a+b").allowed);
+    let plus = forbid.replace("red", "a+b");
+    let decision = decide(&engine(&format!("{open}{plus}")), "tag=a+b");
+    assert!(!decision.allowed && decision.reason.contains("some read a `+` of the query as it is"), "{decision:?}");
 }

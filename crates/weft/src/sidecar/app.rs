@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use weft_workload_api::Endpoint;
 
 use super::args::Args;
 use super::place::Place;
@@ -20,11 +21,15 @@ const KILLED: u8 = 128 + Signal::SIGKILL as u8;
 pub(crate) struct App(Option<Guarded>);
 
 impl App {
-    /// Starts the app if the sidecar was given one. It finds its sidecar in `EGRESS`, and its own port in `PORT`.
-    pub(crate) fn start(args: &Args, place: &Place) -> Result<Self> {
+    /// Starts the app if the sidecar was given one. It finds its sidecar in `EGRESS`, its own port in `PORT`, and where it can ask for its
+    /// own identity, if that is anywhere, in `SPIFFE_ENDPOINT_SOCKET` (Workload Endpoint s.4).
+    pub(crate) fn start(args: &Args, place: &Place, identity: Option<&Endpoint>) -> Result<Self> {
         let Some((program, arguments)) = args.command.split_first() else { return Ok(Self(None)) };
         let mut command = Guarded::command(program, &place.guarded());
         command.args(arguments).env("PORT", args.app.port().to_string()).env("EGRESS", args.egress.to_string());
+        if let Some(endpoint) = identity {
+            command.env("SPIFFE_ENDPOINT_SOCKET", endpoint.to_string());
+        }
         let app = Guarded::start(command).map_err(|error| {
             hinted(format!("cannot start the app `{program}`: {error}"), "give its path after `--`")
         })?;

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::unistd::User;
 use weft_model::ServiceName;
+use weft_workload_api::Endpoint;
 
 use super::app_address::AppAddress;
 use crate::address::address;
@@ -61,6 +63,12 @@ pub(crate) struct Args {
     /// Folder for the identity and the last good configuration [default: weft-sidecar/NAMESPACE-NAME]
     #[arg(long, alias = "state", value_name = "FOLDER", env = "WEFT_STATE")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Where the app gets its own identity by the SPIFFE Workload API: a path, unix:///PATH or tcp://127.0.0.1:PORT [default: nowhere]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) workload_socket: Option<Endpoint>,
+    /// Who may ask there: the user that the app runs as [default: the sidecar's own]
+    #[arg(long, value_name = "USER", value_parser = user, requires = "workload_socket")]
+    pub(crate) workload_user: Option<u32>,
     /// Labels of the endpoint, which subsets match; may be repeated or separated by commas
     #[arg(long, alias = "label", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
@@ -106,6 +114,18 @@ impl Args {
     /// The control plane that is tried first.
     pub(crate) fn first_server(&self) -> &str {
         weft_identity::connect::each(&self.server).next().unwrap_or_default()
+    }
+}
+
+/// The id of a user, by name or number.
+fn user(text: &str) -> Result<u32, String> {
+    if let Ok(uid) = text.parse() {
+        return Ok(uid);
+    }
+    match User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err("there is no user of that name here; write a name or a number".to_owned()),
+        Err(error) => Err(format!("the users cannot be looked up: {error}; write the number")),
     }
 }
 

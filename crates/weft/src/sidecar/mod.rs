@@ -17,6 +17,7 @@ mod plane;
 mod presence;
 mod secrets;
 mod undecided;
+mod workload_socket;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -38,6 +39,7 @@ pub(crate) use args::{Args, DataPlane};
 use introduction::{Following, Introduction};
 use plane::Plane;
 use weft_process::signal::{Reopen, Stop};
+use workload_socket::WorkloadSocket;
 
 /// The control plane waits 5 s for subscribers; a little more for the way there and back.
 const WITHDRAW_BOUND: Duration = Duration::from_secs(6);
@@ -56,6 +58,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     app::find(&args.command)?;
     let place = place::Place::prepare(&args)?;
     place.alone().await;
+    let workload_socket = WorkloadSocket::open(&args).await?;
 
     let authz_server = args.authz_server();
     let node = place.node(&args, args.app.guess().await, authz_server::find(authz_server.as_ref()).await);
@@ -63,6 +66,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         identity = identify(&args, &place, node.id()) => identity?,
         () = stop.wait() => return Ok(ExitCode::SUCCESS),
     };
+    if let Some(socket) = &workload_socket {
+        socket.begin(&identity);
+    }
     let (introduction, nodes) = Introduction::new(node);
     tokio::spawn(authz_server::follow(authz_server, introduction.clone()));
     tokio::spawn(introduction.clone().report_certificate(identity.live().clone()));
@@ -90,7 +96,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     }
     tracing::info!(service = %args.service, egress = %args.egress, ingress = %args.ingress, "the sidecar is ready");
 
-    let mut app = App::start(&args, &place)?;
+    let mut app = App::start(&args, &place, workload_socket.as_ref().map(WorkloadSocket::endpoint))?;
     let leave = tokio::select! {
         never = register(&args, &introduction, &plane) => match never {},
         code = app.ended() => Leave::AppEnded(code),

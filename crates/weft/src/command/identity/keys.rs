@@ -33,9 +33,12 @@ pub(crate) struct RotateArgs {
     /// Why, for those who read the log afterwards
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// The root whose key is in wrong hands, as `weft identity tree` names it: what it signed is replaced at once, then nobody trusts it
+    /// The root or JWT key that is in wrong hands, as `weft identity tree` names it: what it signed is replaced at once, then nobody trusts it
     #[arg(long, value_name = "ROOT")]
     compromised: Option<String>,
+    /// Replace the key that signs JWT-SVIDs, and not the root
+    #[arg(long, conflicts_with = "compromised")]
+    jwt: bool,
     /// How long to wait until it is done; 0s to wait for nothing
     #[arg(long, default_value = "1m", value_parser = length)]
     wait: Duration,
@@ -60,10 +63,10 @@ pub(super) async fn rotate(args: RotateArgs) -> Result<()> {
     let bound = args.wait;
     let api = Api::new(args.server);
     let before: TrustStatus = api.get("/api/identity").await?;
-    let wanted = RotateRequest { reason: args.reason, compromised: args.compromised };
+    let wanted = RotateRequest { reason: args.reason, compromised: args.compromised, jwt: args.jwt };
     let mut trust: TrustStatus = api.post("/api/identity/rotate", &admin, &wanted).await?;
     let begun = Instant::now();
-    while !is_done(&before, &trust, wanted.compromised.as_deref()) {
+    while !is_done(&before, &trust, &wanted) {
         if begun.elapsed() >= bound {
             print(&trust, args.output)?;
             if bound.is_zero() {
@@ -78,13 +81,14 @@ pub(super) async fn rotate(args: RotateArgs) -> Result<()> {
     print(&trust, args.output)
 }
 
-/// A planned rotation is done when another root signs; that of a compromised one when nobody trusts it any more.
-fn is_done(before: &TrustStatus, now: &TrustStatus, compromised: Option<&str>) -> bool {
+/// A planned rotation is done when another root or key signs; that of a compromised one when nobody trusts it any more.
+fn is_done(before: &TrustStatus, now: &TrustStatus, wanted: &RotateRequest) -> bool {
     let active = |trust: &TrustStatus| {
-        trust.roots.iter().find(|root| root.state == RootState::Active).map(|root| root.id.clone())
+        let keys = if wanted.jwt { &trust.jwt_keys } else { &trust.roots };
+        keys.iter().find(|key| key.state == RootState::Active).map(|key| key.id.clone())
     };
-    match compromised {
-        Some(root) => now.roots.iter().all(|left| left.id != root),
+    match &wanted.compromised {
+        Some(gone) => now.roots.iter().chain(&now.jwt_keys).all(|left| left.id != *gone),
         None => active(now) != active(before),
     }
 }
@@ -109,6 +113,8 @@ fn text(trust: &TrustStatus, now: u64) -> String {
     let rows: Vec<Vec<String>> = trust.roots.iter().map(|root| row(root, now)).collect();
     let mut text = format!("trust domain {}, bundle {}\n", trust.trust_domain, trust.sequence);
     text += &table(&["ROOT", "STATE", "EXPIRES", ""], &rows);
+    let rows: Vec<Vec<String>> = trust.jwt_keys.iter().map(|key| row(key, now)).collect();
+    text += &table(&["JWT KEY", "STATE", "EXPIRES", ""], &rows);
     let issuing = span(trust.issuing_renewed_at.saturating_sub(now));
     text += &format!("the issuing CA is replaced in {issuing}\n");
     if !trust.bans.is_empty() {
@@ -166,6 +172,7 @@ mod tests {
             trust_domain: "acme.internal".into(),
             sequence: 2,
             roots: vec![root("aa", RootState::Active), root("bb", RootState::Published)],
+            jwt_keys: vec![root("cc", RootState::Active)],
             issuing_renewed_at: 5_000,
             behind: vec![BehindStatus {
                 who: "spiffe://acme.internal/ns/prod/sa/web prod/web~\u{7}".into(),
@@ -179,6 +186,8 @@ trust domain acme.internal, bundle 2
 ROOT  STATE      EXPIRES
 aa    active     11 d     signs since 10 s
 bb    published  11 d     for 10 s; signs when everybody holds it
+JWT KEY  STATE   EXPIRES
+cc       active  11 d     signs since 10 s
 the issuing CA is replaced in 66 min
 BANNED     FOR
 serial:0A  10 s  stolen
@@ -198,8 +207,19 @@ serial:0A  10 s  stolen
         let published = of(&[("aa", RootState::Active), ("bb", RootState::Published)]);
         let after = of(&[("aa", RootState::Retired), ("bb", RootState::Active)]);
         let end = of(&[("bb", RootState::Active)]);
-        assert!(!is_done(&before, &before, None) && !is_done(&before, &published, None));
-        assert!(is_done(&before, &after, None));
-        assert!(!is_done(&before, &after, Some("aa")) && is_done(&before, &end, Some("aa")));
+        let wanted = |compromised: Option<&str>, jwt| RotateRequest {
+            reason: String::new(),
+            compromised: compromised.map(str::to_owned),
+            jwt,
+        };
+        let planned = wanted(None, false);
+        assert!(!is_done(&before, &before, &planned) && !is_done(&before, &published, &planned));
+        assert!(is_done(&before, &after, &planned) && !is_done(&before, &after, &wanted(None, true)));
+        let stolen = wanted(Some("aa"), false);
+        assert!(!is_done(&before, &after, &stolen) && is_done(&before, &end, &stolen));
+        let keys = |id: &str| TrustStatus { jwt_keys: vec![root(id, RootState::Active)], ..before.clone() };
+        assert!(is_done(&keys("cc"), &keys("dd"), &wanted(None, true)));
+        assert!(!is_done(&keys("cc"), &keys("cc"), &wanted(Some("cc"), false)));
+        assert!(is_done(&keys("cc"), &keys("dd"), &wanted(Some("cc"), false)));
     }
 }

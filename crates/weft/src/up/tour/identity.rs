@@ -48,7 +48,7 @@ pub(super) async fn renewed(mesh: &LocalMesh) -> Result<String> {
 /// A new root is published, and signs when everybody holds it.
 pub(super) async fn another_root(mesh: &LocalMesh) -> Result<String> {
     let before = active_root(mesh).await?;
-    let wanted = RotateRequest { reason: "the tour".to_owned(), compromised: None };
+    let wanted = RotateRequest { reason: "the tour".to_owned(), compromised: None, jwt: false };
     let (calls, took) = rotate(mesh, &wanted, async |trust| active(trust) != Some(before.as_str())).await?;
     let now = active_root(mesh).await?;
     Ok(format!("{calls} calls in {took:.1} s, 0 failed; root {before}, then {now}"))
@@ -57,7 +57,8 @@ pub(super) async fn another_root(mesh: &LocalMesh) -> Result<String> {
 /// Everything that hangs from the root is replaced, and then nobody trusts it.
 pub(super) async fn stolen_root(mesh: &LocalMesh) -> Result<String> {
     let stolen = active_root(mesh).await?;
-    let wanted = RotateRequest { reason: "the tour plays thief".to_owned(), compromised: Some(stolen.clone()) };
+    let wanted =
+        RotateRequest { reason: "the tour plays thief".to_owned(), compromised: Some(stolen.clone()), jwt: false };
     let gone = async |trust: &TrustStatus| trust.roots.iter().all(|root| root.id != stolen);
     let (calls, took) = rotate(mesh, &wanted, gone).await?;
     Ok(format!("{calls} calls in {took:.1} s, 0 failed; nobody trusts {stolen} any more"))

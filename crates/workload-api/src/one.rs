@@ -1,0 +1,93 @@
+//! The workloads of a sidecar: one, which is whoever runs as the app's user.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+use tonic::{Request, Status};
+use weft_identity::{Audience, IdentityError, LiveIdentity, Tokens};
+use weft_model::SpiffeId;
+
+use crate::caller::Caller;
+use crate::service;
+use crate::workloads::{Entitlement, Grant, Granted, Workloads, no_identity};
+
+/// See the module. The user is looked at and nothing else: two apps of one user are one to it.
+pub struct OneWorkload {
+    uid: u32,
+    entitled: watch::Sender<Entitlement>,
+    tokens: OnceLock<Tokens>,
+}
+
+impl OneWorkload {
+    /// For this user. Until the identity is there, callers are told to try again.
+    pub fn of(uid: u32) -> Arc<Self> {
+        Arc::new(Self { uid, entitled: watch::Sender::default(), tokens: OnceLock::new() })
+    }
+
+    /// The identity is there: it is handed out from now on, whenever it changes.
+    pub fn begin(self: &Arc<Self>, live: Arc<LiveIdentity>, tokens: Tokens) {
+        let _ = self.tokens.set(tokens); // the first counts
+        let workload = Arc::downgrade(self);
+        let mut changes = live.subscribe();
+        tokio::spawn(async move {
+            while let Some(workload) = workload.upgrade() {
+                workload.entitled.send_replace(entitlement(&live));
+                drop(workload);
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a request to another service of the same endpoint comes from the workload, as an interceptor asks it.
+    ///
+    /// # Errors
+    /// The status for everybody else.
+    pub fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        self.is_it(&service::caller(&request)?)?;
+        Ok(request)
+    }
+
+    fn is_it(&self, caller: &Caller) -> Result<(), Status> {
+        if caller.uid == self.uid { Ok(()) } else { Err(no_identity()) }
+    }
+}
+
+fn entitlement(live: &LiveIdentity) -> Entitlement {
+    let state = live.load_full();
+    match (state.svid(), state.bundle()) {
+        // An empty bundle spoils all that real clients have.
+        (Some(svid), Some(bundle)) if !bundle.roots().is_empty() => Entitlement::Granted(Arc::new(Grant {
+            identities: vec![Granted { svid: svid.clone(), hint: String::new() }],
+            bundle: bundle.clone(),
+            federated: Vec::new(),
+        })),
+        _ => Entitlement::NotYet,
+    }
+}
+
+#[tonic::async_trait]
+impl Workloads for OneWorkload {
+    async fn attest(&self, caller: &Caller) -> Result<watch::Receiver<Entitlement>, Status> {
+        self.is_it(caller)?;
+        Ok(self.entitled.subscribe())
+    }
+
+    async fn jwt_svid(&self, caller: &Caller, id: &SpiffeId, audience: &Audience) -> Result<Arc<str>, Status> {
+        self.is_it(caller)?;
+        let tokens = self.tokens.get().ok_or_else(|| Status::unavailable("there is no identity yet; try again"))?;
+        let token = tokens.fetch(audience).await.map_err(|error| refuse(&error))?;
+        if token.id != *id {
+            return Err(Status::unavailable("the identity has just become another one; try again"));
+        }
+        Ok(token.text)
+    }
+}
+
+/// What the control plane said, or that it says nothing. That it refuses one token takes no identity away: real clients would take
+/// PERMISSION_DENIED for that.
+fn refuse(error: &IdentityError) -> Status {
+    tracing::warn!(%error, "the app got no JWT-SVID");
+    Status::unavailable(error.to_string())
+}

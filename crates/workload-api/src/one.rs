@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use tonic::{Request, Status};
-use weft_identity::{Audience, IdentityError, LiveIdentity, Tokens};
+use weft_identity::{Audience, IdentityError, LiveIdentity, OwnFault, Tokens};
 use weft_model::SpiffeId;
 
 use crate::caller::Caller;
@@ -28,12 +28,16 @@ impl OneWorkload {
     pub fn begin(self: &Arc<Self>, live: Arc<LiveIdentity>, tokens: Tokens) {
         let _ = self.tokens.set(tokens); // the first counts
         let workload = Arc::downgrade(self);
-        let mut changes = live.subscribe();
+        let (mut changes, mut bans) = (live.subscribe(), live.bans());
         tokio::spawn(async move {
             while let Some(workload) = workload.upgrade() {
                 workload.entitled.send_replace(entitlement(&live));
                 drop(workload);
-                if changes.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = bans.changed() => changed,
+                };
+                if changed.is_err() {
                     return;
                 }
             }
@@ -55,6 +59,9 @@ impl OneWorkload {
 }
 
 fn entitlement(live: &LiveIdentity) -> Entitlement {
+    if let Some(OwnFault::Banned { .. }) = live.fault() {
+        return Entitlement::Nothing;
+    }
     let state = live.load_full();
     match (state.svid(), state.bundle()) {
         // An empty bundle spoils all that real clients have.

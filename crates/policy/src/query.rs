@@ -39,8 +39,8 @@ pub(crate) fn read_as(query: &str, names: &[Arc<str>], reading: Reading) -> Opti
             Reading::Plus => part.replace('+', "%2B").into(),
         };
         for (name, value) in form_urlencoded::parse(part.as_bytes()) {
-            if let Some(at) = meant(&name, names) {
-                found[at].insert(value.into_owned());
+            for (found, _) in found.iter_mut().zip(names).filter(|(_, known)| is_meant(known, &name)) {
+                found.insert(value.clone().into_owned());
             }
         }
     }
@@ -60,15 +60,12 @@ pub(crate) fn read_as(query: &str, names: &[Arc<str>], reading: Reading) -> Opti
     })
 }
 
-/// Which of the names some reader takes this one for: without spaces around it, whatever is in brackets, and the case of letters; and with `_`
-/// for a dot or a space (PHP).
-fn meant(name: &str, names: &[Arc<str>]) -> Option<usize> {
+/// Whether some reader takes `name` for this one: without spaces around it, whatever is in brackets, and the case of letters; and with `_` for a
+/// dot or a space (PHP).
+fn is_meant(known: &str, name: &str) -> bool {
     let name = name.split(['[', '\0']).next().unwrap_or_default().trim();
-    let same = |one: &str, other: &str| {
-        let plain = |byte: u8| if matches!(byte, b'.' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
-        one.bytes().map(plain).eq(other.bytes().map(plain))
-    };
-    names.iter().position(|known| same(known, name))
+    let plain = |byte: u8| if matches!(byte, b'.' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
+    known.bytes().map(plain).eq(name.bytes().map(plain))
 }
 
 #[cfg(test)]
@@ -109,6 +106,9 @@ mod tests {
         }
         assert_eq!(other("my.tag=red").map(|of| of[1].clone()), Some(vec!["red".to_owned()]));
         assert_eq!(read_as("tag=a+b", &names(), Reading::Loose), None);
+        // Names that one reader takes for the same each have it.
+        let both: Vec<Arc<str>> = vec!["tag".into(), "Tag".into()];
+        assert_eq!(read_as("TAG=red", &both, Reading::Loose).as_deref(), Some("tag=red&Tag=red"));
         for same in ["", "tag=red", "tag=red&tag=blue", "x=1;y=2", "other[]=1", "tags=1", "tag=%3B", "tag=%2B"] {
             assert_eq!(other(same), None, "{same}");
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 use tonic::{Request, Status};
-use weft_identity::{Audience, IdentityError, LiveIdentity, Tokens};
+use weft_identity::{Audience, IdentityError, LiveIdentity, OwnFault, Tokens};
 use weft_model::SpiffeId;
 
 use crate::caller::Caller;
@@ -28,12 +28,16 @@ impl OneWorkload {
     pub fn begin(self: &Arc<Self>, live: Arc<LiveIdentity>, tokens: Tokens) {
         let _ = self.tokens.set(tokens); // the first counts
         let workload = Arc::downgrade(self);
-        let mut changes = live.subscribe();
+        let (mut changes, mut bans) = (live.subscribe(), live.bans());
         tokio::spawn(async move {
             while let Some(workload) = workload.upgrade() {
                 workload.entitled.send_replace(entitlement(&live));
                 drop(workload);
-                if changes.changed().await.is_err() {
+                let changed = tokio::select! {
+                    changed = changes.changed() => changed,
+                    changed = bans.changed() => changed,
+                };
+                if changed.is_err() {
                     return;
                 }
             }
@@ -55,6 +59,9 @@ impl OneWorkload {
 }
 
 fn entitlement(live: &LiveIdentity) -> Entitlement {
+    if let Some(OwnFault::Banned { .. }) = live.fault() {
+        return Entitlement::Nothing;
+    }
     let state = live.load_full();
     match (state.svid(), state.bundle()) {
         // An empty bundle spoils all that real clients have.
@@ -90,4 +97,34 @@ impl Workloads for OneWorkload {
 fn refuse(error: &IdentityError) -> Status {
     tracing::warn!(%error, "the app got no JWT-SVID");
     Status::unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use weft_identity::ca::{Ca, KeyRequest, requested_key};
+    use weft_identity::{Ban, Banned, Bans, Names, Svid, TrustBundle};
+
+    use super::*;
+
+    #[test]
+    fn a_banned_app_has_no_identity_until_the_ban_is_lifted() {
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
+        let root = Ca::root(&id.trust_domain(), now, hour).unwrap();
+        let request = KeyRequest::new().unwrap();
+        let key = requested_key(&request.csr).unwrap();
+        let leaf = root.leaf(&key, &id, None, &Names::default(), now, now + hour).unwrap();
+        let live = LiveIdentity::empty();
+        assert!(matches!(entitlement(&live), Entitlement::NotYet));
+        let bundle = TrustBundle::new(id.trust_domain(), vec![root.certificate().clone()]).unwrap();
+        live.set(Svid::from_der(vec![leaf], &request.key).unwrap(), bundle);
+        assert!(matches!(entitlement(&live), Entitlement::Granted(_)));
+        let ban = Ban { reason: "it talks to strangers".to_owned(), since: 0 };
+        live.set_bans(Bans::new([(Banned::Identity(id), ban)]));
+        assert!(matches!(entitlement(&live), Entitlement::Nothing));
+        live.set_bans(Bans::default());
+        assert!(matches!(entitlement(&live), Entitlement::Granted(_)));
+    }
 }

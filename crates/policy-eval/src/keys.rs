@@ -3,7 +3,7 @@
 use crate::certain::{Certain, Known};
 use crate::constant::Constant;
 use crate::node::{Binary, List, Node, NodeId};
-use crate::shape::Lookup;
+use crate::shape::{Lookup, WORDS};
 
 /// Most keys of one policy; one that would need more is looked at for every request.
 pub(crate) const KEYS_MAX: usize = 1024;
@@ -11,8 +11,8 @@ pub(crate) const KEYS_MAX: usize = 1024;
 /// What a request must have: all that is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Key {
-    /// The word, such as the method.
-    pub word: Option<Box<str>>,
+    /// The words, such as the method.
+    pub words: [Option<Box<str>>; WORDS],
     /// How the text begins, such as the path.
     pub start: Box<str>,
     /// Whether that is all of the text.
@@ -22,19 +22,23 @@ pub struct Key {
 impl Key {
     /// A request that has both; `None` if none can.
     fn and(&self, other: &Self) -> Option<Self> {
-        let word = match (&self.word, &other.word) {
-            (Some(one), Some(two)) if one != two => return None,
-            (one, two) => one.clone().or_else(|| two.clone()),
-        };
+        let mut words = self.words.clone();
+        for (word, other) in words.iter_mut().zip(&other.words) {
+            match (&word, other) {
+                (Some(one), Some(two)) if one != two => return None,
+                (None, Some(_)) => word.clone_from(other),
+                _ => {}
+            }
+        }
         let (short, long) = if self.start.len() <= other.start.len() { (self, other) } else { (other, self) };
         if !long.start.starts_with(&*short.start) || (short.whole && short.start.len() < long.start.len()) {
             return None;
         }
-        Some(Self { word, start: long.start.clone(), whole: self.whole || other.whole })
+        Some(Self { words, start: long.start.clone(), whole: self.whole || other.whole })
     }
 
     fn says_nothing(&self) -> bool {
-        self.word.is_none() && self.start.is_empty() && !self.whole
+        self.words.iter().all(Option::is_none) && self.start.is_empty() && !self.whole
     }
 }
 
@@ -109,10 +113,10 @@ impl Certain<'_> {
             Node::Like { of, pattern } => {
                 let (start, whole) = self.program().patterns[pattern as usize].start();
                 Some(vec![match lookup(of)? {
-                    Lookup::Word if whole => equals(Lookup::Word, start),
-                    Lookup::Word => return None,
-                    Lookup::Text => Key { word: None, start: start.into(), whole },
-                    Lookup::Head => Key { word: None, start: start.into(), whole: false },
+                    word @ Lookup::Word(_) if whole => equals(word, start),
+                    Lookup::Word(_) => return None,
+                    Lookup::Text => Key { start: start.into(), whole, ..Key::default() },
+                    Lookup::Head => Key { start: start.into(), ..Key::default() },
                 }])
             }
             _ => None,
@@ -122,8 +126,12 @@ impl Certain<'_> {
 
 fn equals(lookup: Lookup, text: &str) -> Key {
     match lookup {
-        Lookup::Word => Key { word: Some(text.into()), ..Key::default() },
-        Lookup::Text => Key { word: None, start: text.into(), whole: true },
-        Lookup::Head => Key { word: None, start: text.into(), whole: false },
+        Lookup::Word(at) => {
+            let mut key = Key::default();
+            key.words[at] = Some(text.into());
+            key
+        }
+        Lookup::Text => Key { start: text.into(), whole: true, ..Key::default() },
+        Lookup::Head => Key { start: text.into(), ..Key::default() },
     }
 }

@@ -37,5 +37,5 @@ pub use keys::Key;
 pub use load::{Compiled, Loader, Way};
 pub use program::{Code, Program};
 pub use reads::reads;
-pub use shape::{Field, Kind, Lookup, Request};
+pub use shape::{Field, Kind, Lookup, Request, WORDS};
 pub use value::{AskCedar, Attributes, Name, Record, Set, Value};

@@ -23,11 +23,14 @@ pub enum Kind {
     Any,
 }
 
+/// Words of a request by which policies can be looked up.
+pub const WORDS: usize = 2;
+
 /// How policies that compare an attribute of the context can be looked up by its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// It is the word of a request, such as a method.
-    Word,
+    /// It is a word of a request, such as its method: the position among the [`WORDS`].
+    Word(usize),
     /// It is the text of a request, such as a path.
     Text,
     /// Where it is there, the text begins with it.

@@ -28,6 +28,7 @@ impl Attributes for Get {
     fn get<'a>(&'a self, name: Name<'_>) -> Option<Value<'a>> {
         Some(match name.text {
             "method" => Value::Text("GET"),
+            "host" => Value::Text("h"),
             "path" => Value::Text("/a/b"),
             "depth" => Value::Long(2),
             "first1" => Value::Text("/a"),
@@ -49,7 +50,8 @@ impl Attributes for User {
 fn field(path: &[&str]) -> Option<Field> {
     let field = |kind, always, lookup| Some(Field { kind, always, lookup });
     match path {
-        ["method"] => field(Kind::Text, true, Some(Lookup::Word)),
+        ["method"] => field(Kind::Text, true, Some(Lookup::Word(0))),
+        ["host"] => field(Kind::Text, true, Some(Lookup::Word(1))),
         ["path"] => field(Kind::Text, true, Some(Lookup::Text)),
         ["first1"] => field(Kind::Text, false, Some(Lookup::Head)),
         ["depth"] => field(Kind::Long, true, None),

@@ -26,6 +26,7 @@ const WORDS: Vocabulary = Vocabulary {
         ("path", Kind::Text, false),
         ("path", Kind::Text, false),
         ("method", Kind::Text, false),
+        ("host", Kind::Text, false),
         ("depth", Kind::Long, false),
         ("first1", Kind::Text, true),
         ("first2", Kind::Text, true),
@@ -88,9 +89,11 @@ impl Attributes for Data {
 fn context(choices: &mut Choices<'_>) -> Data {
     let path = *choices.pick(&["/a/b", "/a", "/", "/a/c", "/ab", "/b/b/b", "*", "/ä*"]);
     let method = *choices.pick(&["GET", "POST", "PUT"]);
+    let host = *choices.pick(&["web", "one", ""]);
     let text = |text: &str| Data::Text(text.to_owned());
     let mut fields = vec![
         ("method", text(method)),
+        ("host", text(host)),
         ("path", text(path)),
         ("depth", Data::Long(path.matches('/').count() as i64)),
         ("headers", Data::Record(if choices.below(2) == 0 { vec![] } else { vec![("a", text("one"))] })),
@@ -117,7 +120,8 @@ fn context(choices: &mut Choices<'_>) -> Data {
 fn field(path: &[&str]) -> Option<Field> {
     let field = |kind, always, lookup| Some(Field { kind, always, lookup });
     match path {
-        ["method"] => field(Kind::Text, true, Some(Lookup::Word)),
+        ["method"] => field(Kind::Text, true, Some(Lookup::Word(0))),
+        ["host"] => field(Kind::Text, true, Some(Lookup::Word(1))),
         ["path"] => field(Kind::Text, true, Some(Lookup::Text)),
         ["first1" | "first2"] => field(Kind::Text, false, Some(Lookup::Head)),
         ["depth"] => field(Kind::Long, true, None),
@@ -183,11 +187,13 @@ fn fits(key: &Key, context: &Data) -> bool {
         Data::Record(fields) => fields.iter().find(|(known, _)| *known == name).map(|(_, value)| value),
         _ => None,
     };
-    let (Some(Data::Text(method)), Some(Data::Text(path))) = (text("method"), text("path")) else {
-        panic!("always there")
+    let always = |name| match text(name) {
+        Some(Data::Text(text)) => text,
+        _ => panic!("it is always there"),
     };
+    let (path, words) = (always("path"), ["method", "host"].map(always));
     let starts = if key.whole { *path == *key.start } else { path.starts_with(&*key.start) };
-    starts && key.word.as_deref().is_none_or(|word| word == method)
+    starts && key.words.iter().zip(words).all(|(key, word)| key.as_deref().is_none_or(|key| key == word))
 }
 
 /// What Cedar says of one policy: an error is `None`.

@@ -3,6 +3,7 @@
 //! The bytes depend on the content only: a commit that changes nothing for a service leaves its bundle as it was, so that
 //! nothing is sent.
 
+use std::io::{self, BufWriter};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -163,7 +164,26 @@ impl Bundle {
 
     fn content_hash(&self) -> String {
         let content = Self { revision: String::new(), ..self.clone() };
-        Sha256::digest(content.to_bytes())[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        // Not all of the bytes at a time: there are megabytes of them.
+        let mut hash = BufWriter::new(Hash(Sha256::new()));
+        serde_json::to_writer(&mut hash, &content).expect("strings and numbers have a JSON form");
+        let Hash(hash) = hash.into_inner().expect("a hash takes all that is written");
+        hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A hash of all that is written.
+#[derive(Debug)]
+struct Hash(Sha256);
+
+impl io::Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -281,9 +281,9 @@ impl Engine {
                 Err(error) => found.errors.push((policy, error)),
             }
         };
-        self.parts.index.candidates(&caller.groups, request.method, request.path, &mut look_at);
+        self.parts.index.candidates(&caller.groups, request, &mut look_at);
         if let Some(shadow) = self.parts.shadow.as_ref().filter(|_| which == Which::All) {
-            shadow.candidates(&caller.shadow, request.method, request.path, &mut look_at);
+            shadow.candidates(&caller.shadow, request, &mut look_at);
         }
         found
     }

@@ -1,4 +1,4 @@
-//! The policies of a service, found by caller, method and path: only what may apply to a call is evaluated.
+//! The policies of a service, found by caller, method, host and path: only what may apply to a call is evaluated.
 //!
 //! Policies that concern exactly the same callers are a group; a caller has a list of groups, and a group a table of keys.
 
@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use weft_policy_eval::{Bits, Code, Compiled, Way};
 
 use crate::context::Reads;
+use crate::request::CallRequest;
 use crate::table::{Members, Table};
 
 /// Callers in all groups, at most: what comes behind is looked at for every caller, as it would take memory without end.
@@ -125,10 +126,11 @@ impl Gathering {
 impl Index {
     /// Calls `each` with all that may apply to a call by someone of these groups; what is left out does not apply, and cannot be
     /// an error. The same part may come several times.
-    pub(crate) fn candidates(&self, groups: &Groups, method: &str, path: &str, mut each: impl FnMut(Candidate)) {
+    pub(crate) fn candidates(&self, groups: &Groups, call: &CallRequest<'_>, mut each: impl FnMut(Candidate)) {
         for group in &groups.always {
             self.always[*group as usize].iter().copied().for_each(&mut each);
         }
-        self.keyed.find(&groups.all, self.words.get(method).copied(), path, each);
+        let words = [call.method, call.host].map(|word| self.words.get(word).copied());
+        self.keyed.find(&groups.all, words, call.path, each);
     }
 }

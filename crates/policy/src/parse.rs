@@ -1,7 +1,9 @@
 //! From the texts of a bundle to policies. Cedar's parser makes its tables anew for each text that it is given, and they take longer
-//! than a policy does; so many policies are given to it at once.
+//! than a policy does; so many policies are given to it at once. And it takes most of the time of a load, so several threads parse.
 
 use std::fmt::Write as _;
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::{self, Scope};
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
 
@@ -9,7 +11,10 @@ use crate::bound;
 use crate::bundle::{PolicyError, PolicyText};
 
 /// How many at once: the tables are made for few, and the trees of few are kept at a time.
-const TOGETHER: usize = 128;
+const TOGETHER: usize = 32;
+
+/// Threads that parse at a time, at most: a sidecar has calls to carry, too.
+const THREADS_MAX: usize = 4;
 
 /// Calls `each` with every policy, in order. Their ids are not those of the texts.
 ///
@@ -22,17 +27,55 @@ pub(crate) fn parse<'t>(
     for text in texts {
         bound::check(&text.text).map_err(|too_deep| refuse(text, too_deep.message()))?;
     }
-    for some in texts.chunks(TOGETHER) {
-        let policies = match together(some) {
-            Some(policies) => policies,
-            // Whichever is wrong says so itself.
-            None => some.iter().map(alone).collect::<Result<_, _>>()?,
-        };
-        for (text, policy) in some.iter().zip(&policies) {
-            each(text, policy)?;
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let parts: Vec<_> = texts.chunks(TOGETHER).collect();
+    thread::scope(|scope| {
+        // This thread takes the first part of each round, and a helper each of the others.
+        let turns: Vec<_> = (0..threads.min(parts.len()))
+            .map(|turn| (turn > 0).then(|| Helper::start(scope, &parts, turn, threads))?)
+            .collect();
+        for (part, helper) in parts.iter().zip(turns.iter().cycle()) {
+            let parsed = match helper.as_ref().map(|helper| helper.parsed.recv()) {
+                Some(Ok(parsed)) => parsed?,
+                // There is no helper, or it has panicked, as this thread will.
+                Some(Err(_)) | None => some(part)?,
+            };
+            for (text, policy) in part.iter().zip(&parsed) {
+                each(text, policy)?;
+            }
         }
+        Ok(())
+    })
+}
+
+/// A thread that parses ahead, by one part.
+struct Helper {
+    parsed: Receiver<Result<Vec<Policy>, PolicyError>>,
+    /// It stays until this is dropped: so all that it has made is gone before it is, and leaves no memory behind.
+    _stay: Sender<()>,
+}
+
+impl Helper {
+    /// `None` if there can be no more threads.
+    fn start<'s>(scope: &'s Scope<'s, '_>, parts: &'s [&[PolicyText]], turn: usize, of: usize) -> Option<Self> {
+        let (result, parsed) = sync_channel(1);
+        let (stay, done) = channel();
+        let work = move || {
+            let mut mine = parts.iter().skip(turn).step_by(of);
+            let _ = mine.try_for_each(|part| result.send(some(part))); // nobody wants more
+            let _ = done.recv();
+        };
+        let started = thread::Builder::new().spawn_scoped(scope, || bound::with_stack(work));
+        started.is_ok().then_some(Self { parsed, _stay: stay })
     }
-    Ok(())
+}
+
+fn some(texts: &[PolicyText]) -> Result<Vec<Policy>, PolicyError> {
+    match together(texts) {
+        Some(policies) => Ok(policies),
+        // Whichever is wrong says so itself.
+        None => texts.iter().map(alone).collect(),
+    }
 }
 
 fn refuse(text: &PolicyText, why: String) -> PolicyError {

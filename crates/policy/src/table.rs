@@ -1,11 +1,14 @@
-//! A look-up by group, by word and by the beginning of a text: all keys that a request fits, without looking at the others.
+//! A look-up by group, by words and by the beginning of a text: all keys that a request fits, without looking at the others.
 
 use std::ops::Range;
 
-use weft_policy_eval::{Bits, Key};
+use weft_policy_eval::{Bits, Key, WORDS};
 
 /// The word of keys that fit any.
 const ANY: u32 = u32::MAX;
+
+/// The words of a request, by their numbers; `None` is one that no key has.
+pub(crate) type Words = [Option<u32>; WORDS];
 
 /// The groups of one caller, both to go through and to be asked.
 #[derive(Debug, Default)]
@@ -51,9 +54,10 @@ struct Start {
 
 #[derive(Debug)]
 struct Item<T> {
-    /// Whom it concerns. Items of one beginning are in the order of their groups.
+    /// Whom it concerns. Items of one beginning are in the order of their groups, and those of a group in that of their words.
     group: u32,
-    word: u32,
+    /// From the last, which there are most of: a service has few methods and may have many hosts.
+    words: [u32; WORDS],
     /// True if nothing may follow the beginning.
     whole: bool,
     item: T,
@@ -62,7 +66,7 @@ struct Item<T> {
 impl<T: Copy> Table<T> {
     /// `word` gives words their numbers.
     pub(crate) fn new(mut keyed: Vec<(u32, Key, T)>, mut word: impl FnMut(&str) -> u32) -> Self {
-        keyed.sort_by(|(group, one, _), (other, two, _)| one.start.cmp(&two.start).then(group.cmp(other)));
+        keyed.sort_by(|(_, one, _), (_, two, _)| one.start.cmp(&two.start));
         let (mut text, mut starts, mut items) = (String::new(), Vec::<Start>::new(), Vec::with_capacity(keyed.len()));
         // The beginnings of the last one, itself included.
         let mut chain: Vec<u32> = Vec::new();
@@ -78,19 +82,23 @@ impl<T: Copy> Table<T> {
                 chain.push(starts.len() as u32);
                 starts.push(Start { text: begin..text.len() as u32, up, items: at..at });
             }
-            let word = key.word.as_deref().map_or(ANY, &mut word);
-            items.push(Item { group, word, whole: key.whole, item });
+            let mut words = key.words.map(|known| known.as_deref().map_or(ANY, &mut word));
+            words.reverse();
+            items.push(Item { group, words, whole: key.whole, item });
             starts.last_mut().expect("it was just made").items.end += 1;
+        }
+        for start in &starts {
+            items[to_usize(&start.items)].sort_by_key(|item| (item.group, item.words));
         }
         text.shrink_to_fit();
         Self { text, starts: starts.into(), items: items.into() }
     }
 
-    /// Calls `each` with what is of one of these groups, and has a key that fits: once a key, in no order. `None` is
-    /// a word that no key has.
+    /// Calls `each` with what is of one of these groups, and has a key that fits: once a key, in no order.
     ///
     /// The greatest beginning that is not above the text has all beginnings of the text among its own.
-    pub(crate) fn find(&self, groups: &Members, word: Option<u32>, text: &str, mut each: impl FnMut(T)) {
+    pub(crate) fn find(&self, groups: &Members, mut words: Words, text: &str, mut each: impl FnMut(T)) {
+        words.reverse();
         let above = self.starts.partition_point(|start| self.text(start) <= text);
         let mut at = above.checked_sub(1);
         while let Some(index) = at {
@@ -100,13 +108,16 @@ impl<T: Copy> Table<T> {
                 continue;
             }
             let is_all = start.text.len() == text.len();
-            let fits = |item: &&Item<T>| (item.word == ANY || Some(item.word) == word) && (is_all || !item.whole);
+            let fits = |item: &&Item<T>| {
+                let mut pairs = item.words.iter().zip(words);
+                (is_all || !item.whole) && pairs.all(|(key, word)| *key == ANY || Some(*key) == word)
+            };
             let items = &self.items[to_usize(&start.items)];
             if items.len() < FEW * groups.list.len() {
                 let mine = items.iter().filter(|item| groups.bits.contains(item.group as usize)).filter(fits);
                 mine.for_each(|item| each(item.item));
             } else {
-                let mine = groups.list.iter().flat_map(|group| of_group(items, *group)).filter(fits);
+                let mine = groups.list.iter().flat_map(|group| of_group(items, *group, words[0])).filter(fits);
                 mine.for_each(|item| each(item.item));
             }
         }
@@ -117,10 +128,13 @@ impl<T: Copy> Table<T> {
     }
 }
 
-fn of_group<T>(items: &[Item<T>], group: u32) -> &[Item<T>] {
-    let first = items.partition_point(|item| item.group < group);
-    let count = items[first..].iter().take_while(|item| item.group == group).count();
-    &items[first..first + count]
+/// Those of a group whose first word is this one or any.
+fn of_group<T>(items: &[Item<T>], group: u32, word: Option<u32>) -> impl Iterator<Item = &Item<T>> {
+    let with = move |word: u32| {
+        let first = items.partition_point(|item| (item.group, item.words[0]) < (group, word));
+        items[first..].iter().take_while(move |item| (item.group, item.words[0]) == (group, word))
+    };
+    word.into_iter().chain([ANY]).flat_map(with)
 }
 
 fn to_usize(range: &Range<u32>) -> Range<usize> {
@@ -137,17 +151,21 @@ mod tests {
         u32::from(word.as_bytes()[0])
     }
 
-    fn key(word: Option<&str>, start: &str, whole: bool) -> Key {
-        Key { word: word.map(Into::into), start: start.into(), whole }
+    fn key(words: [Option<&str>; WORDS], start: &str, whole: bool) -> Key {
+        Key { words: words.map(|word| word.map(Into::into)), start: start.into(), whole }
+    }
+
+    fn first(word: Option<&str>, start: &str, whole: bool) -> Key {
+        key([word, None], start, whole)
     }
 
     fn groups(of: &[u32]) -> Members {
         Members::new(of.to_vec(), 9)
     }
 
-    fn found(table: &Table<usize>, groups: &Members, word: &str, text: &str) -> Vec<usize> {
+    fn found(table: &Table<usize>, groups: &Members, of: [&str; WORDS], text: &str) -> Vec<usize> {
         let mut found = Vec::new();
-        table.find(groups, Some(words(word)), text, |item| found.push(item));
+        table.find(groups, of.map(|word| Some(words(word))), text, |item| found.push(item));
         found.sort_unstable();
         found
     }
@@ -155,17 +173,19 @@ mod tests {
     #[test]
     fn what_fits_is_found_and_nothing_else() {
         let keys = [
-            key(None, "", false),
-            key(Some("G"), "/a", false),
-            key(Some("P"), "/a", false),
-            key(None, "/a/b", true),
-            key(None, "/a/b/c", false),
-            key(Some("G"), "/a", true),
-            key(None, "/b", false),
-            key(Some("G"), "", false),
+            first(None, "", false),
+            first(Some("G"), "/a", false),
+            first(Some("P"), "/a", false),
+            first(None, "/a/b", true),
+            first(None, "/a/b/c", false),
+            first(Some("G"), "/a", true),
+            first(None, "/b", false),
+            first(Some("G"), "", false),
+            key([None, Some("h")], "", false),
+            key([Some("P"), Some("i")], "/a", false),
         ];
         let table = Table::new(keys.into_iter().zip(0..).map(|(key, item)| (7, key, item)).collect(), words);
-        let found = |word, text| found(&table, &groups(&[2, 7]), word, text);
+        let found = |word, text| found(&table, &groups(&[2, 7]), [word, "z"], text);
         assert_eq!(found("G", "/a"), [0, 1, 5, 7]);
         assert_eq!(found("P", "/a/b"), [0, 2, 3]);
         assert_eq!(found("P", "/a/b/cd"), [0, 2, 4]);
@@ -173,33 +193,43 @@ mod tests {
         assert_eq!(found("x", "/c"), [0]);
         assert_eq!(found("x", "/b\u{ff}"), [0, 6]);
         assert_eq!(found("x", ""), [0]);
+        let with_host = |word, host, text| super::tests::found(&table, &groups(&[7]), [word, host], text);
+        assert_eq!(with_host("x", "h", "/c"), [0, 8]);
+        assert_eq!(with_host("x", "i", "/a"), [0]);
+        assert_eq!(with_host("P", "i", "/a"), [0, 2, 9]);
         let mut none = 0;
-        table.find(&groups(&[7]), None, "/a", |_| none += 1);
+        table.find(&groups(&[7]), [None, None], "/a", |_| none += 1);
         assert_eq!(none, 1, "a method that no policy knows fits those that take any");
-        table.find(&groups(&[6, 8]), None, "/a", |_| panic!("another group's"));
-        Table::<usize>::new(Vec::new(), words).find(&groups(&[7]), None, "/a", |_| panic!("there is nothing"));
+        table.find(&groups(&[6, 8]), [None, None], "/a", |_| panic!("another group's"));
+        Table::<usize>::new(Vec::new(), words).find(&groups(&[7]), [None, None], "/a", |_| panic!("there is nothing"));
     }
 
     proptest! {
         #[test]
         fn a_table_finds_what_looking_at_each_key_finds(
-            keys in proptest::collection::vec((0u32..9, proptest::option::of("[GP]"), "[/ab]{0,3}", any::<bool>()), 0..200),
+            keys in proptest::collection::vec(
+                (0u32..9, proptest::option::of("[GP]"), proptest::option::of("[hi]"), "[/ab]{0,3}", any::<bool>()),
+                0..200,
+            ),
             texts in proptest::collection::vec("[/ab]{0,6}", 1..8),
             mine in proptest::collection::btree_set(0u32..9, 0..6),
-            word in "[GPX]",
+            (word, host) in ("[GPX]", "[hix]"),
         ) {
-            let keys: Vec<(u32, Key)> =
-                keys.iter().map(|(group, word, start, whole)| (*group, key(word.as_deref(), start, *whole))).collect();
+            let keyed = |(group, word, host, start, whole): &(u32, Option<String>, Option<String>, String, bool)| {
+                (*group, key([word.as_deref(), host.as_deref()], start, *whole))
+            };
+            let keys: Vec<(u32, Key)> = keys.iter().map(keyed).collect();
             let table = Table::new(keys.iter().cloned().zip(0..).map(|((group, key), at)| (group, key, at)).collect(), words);
             let members = groups(&mine.iter().copied().collect::<Vec<_>>());
             for text in texts {
                 let fits = |(group, key): &(u32, Key)| {
+                    let mut words = key.words.iter().zip([&word, &host]);
                     mine.contains(group)
-                        && key.word.as_deref().is_none_or(|want| want == word)
+                        && words.all(|(want, word)| want.as_deref().is_none_or(|want| want == word))
                         && if key.whole { text == *key.start } else { text.starts_with(&*key.start) }
                 };
                 let expected: Vec<usize> = (0..keys.len()).filter(|at| fits(&keys[*at])).collect();
-                prop_assert_eq!(found(&table, &members, &word, &text), expected);
+                prop_assert_eq!(found(&table, &members, [&word, &host], &text), expected);
             }
         }
     }

@@ -6,7 +6,9 @@ use crate::trial::{self, Get, Trial};
 fn narrowed(condition: &str) -> (Vec<usize>, Vec<Option<Vec<String>>>) {
     let Compiled { principals, ways, .. } = trial::when(condition).compiled;
     let say = |key: &Key| {
-        format!("{} {}{}", key.word.as_deref().unwrap_or("*"), key.start, if key.whole { "" } else { "..." })
+        let [method, host] = &key.words;
+        let host = host.as_ref().map(|host| format!("{host}:")).unwrap_or_default();
+        format!("{} {host}{}{}", method.as_deref().unwrap_or("*"), key.start, if key.whole { "" } else { "..." })
     };
     let keys = ways.iter().map(|way| way.keys.as_ref().map(|keys| keys.iter().map(say).collect())).collect();
     (principals.iter().collect(), keys)
@@ -77,6 +79,10 @@ fn methods_and_paths_become_keys() {
     for (condition, expected) in [
         ("context.method == \"GET\"", &["GET ..."][..]),
         ("context.path == \"/a\" && context.method == \"GET\"", &["GET /a"]),
+        ("context.host == \"h\"", &["* h:..."]),
+        ("context.host like \"h\" && context.path == \"/a\" && context.method == \"GET\"", &["GET h:/a"]),
+        ("context.host == \"h\" && context.host == \"i\"", &[]),
+        ("[\"h\", \"i\"].contains(context.host) && context.host != \"i\"", &["* h:...", "* i:..."]),
         ("context.path like \"/a/*\"", &["* /a/..."]),
         ("context.path like \"/a\"", &["* /a"]),
         ("context has first1 && context.first1 == \"/a\"", &["* /a..."]),

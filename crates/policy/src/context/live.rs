@@ -271,9 +271,10 @@ pub(crate) fn field(path: &[&str]) -> Option<Field> {
     let perhaps = |kind| Field { kind, always: false, lookup: None };
     let looked_up = |field: Field, lookup| Field { lookup: Some(lookup), ..field };
     Some(match *path {
-        ["method"] => looked_up(always(Kind::Text), Lookup::Word),
+        ["method"] => looked_up(always(Kind::Text), Lookup::Word(0)),
         ["path"] => looked_up(always(Kind::Text), Lookup::Text),
-        ["host" | "protocol"] => always(Kind::Text),
+        ["host"] => looked_up(always(Kind::Text), Lookup::Word(1)),
+        ["protocol"] => always(Kind::Text),
         ["depth" | "port"] => always(Kind::Long),
         ["breakGlass"] => always(Kind::Bool),
         ["sourceIp"] => perhaps(Kind::Ip),

@@ -72,6 +72,13 @@ impl Banned<'_> {
         text(&output)
     }
 
+    /// What `weft identity` shows; anybody may see it.
+    fn shown(&self, args: &[&str]) -> String {
+        let output = self.mesh.weft(&[&["identity"], args].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.web.log()).unwrap_or_default()
     }
@@ -156,7 +163,32 @@ fn whoever_is_banned_is_out_at_once_and_back_when_it_is_lifted() {
         if reply.status == 503 && reply.body.contains("IDENTITY_BANNED") { Ok(()) } else { Err(format!("{reply:?}")) }
     });
     let banned = Banned { mesh: &mesh, web: &web };
+    let name = format!("machine:{machine}");
+    let list = banned.shown(&["list", &name]);
+    assert!(list.contains("BANNED: the laptop was stolen") && list.contains(&serial), "{list}");
+    let all = banned.shown(&["list", "prod/web"]);
+    assert_eq!(all.matches("/ns/prod/sa/web ").count(), 2, "two machines of one service: {all}");
+    // What is shown says how it came to that.
+    let show = banned.shown(&["show", &name]);
+    for what in ["machine:", "is banned: the laptop was stolen", "attested", "by join token"] {
+        assert!(show.contains(what), "{what} is not in {show}");
+    }
     banned.lift(&["--machine", &machine]);
+    let log = banned.shown(&["log", &name]);
+    for (event, why) in [("banned", "the laptop was stolen"), ("unbanned", "")] {
+        let line = log.lines().find(|line| line.contains(&format!("  {event} ")) && line.contains(why));
+        assert!(line.is_some_and(|line| line.contains(&name)), "{event} is not in {log}");
+    }
+    let nobody = mesh.weft(&["identity", "show", "prod/nobody"]);
+    assert!(!nobody.status.success() && text(&nobody).contains("nobody is known as prod/nobody"), "{}", text(&nobody));
+    let metrics = curl::curl(&[&format!("http://{}/metrics", mesh.api)]).body;
+    for line in ["weft_identity_events_total{event=\"banned\"} 1", "weft_identity_records_lost_total 0"] {
+        assert!(metrics.lines().any(|have| have == line), "{line} is not in {metrics}");
+    }
+    // The log on disk has the same, and is for its owner.
+    let written = std::fs::read_to_string(mesh.state().join("identity.log")).expect("the identity log");
+    assert!(written.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{written}");
+    assert!(written.contains("\"event\":\"unbanned\"") && !written.contains("weft."), "{written}");
     // A single certificate: its machine gets another by itself.
     let (elapsed, outcome) = (start.elapsed(), load.stop());
     outcome.assert_clean(RATE, elapsed);

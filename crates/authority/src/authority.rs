@@ -20,7 +20,7 @@ use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
 
 use crate::error::AuthorityError;
-use crate::holders::{Holder, Holders};
+use crate::holders::{Certificate, Holder, Holders};
 use crate::jwt_keys;
 use crate::keys::{
     ATTEMPTS, Issuing, Published, TRUST, advance, certificate, from_base64, is_good, make_issuing, put_trust,
@@ -176,6 +176,11 @@ impl Authority {
         behind.into_iter().map(|(who, holder)| (who, holder.sequence, holder.ends)).collect()
     }
 
+    /// All certificates that live, with whom they were issued to.
+    pub fn certificates(&self, now: SystemTime) -> Vec<Certificate> {
+        self.holders.certificates(seconds(now))
+    }
+
     /// When the present issuing CA is to be replaced.
     pub fn next_rotation(&self) -> SystemTime {
         let issuing = self.issuing.load();
@@ -234,9 +239,18 @@ impl Authority {
     ///
     /// `false`: the root has just been followed by another, and this one may be forgotten before it was known that somebody lives by it. What
     /// was issued must not be handed out, but issued again.
-    pub(crate) fn hold(&self, holder: String, issued: &Issued, sequence: u64, now: SystemTime) -> bool {
-        let ends = seconds(now + issued.ttl);
-        self.holders.issued(holder, Holder { sequence, under: issued.under.clone(), ends }, seconds(now));
+    pub(crate) fn hold(
+        &self,
+        holder: String,
+        issued: &Issued,
+        machine: Option<&str>,
+        sequence: u64,
+        now: SystemTime,
+    ) -> bool {
+        let (under, serial) = (issued.under.clone(), issued.serial.clone());
+        let (since, ends) = (seconds(now), seconds(now + issued.ttl));
+        let machine = machine.map(str::to_owned);
+        self.holders.issued(holder, Holder { sequence, under, ends, since, serial, machine }, since);
         self.issuing.load().under == issued.under
     }
 
@@ -452,16 +466,16 @@ mod tests {
         // All steps at once, since nobody holds anything: the root is gone when the slow answer wants to leave.
         authority.advance(now).await.unwrap();
         assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != stolen));
-        assert!(!authority.hold("holder/slow".to_owned(), &early, 1, now));
+        assert!(!authority.hold("holder/slow".to_owned(), &early, None, 1, now));
         let again = issue();
-        assert!(again.under != stolen && authority.hold("holder/slow".to_owned(), &again, 3, now));
+        assert!(again.under != stolen && authority.hold("holder/slow".to_owned(), &again, None, 3, now));
         // One that was taken note of in time is waited for.
         let second = again.under.clone();
         authority.taint(Kind::X509, &second, "another").await.unwrap();
         authority.holds("holder/slow", u64::MAX);
         authority.advance(now).await.unwrap();
         assert!(authority.must_renew("holder/slow"), "it is told to, and the root stays until it has");
-        assert!(authority.hold("holder/slow".to_owned(), &issue(), 9, now));
+        assert!(authority.hold("holder/slow".to_owned(), &issue(), None, 9, now));
         authority.advance(now).await.unwrap();
         assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != second));
         assert!(!authority.must_renew("holder/slow"));

@@ -20,6 +20,8 @@ use weft_store::{Change, Event, Store, StoreError};
 use crate::trust::{Held, KeyId};
 
 const FOLDER: &str = "holder/";
+/// Stands for an identity in the key of a server.
+const SERVER: &str = "server";
 /// Changes are gathered for so long before they are written.
 const GATHER: Duration = Duration::from_millis(200);
 /// A server that has not said for so long that it lives is not waited for.
@@ -38,6 +40,43 @@ pub(crate) struct Holder {
     pub(crate) under: KeyId,
     /// The end of its certificate, seconds after the epoch.
     pub(crate) ends: u64,
+    /// When that was issued.
+    #[serde(default)]
+    pub(crate) since: u64,
+    /// Its number; empty of what an older version has issued.
+    #[serde(default)]
+    pub(crate) serial: String,
+    /// The machine that it was issued to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) machine: Option<String>,
+}
+
+/// A certificate that lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is.
+    pub identity: String,
+    /// What the workload calls itself, or the certificate's number where it does not say.
+    pub node: String,
+    /// The machine that it was issued to, if that proved itself.
+    pub machine: Option<String>,
+    /// Upper-case hexadecimal; empty of what an older version has issued.
+    pub serial: String,
+    /// The root that it was issued under.
+    pub root: KeyId,
+    /// The bundle that its holder has.
+    pub bundle: u64,
+    /// When it was issued, seconds after the epoch; 0 of what an older version has issued.
+    pub since: u64,
+    /// When it ends, likewise.
+    pub ends: u64,
+}
+
+impl Certificate {
+    /// Whether it should have been followed by another by now: that is tried from half of its life on.
+    pub fn is_late(&self, now: u64) -> bool {
+        self.since > 0 && now.saturating_sub(self.since) > self.ends.saturating_sub(self.since) / 4 * 3
+    }
 }
 
 /// All of them, by a key of their own.
@@ -71,8 +110,9 @@ impl Holders {
     /// This server, one of several, lives, has bundle `sequence` in force and issues under this root. Written after all that was issued under
     /// another before, so whoever reads this knows of those too.
     pub(crate) async fn beat(&self, server: &str, sequence: u64, under: &str, now: u64) -> Result<(), StoreError> {
-        let key = format!("{FOLDER}server {server}");
-        let holder = Holder { sequence, under: under.to_owned(), ends: now + SERVER_LIFE };
+        let key = format!("{FOLDER}{SERVER} {server}");
+        let (under, machine) = (under.to_owned(), None);
+        let holder = Holder { sequence, under, ends: now + SERVER_LIFE, since: now, serial: String::new(), machine };
         self.store.put(&key, serde_json::to_vec(&holder).expect("is JSON")).await?;
         self.known().holders.insert(key, holder);
         Ok(())
@@ -182,6 +222,26 @@ impl Holders {
         late.map(|(key, holder)| (key[FOLDER.len()..].to_owned(), holder.clone())).collect()
     }
 
+    /// All certificates that live, by identity and by what the workloads call themselves.
+    pub(crate) fn certificates(&self, now: u64) -> Vec<Certificate> {
+        let known = self.known();
+        let living = known.holders.iter().filter(|(_, holder)| holder.ends >= now);
+        let certificate = |(key, holder): (&String, &Holder)| {
+            let (identity, node) = key[FOLDER.len()..].split_once(' ')?;
+            (identity != SERVER).then(|| Certificate {
+                identity: identity.to_owned(),
+                node: node.to_owned(),
+                machine: holder.machine.clone(),
+                serial: holder.serial.clone(),
+                root: holder.under.clone(),
+                bundle: holder.sequence,
+                since: holder.since,
+                ends: holder.ends,
+            })
+        };
+        living.filter_map(certificate).collect()
+    }
+
     /// Wakes up when somebody holds more than before.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
@@ -239,7 +299,8 @@ mod tests {
     use super::*;
 
     fn holder(sequence: u64, under: &str, ends: u64) -> Holder {
-        Holder { sequence, under: under.into(), ends }
+        let machine = Some("cafe01".to_owned());
+        Holder { sequence, under: under.into(), ends, since: 1, serial: "0A".into(), machine }
     }
 
     #[tokio::test]
@@ -257,6 +318,14 @@ mod tests {
         holders.save(0).await.unwrap();
         let holders = Holders::open(store.clone()).await.unwrap();
         assert_eq!(holders.held(50), both);
+        holders.beat("one", 1, "a", 40).await.unwrap();
+        let living: Vec<(String, bool)> =
+            holders.certificates(51).into_iter().map(|one| (one.node.clone(), one.is_late(51))).collect();
+        assert_eq!(living, [("prod/web~1".to_owned(), false)], "no server, and nothing that has ended");
+        let [last] = &holders.certificates(99)[..] else { panic!("one lives") };
+        assert!(!last.is_late(73) && last.is_late(74) && last.identity == id.as_str() && last.serial == "0A");
+        holders.store.delete("holder/server one").await.unwrap();
+        holders.take_over().await.unwrap();
         assert_eq!(holders.behind(2, 50).len(), 1);
         holders.holds(&one, 3);
         holders.holds(&one, 2);

@@ -12,14 +12,17 @@ mod jwt_keys;
 mod keys;
 mod lives;
 mod machines;
+mod records;
 mod service;
 pub mod trust;
 
 pub use authority::{Authority, Issued, IssuedJwt, KeyProof};
 pub use bans::{BanError, BanList};
 pub use error::AuthorityError;
+pub use holders::Certificate;
 pub use join_tokens::{JoinTokens, TokenError};
 pub use keys::Published;
 pub use lives::Lives;
 pub use machines::{MachineError, Machines};
+pub use records::{Event, Record, Records};
 pub use service::{Admission, IdentityService, Registrar};

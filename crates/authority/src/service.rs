@@ -18,6 +18,7 @@ use crate::bans::BanList;
 use crate::holders;
 use crate::join_tokens::{JoinTokens, TokenError};
 use crate::machines::{MachineError, Machines};
+use crate::records::{Event, Record, Records};
 
 /// What the mesh grants a service that may have an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub struct IdentityService {
     tokens: JoinTokens,
     machines: Machines,
     bans: BanList,
+    records: Records,
     registrar: Arc<dyn Registrar>,
 }
 
@@ -74,9 +76,10 @@ impl IdentityService {
         tokens: JoinTokens,
         machines: Machines,
         bans: BanList,
+        records: Records,
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
-        IdentityServer::new(Self { authority, tokens, machines, bans, registrar })
+        IdentityServer::new(Self { authority, tokens, machines, bans, records, registrar })
     }
 
     /// Nothing is issued to whoever is banned, whatever they prove.
@@ -117,7 +120,13 @@ impl IdentityService {
     }
 
     /// Issues, and takes note of who has what, before anybody can use it.
-    fn issue(&self, key: &KeyProof, to: &Grantee<'_>, ttl: Duration) -> Result<Response<proto::SvidResponse>, Status> {
+    fn issue(
+        &self,
+        key: &KeyProof,
+        to: &Grantee<'_>,
+        ttl: Duration,
+        record: &mut Record,
+    ) -> Result<Response<proto::SvidResponse>, Status> {
         let Grantee { id, machine, node_id, now } = *to;
         self.authority.may_issue().map_err(|error| {
             tracing::warn!(%id, %error, "nothing is issued");
@@ -130,8 +139,11 @@ impl IdentityService {
             })?;
             let bundle = self.authority.bundle();
             let holder = holders::key(id, node_id, &issued.serial);
-            if self.authority.hold(holder, &issued, bundle.sequence(), now) {
-                self.registrar.issued(id, node_id, now + issued.ttl);
+            if self.authority.hold(holder, &issued, machine, bundle.sequence(), now) {
+                let end = now + issued.ttl;
+                self.registrar.issued(id, node_id, end);
+                record.serial.clone_from(&issued.serial);
+                record.expires = Some(end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs());
                 return Ok(Response::new(proto::SvidResponse {
                     chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
                     bundle: Some(wire::bundle_to_proto(&bundle)),
@@ -141,7 +153,7 @@ impl IdentityService {
         }
     }
 
-    /// Redeems a join token, and enrols the machine that came with it.
+    /// Redeems a join token, which comes back, and enrols the machine that came with it.
     async fn join(
         &self,
         token: &str,
@@ -149,7 +161,7 @@ impl IdentityService {
         key: &KeyProof,
         machine: Option<&MachineId>,
         now: SystemTime,
-    ) -> Result<(), Status> {
+    ) -> Result<JoinToken, Status> {
         let token: JoinToken = token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
         if let Some(machine) = machine {
             self.machines.may_enrol(machine, service).await.map_err(refuse_machine)?;
@@ -162,19 +174,23 @@ impl IdentityService {
             self.machines.enrol(machine, service, now).await.map_err(refuse_machine)?;
         }
         tracing::info!(%service, machine, ?token, "attested by join token");
-        Ok(())
+        Ok(token)
     }
-}
 
-#[tonic::async_trait]
-impl Identity for IdentityService {
-    async fn attest(&self, request: Request<proto::AttestRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+    async fn attested(
+        &self,
+        request: Request<proto::AttestRequest>,
+        record: &mut Record,
+    ) -> Result<Response<proto::SvidResponse>, Status> {
         let binding = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.binding);
         let request = request.into_inner();
         let service: ServiceName =
             request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        record.who = SpiffeId::for_service(self.authority.trust_domain(), &service).to_string();
+        record.node = cut(&request.node_id);
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let machine = proved_machine(&request, binding.as_ref(), &service)?;
+        record.machine.clone_from(&machine);
         let (id, admission) = self.admit(&service)?;
         self.not_banned(&id, machine.as_deref(), "")?;
         let now = SystemTime::now();
@@ -187,25 +203,29 @@ impl Identity for IdentityService {
                 refuse_machine(error)
             })?;
             tracing::info!(%id, machine, "came back by the key of its machine");
+            "by the key of its machine".clone_into(&mut record.reason);
         } else {
-            self.join(&request.join_token, &service, &key, machine.as_ref(), now).await?;
+            let token = self.join(&request.join_token, &service, &key, machine.as_ref(), now).await?;
+            record.reason = format!("by join token {}", token.id());
         }
-        self.issue(
-            &key,
-            &Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now },
-            admission.ttl,
-        )
+        let to = Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now };
+        self.issue(&key, &to, admission.ttl, record)
     }
 
-    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+    async fn renewed(
+        &self,
+        request: Request<proto::RenewRequest>,
+        record: &mut Record,
+    ) -> Result<Response<proto::SvidResponse>, Status> {
         let peer = peer(&request)?;
-        let shown = request.extensions().get::<ConnectPeer>().cloned().unwrap_or_default();
-        let machine = shown.machine;
+        let ConnectPeer { machine, serial, .. } =
+            request.extensions().get::<ConnectPeer>().cloned().unwrap_or_default();
         let request = request.into_inner();
+        record.node = cut(&request.node_id);
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (service, admission) = self.admit_peer(&peer)?;
         let id = peer;
-        self.not_banned(&id, machine.as_deref(), &shown.serial)?;
+        self.not_banned(&id, machine.as_deref(), &serial)?;
         let now = SystemTime::now();
         if let Some(machine) = &machine {
             self.machines.seen(machine, &service, admission.machine_life, now).await.map_err(|error| {
@@ -214,14 +234,15 @@ impl Identity for IdentityService {
             })?;
         }
         let to = Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now };
-        let answer = self.issue(&key, &to, admission.ttl)?;
+        let answer = self.issue(&key, &to, admission.ttl, record)?;
         tracing::debug!(%id, ttl_seconds = answer.get_ref().ttl_seconds, "renewed");
         Ok(answer)
     }
 
-    async fn issue_jwt(
+    async fn jwt_issued(
         &self,
         request: Request<proto::IssueJwtRequest>,
+        record: &mut Record,
     ) -> Result<Response<proto::IssueJwtResponse>, Status> {
         let peer = peer(&request)?;
         let ConnectPeer { machine, expires: ends, serial, .. } =
@@ -246,7 +267,36 @@ impl Identity for IdentityService {
         })?;
         tracing::debug!(id = %peer, audience = ?audience.values(), kid = issued.kid, "issued a JWT-SVID");
         let expires = issued.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        record.expires = Some(expires);
+        record.reason = format!("for {}, signed by {}", audience.values().join(", "), issued.kid);
         Ok(Response::new(proto::IssueJwtResponse { token: issued.token, expires }))
+    }
+}
+
+#[tonic::async_trait]
+impl Identity for IdentityService {
+    async fn attest(&self, request: Request<proto::AttestRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let mut record = Record::of(Event::Attested, cut(&request.get_ref().service));
+        let answer = self.attested(request, &mut record).await;
+        self.records.write(record.ended(&answer));
+        answer
+    }
+
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::SvidResponse>, Status> {
+        let mut record = shown(Event::Renewed, &request);
+        let answer = self.renewed(request, &mut record).await;
+        self.records.write(record.ended(&answer));
+        answer
+    }
+
+    async fn issue_jwt(
+        &self,
+        request: Request<proto::IssueJwtRequest>,
+    ) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        let mut record = shown(Event::JwtIssued, &request);
+        let answer = self.jwt_issued(request, &mut record).await;
+        self.records.write(record.ended(&answer));
+        answer
     }
 
     type FollowStream = ReceiverStream<Result<proto::Trust, Status>>;
@@ -326,6 +376,18 @@ fn peer<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
     request.extensions().get::<ConnectPeer>().and_then(|peer| peer.id.clone()).ok_or_else(|| {
         Status::unauthenticated("this call needs a client certificate of the mesh; attest with a join token first")
     })
+}
+
+/// What is about to happen to whoever has shown the certificate of this connection.
+fn shown<T>(event: Event, request: &Request<T>) -> Record {
+    let peer = request.extensions().get::<ConnectPeer>().cloned().unwrap_or_default();
+    let who = peer.id.map_or_else(|| "somebody without a certificate".to_owned(), |id| id.to_string());
+    Record { machine: peer.machine, serial: peer.serial, ..Record::of(event, who) }
+}
+
+/// What a stranger says, as far as it is recorded.
+fn cut(said: &str) -> String {
+    said.chars().take(256).collect()
 }
 
 /// The machine whose key has signed for this request on this connection, if one has.

@@ -27,7 +27,8 @@ use crate::hub::Hub;
 use crate::identities::Identities;
 use crate::metrics::Gauges;
 use crate::status::{
-    ApiError, BreakGlassStatus, ChangeState, ChangeStatus, EndpointStatus, MeshStatus, ServiceStatus, unix_seconds,
+    ApiError, BreakGlassStatus, CertificateStatus, ChangeState, ChangeStatus, EndpointStatus, MeshStatus,
+    ServiceStatus, unix_seconds,
 };
 
 const INDEX: &str = include_str!("../../../ui/index.html");
@@ -105,6 +106,8 @@ impl Api {
             "/api/status" => json(StatusCode::OK, &self.status()),
             "/api/proxies" => json(StatusCode::OK, &self.hub.state().proxies()),
             "/api/identity" => self.trust(),
+            "/api/identities" => self.certificates(),
+            "/api/identity/records" => self.records(request.uri().query().unwrap_or_default()),
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),
             "/healthz" => page("ok\n", "text/plain; charset=utf-8"),
@@ -135,9 +138,14 @@ impl Api {
     }
 
     fn status(&self) -> MeshStatus {
+        let late = self.identities.certificates().unwrap_or_default().into_iter().filter(|one| one.late);
+        let late: Vec<CertificateStatus> = late.collect();
+        let mut warnings = self.identities.warnings();
         let state = self.hub.state();
+        warnings.extend(identity::late(&late, &state.proxies(), unix_seconds(SystemTime::now())));
         let history = state.tracker.history();
         let mut status = MeshStatus {
+            warnings,
             serving: history.iter().find(|change| state.open && change.state != ChangeState::Refused).cloned(),
             refused: state.refused.clone(),
             git_error: state.git_error.clone(),
@@ -231,7 +239,10 @@ impl Api {
             uptime_seconds: self.started.elapsed().as_secs(),
             root_expiry: self.identities.root_expiry(),
         };
-        self.hub.metrics.render(gauges)
+        let mut text = self.hub.metrics.render(gauges);
+        drop(state);
+        text += &self.identity_metrics();
+        text
     }
 }
 

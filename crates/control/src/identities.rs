@@ -4,11 +4,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use weft_authority::trust::{Key, Kind, Phase};
-use weft_authority::{Authority, AuthorityError, BanError, BanList, JoinTokens};
+use weft_authority::{Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records};
+use weft_identity::bans::Leaf;
 use weft_identity::{Ban, Banned};
 use weft_model::{ServiceName, SpiffeId};
 
-use crate::status::{BanStatus, BehindStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus, unix_seconds};
+use crate::status::{
+    BanStatus, BehindStatus, CertificateStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus, unix_seconds,
+};
+
+/// What should have happened so long ago has failed, and more than once.
+const OVERDUE: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Default)]
@@ -18,6 +24,7 @@ struct Open {
     tokens: JoinTokens,
     bans: BanList,
     authority: Arc<Authority>,
+    records: Records,
 }
 
 /// Why somebody was not banned, or still is.
@@ -44,8 +51,8 @@ pub(crate) enum RotateError {
 
 impl Identities {
     /// From now on they are there.
-    pub(crate) fn open(&self, tokens: JoinTokens, bans: BanList, authority: Arc<Authority>) {
-        let _ = self.0.set(Open { tokens, bans, authority }); // once: see `ControlPlane::serve`
+    pub(crate) fn open(&self, tokens: JoinTokens, bans: BanList, authority: Arc<Authority>, records: Records) {
+        let _ = self.0.set(Open { tokens, bans, authority, records }); // once: see `ControlPlane::serve`
     }
 
     fn authority(&self) -> Option<&Arc<Authority>> {
@@ -54,10 +61,13 @@ impl Identities {
 
     /// A token that may become `service` once within `ttl`, or why not.
     pub(crate) async fn join_token(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String> {
-        let Open { tokens, authority, .. } = self.0.get().ok_or("the control plane is still starting")?;
+        let Open { tokens, authority, records, .. } = self.0.get().ok_or("the control plane is still starting")?;
         let now = SystemTime::now();
         let token = tokens.create(service, authority.pin(), ttl, now).await.map_err(|error| error.to_string())?;
         tracing::info!(%service, ?ttl, ?token, "join token made");
+        let id = SpiffeId::for_service(authority.trust_domain(), service);
+        let made = Record::of(Event::TokenMade, id.to_string()).because(format!("join token {}", token.id()));
+        records.write(Record { expires: Some(unix_seconds(now + ttl)), ..made });
         Ok(JoinTokenAnswer { token: token.text(), service: service.to_string(), expires_at: unix_seconds(now + ttl) })
     }
 
@@ -71,9 +81,83 @@ impl Identities {
         self.0.get().map(|open| status(&open.authority, &open.bans))
     }
 
+    /// Every certificate that lives.
+    pub(crate) fn certificates(&self) -> Option<Vec<CertificateStatus>> {
+        let Open { authority, bans, .. } = self.0.get()?;
+        let (now, bans) = (SystemTime::now(), bans.published().borrow().clone());
+        let status = |certificate: Certificate| {
+            let leaf = Leaf {
+                id: certificate.identity.parse().ok()?,
+                serial: certificate.serial.clone(),
+                machine: certificate.machine.clone(),
+            };
+            Some(CertificateStatus {
+                late: certificate.is_late(unix_seconds(now)),
+                banned: bans.of(&leaf).map(|ban| ban.reason.clone()),
+                identity: certificate.identity,
+                node: certificate.node,
+                machine: certificate.machine,
+                serial: certificate.serial,
+                root: certificate.root,
+                bundle: certificate.bundle,
+                issued_at: certificate.since,
+                expires_at: certificate.ends,
+            })
+        };
+        Some(authority.certificates(now).into_iter().filter_map(status).collect())
+    }
+
+    /// The youngest records, of somebody or of all: of a service by its name, or as [`Record::is_about`] has it.
+    pub(crate) fn records(&self, who: Option<&str>, most: usize) -> Option<Vec<Record>> {
+        let Open { authority, records, .. } = self.0.get()?;
+        let who = who.map(|who| match who.parse::<ServiceName>() {
+            Ok(service) => SpiffeId::for_service(authority.trust_domain(), &service).to_string(),
+            Err(_) => who.to_owned(),
+        });
+        Some(records.recent(most, |record| who.as_ref().is_none_or(|who| record.is_about(who))))
+    }
+
+    /// How often each event has happened, and how many records were lost.
+    pub(crate) fn recorded(&self) -> Option<(Vec<(Event, u64)>, u64)> {
+        self.0.get().map(|open| (open.records.counts(), open.records.lost()))
+    }
+
+    /// What runs out, or is about to, without anybody having done anything about it.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let Some(Open { authority, .. }) = self.0.get() else { return Vec::new() };
+        let now = SystemTime::now();
+        let mut warnings = Vec::new();
+        if let Err(error) = authority.may_issue() {
+            warnings.push(format!("nothing is issued: {error}"));
+        }
+        let overdue = now.duration_since(authority.next_rotation()).unwrap_or_default();
+        if overdue >= OVERDUE {
+            let hours = overdue.as_secs() / 3600;
+            warnings.push(format!("the issuing CA should have been replaced {hours} h ago: see the server's log"));
+        }
+        let published = authority.published().borrow().clone();
+        for (kind, keys) in [("root", published.trust.x509.keys()), ("JWT key", published.trust.jwt.keys())] {
+            let signs = keys.iter().filter(|key| matches!(key.phase, Phase::Active { .. }));
+            for key in signs.filter(|key| ends_soon(key, unix_seconds(now))) {
+                let id = &key.id;
+                warnings.push(format!(
+                    "{kind} {id} still signs in the last quarter of its life: `weft identity tree` shows who it waits for"
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// To be called before the process ends.
+    pub(crate) fn flush(&self) {
+        if let Some(open) = self.0.get() {
+            open.records.flush();
+        }
+    }
+
     /// Bans, with a reason, or lifts a ban: of a service by its name, or of whom a [`Banned`] names.
     pub(crate) async fn ban(&self, who: &str, reason: Option<&str>) -> Result<TrustStatus, BanProblem> {
-        let Open { bans, authority, .. } = self.0.get().ok_or(BanProblem::Starting)?;
+        let Open { bans, authority, records, .. } = self.0.get().ok_or(BanProblem::Starting)?;
         let banned = match who.parse::<ServiceName>() {
             Ok(service) => Banned::Identity(SpiffeId::for_service(authority.trust_domain(), &service)),
             Err(_) => who.parse().map_err(BanProblem::Refused)?,
@@ -86,12 +170,16 @@ impl Identities {
                 authority.trust_domain()
             )));
         }
-        let done = match reason {
-            Some(reason) => bans.ban(banned, reason, &authority.own_id(), SystemTime::now()).await,
-            None => bans.lift(&banned).await,
+        let name = banned.to_string();
+        let (done, event) = match reason {
+            Some(reason) => (bans.ban(banned, reason, &authority.own_id(), SystemTime::now()).await, Event::Banned),
+            None => (bans.lift(&banned).await, Event::Unbanned),
         };
         match done {
-            Ok(()) => Ok(status(authority, bans)),
+            Ok(()) => {
+                records.write(Record::of(event, name).because(reason.unwrap_or_default()));
+                Ok(status(authority, bans))
+            }
             Err(error @ (BanError::TooMany | BanError::ControlPlane)) => Err(BanProblem::Refused(error.to_string())),
             Err(error @ BanError::Unknown(_)) => Err(BanProblem::Unknown(error.to_string())),
             Err(error @ BanError::Store(_)) => Err(BanProblem::Failed(error.to_string())),
@@ -105,7 +193,7 @@ impl Identities {
         reason: &str,
         compromised: Option<&str>,
     ) -> Result<TrustStatus, RotateError> {
-        let Open { bans, authority, .. } = self.0.get().ok_or(RotateError::Starting)?;
+        let Open { bans, authority, records, .. } = self.0.get().ok_or(RotateError::Starting)?;
         let begun = match compromised {
             Some(key) => authority.taint(kind_of(authority, key), key, reason).await,
             None => authority.rotate(kind, reason).await,
@@ -115,8 +203,16 @@ impl Identities {
             other => RotateError::Failed(other.to_string()),
         })?;
         tracing::info!(reason, ?kind, compromised, "a rotation was asked for");
+        let what = compromised.unwrap_or(if kind == Kind::Jwt { "JWT keys" } else { "roots" });
+        records.write(Record::of(Event::Key, what).because(format!("a rotation was asked for: {reason}")));
         Ok(status(authority, bans))
     }
+}
+
+/// It should have been followed by another at half of its life.
+fn ends_soon(key: &Key, now: u64) -> bool {
+    let life = key.not_after.saturating_sub(key.not_before);
+    now.saturating_sub(key.not_before) > life / 4 * 3
 }
 
 /// Whether it is a key for JWT-SVIDs that is called so; else it is taken for a root.

@@ -98,6 +98,39 @@ pub(crate) struct Gauges {
     pub(crate) root_expiry: u64,
 }
 
+/// What is counted of identities; nothing before the first commit.
+pub(crate) struct IdentityCounts {
+    /// How often each event has happened, by its name.
+    pub(crate) events: Vec<(&'static str, u64)>,
+    /// Records that the disk did not take.
+    pub(crate) lost: u64,
+    /// Certificates that live, and those that should have been renewed by now.
+    pub(crate) living: usize,
+    pub(crate) late: usize,
+    /// When the first of those that live ends, seconds since the Unix epoch; 0 if there are none.
+    pub(crate) first_end: u64,
+}
+
+impl IdentityCounts {
+    /// Prometheus text format 0.0.4.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        let out = &mut text;
+        let name = "weft_identity_events_total";
+        header(out, name, "What became of identities since the start, by event.", "counter");
+        for (event, count) in &self.events {
+            let _ = writeln!(out, "{name}{{event=\"{event}\"}} {count}");
+        }
+        counter(out, "weft_identity_records_lost_total", "Records that the disk did not take.", self.lost);
+        gauge(out, "weft_identity_certificates", "Certificates that live.", self.living as f64);
+        let late = "Certificates in the last quarter of their life, which should have been renewed.";
+        gauge(out, "weft_identity_certificates_late", late, self.late as f64);
+        let first = "When the first certificate that lives ends, seconds since the Unix epoch.";
+        gauge(out, "weft_identity_first_expiry_timestamp", first, self.first_end as f64);
+        text
+    }
+}
+
 impl Metrics {
     /// Prometheus text format 0.0.4.
     pub(crate) fn render(&self, gauges: Gauges) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines};
+use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines, Records};
 use weft_decision_log::{DecisionLog, PlainText};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{EtcdAddress, EtcdFiles, Store, StoreError};
@@ -205,15 +205,19 @@ impl ControlPlane {
         if self.store.is_shared() {
             tokio::spawn(bans.clone().follow());
         }
-        self.identities.open(tokens.clone(), bans.clone(), authority.clone());
+        let records = Records::open(&self.config.state)
+            .map_err(|source| ControlError::State { folder: self.config.state.clone(), source })?;
+        tokio::spawn(records.clone().follow(authority.published()));
+        self.identities.open(tokens.clone(), bans.clone(), authority.clone(), records.clone());
 
         let config = tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]);
         let connections = serve_tls(listener, config, identity.clone());
         let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
+        let machines = Machines::new(self.store.clone());
         let server = server_builder()
             .add_service(ads.ads())
-            .add_service(IdentityService::server(authority, tokens, Machines::new(self.store.clone()), bans, registrar))
+            .add_service(IdentityService::server(authority, tokens, machines, bans, records, registrar))
             .serve_with_incoming(connections);
         tokio::spawn(async move {
             if let Err(error) = server.await {
@@ -230,6 +234,7 @@ impl ControlPlane {
 
     /// Writes the state of this moment for the next start: to be called before the process ends.
     pub fn save(&self) {
+        self.identities.flush();
         if let Err(error) = self.saved.save(&self.hub) {
             tracing::warn!(%error, "endpoints and certificates' ends were not saved; the next start begins with older ones");
         }

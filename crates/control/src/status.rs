@@ -23,6 +23,9 @@ pub struct MeshStatus {
     pub git_error: Option<String>,
     /// That the glass is broken.
     pub break_glass: Option<BreakGlassStatus>,
+    /// What runs out soon because something that should have happened by itself has not, a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Every service of the serving commit.
     pub services: Vec<ServiceStatus>,
     /// Proxies by state.
@@ -335,6 +338,37 @@ pub struct TrustStatus {
     /// Who is not taken any more.
     #[serde(default)]
     pub bans: Vec<BanStatus>,
+}
+
+/// `GET /api/identity/records`: one line of the identity log.
+pub use weft_authority::{Event as IdentityEvent, Record as IdentityRecord};
+
+/// `GET /api/identities`: one certificate that lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// Its SPIFFE ID.
+    pub identity: String,
+    /// What the workload calls itself, or the certificate's number where it does not say.
+    pub node: String,
+    /// The machine that it was issued to, if that proved itself.
+    #[serde(default)]
+    pub machine: Option<String>,
+    /// Its number, upper-case hexadecimal; empty of what an older version has issued.
+    pub serial: String,
+    /// The root that it was issued under.
+    pub root: String,
+    /// The sequence of the bundle that its holder has.
+    pub bundle: u64,
+    /// When it was issued; 0 of what an older version has issued.
+    pub issued_at: u64,
+    /// When it ends.
+    pub expires_at: u64,
+    /// It should have been renewed by now: three quarters of its life are over.
+    #[serde(default)]
+    pub late: bool,
+    /// Why its holder is banned, if it is.
+    #[serde(default)]
+    pub banned: Option<String>,
 }
 
 /// A ban.

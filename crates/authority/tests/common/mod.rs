@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use weft_authority::{
-    Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Registrar,
+    Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Records, Registrar,
 };
 use weft_identity::proto::PlainTextReport;
 use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
@@ -124,8 +124,15 @@ impl Server {
             let bans = BanList::open(machines.clone()).await.unwrap();
             tokio::spawn(bans.clone().enforce(live.clone()));
             let (machines, own) = (Machines::new(machines), live.clone());
-            let service =
-                IdentityService::server(authority.clone(), tokens.clone(), machines, bans.clone(), intent.clone());
+            let records = Records::open(&folder).unwrap();
+            let service = IdentityService::server(
+                authority.clone(),
+                tokens.clone(),
+                machines,
+                bans.clone(),
+                records,
+                intent.clone(),
+            );
             let router = tonic::transport::Server::builder().add_service(service);
             tokio::spawn(async move {
                 router.serve_with_incoming(serve_tls(listener, config, own)).await.unwrap();

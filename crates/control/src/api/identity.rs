@@ -10,8 +10,14 @@ use weft_model::time::length;
 
 use super::{Answer, Api, body, error, json};
 use crate::identities::{BanProblem, RotateError};
-use crate::status::{BanRequest, JoinTokenRequest, RotateRequest};
+use crate::metrics::IdentityCounts;
+use crate::status::{BanRequest, CertificateStatus, JoinTokenRequest, ProxyStatus, RotateRequest};
 
+/// The most records of one answer, and how many there are in one by default.
+const MOST_RECORDS: usize = 4_096;
+const RECORDS: usize = 100;
+/// The most workloads that are warned of one by one.
+const NAMED: usize = 10;
 /// A reason is a sentence or two.
 const MAX_REASON: usize = 1000;
 
@@ -22,6 +28,49 @@ impl Api {
             Some(trust) => json(StatusCode::OK, &trust),
             None => self.ready(),
         }
+    }
+
+    /// Every certificate that lives.
+    pub(super) fn certificates(&self) -> Answer {
+        match self.identities.certificates() {
+            Some(certificates) => json(StatusCode::OK, &certificates),
+            None => self.ready(),
+        }
+    }
+
+    /// What became of somebody, or of all: `?who=prod/web&limit=20`.
+    pub(super) fn records(&self, query: &str) -> Answer {
+        let (mut who, mut limit) = (None, RECORDS);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match (&*name, value.parse()) {
+                ("who", _) => who = Some(value.into_owned()),
+                ("limit", Ok(most @ 1..=MOST_RECORDS)) => limit = most,
+                _ => {
+                    let text = format!("`{name}={value}` cannot be asked for");
+                    let hint = "who is a service, a SPIFFE ID, serial:HEX, machine:NAME or the id of a key; limit is 1 to 4096";
+                    return error(StatusCode::BAD_REQUEST, &text, hint);
+                }
+            }
+        }
+        match self.identities.records(who.as_deref(), limit) {
+            Some(records) => json(StatusCode::OK, &records),
+            None => self.ready(),
+        }
+    }
+
+    /// What a scrape shows of identities.
+    pub(super) fn identity_metrics(&self) -> String {
+        let (Some((events, lost)), Some(living)) = (self.identities.recorded(), self.identities.certificates()) else {
+            return String::new();
+        };
+        let counts = IdentityCounts {
+            events: events.into_iter().map(|(event, count)| (event.name(), count)).collect(),
+            lost,
+            living: living.len(),
+            late: living.iter().filter(|one| one.late).count(),
+            first_end: living.iter().map(|one| one.expires_at).min().unwrap_or(0),
+        };
+        counts.render()
     }
 
     /// A token with which a workload becomes a service.
@@ -123,6 +172,21 @@ impl Api {
     }
 }
 
+/// Who is connected and should have renewed its certificate by now. Who is not has perhaps ended, and needs none.
+pub(super) fn late(late: &[CertificateStatus], proxies: &[ProxyStatus], now: u64) -> Vec<String> {
+    let is_there = |node: &str| proxies.iter().any(|proxy| proxy.connected && proxy.node == node);
+    let late: Vec<&CertificateStatus> = late.iter().filter(|one| is_there(&one.node)).collect();
+    let warning = |one: &&CertificateStatus| {
+        let left = one.expires_at.saturating_sub(now);
+        format!("{} has not renewed its certificate, which ends in {left} s: see its log", one.node)
+    };
+    let mut warnings: Vec<String> = late.iter().take(NAMED).map(warning).collect();
+    if let Some(more @ 1..) = late.len().checked_sub(NAMED) {
+        warnings.push(format!("{more} more have not renewed their certificates"));
+    }
+    warnings
+}
+
 /// One that is fit to be read by others.
 fn reason(given: &str) -> Result<&str, Box<Answer>> {
     let reason = given.trim();
@@ -131,4 +195,35 @@ fn reason(given: &str) -> Result<&str, Box<Answer>> {
         return Err(Box::new(error(StatusCode::BAD_REQUEST, "a reason is one line of 1 to 1000 bytes", hint)));
     }
     Ok(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_late_and_still_there_is_warned_of() {
+        let certificate = |node: String| CertificateStatus {
+            identity: "spiffe://acme.internal/ns/prod/sa/web".into(),
+            node,
+            machine: None,
+            serial: "0A".into(),
+            root: "aa".into(),
+            bundle: 1,
+            issued_at: 0,
+            expires_at: 130,
+            late: true,
+            banned: None,
+        };
+        let proxy = |node: &str, connected| ProxyStatus { node: node.into(), connected, ..ProxyStatus::default() };
+        let two = [certificate("prod/web~1".into()), certificate("prod/web~2".into())];
+        let proxies = [proxy("prod/web~1", true), proxy("prod/web~2", false)];
+        let expected = "prod/web~1 has not renewed its certificate, which ends in 30 s: see its log";
+        assert_eq!(late(&two, &proxies, 100), [expected]);
+        let many: Vec<CertificateStatus> = (0..12).map(|n| certificate(format!("n{n}"))).collect();
+        let proxies: Vec<ProxyStatus> = many.iter().map(|one| proxy(&one.node, true)).collect();
+        let told = late(&many, &proxies, 100);
+        assert_eq!((told.len(), &*told[10]), (11, "2 more have not renewed their certificates"));
+        assert!(late(&[], &proxies, 100).is_empty());
+    }
 }

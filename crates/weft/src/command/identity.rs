@@ -2,6 +2,7 @@
 
 mod bans;
 mod keys;
+mod shown;
 
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -22,6 +23,12 @@ pub(crate) enum Identity {
     /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine, as its user
     #[command(alias = "token")]
     JoinToken(JoinTokenArgs),
+    /// Show who has a certificate that lives, until when, and who is late or banned
+    List(shown::ListArgs),
+    /// Show the certificates of one service, machine or serial number, and what became of it last
+    Show(shown::ShowArgs),
+    /// Show what became of identities: tokens, attestations, renewals, refusals, bans and keys
+    Log(shown::LogArgs),
     /// Show the roots that the mesh vouches with, and who does not hold the newest bundle yet
     Tree(keys::TreeArgs),
     /// Replace the root, by plan or because its key is in wrong hands, while calls go on. Run it on the control plane's machine, as its user
@@ -77,6 +84,9 @@ pub(crate) struct FetchArgs {
 pub(crate) async fn run(command: Identity) -> Result<()> {
     match command {
         Identity::JoinToken(args) => join_token(args).await,
+        Identity::List(args) => shown::list(args).await,
+        Identity::Show(args) => shown::show(args).await,
+        Identity::Log(args) => shown::log(args).await,
         Identity::Tree(args) => keys::tree(args).await,
         Identity::Rotate(args) => keys::rotate(args).await,
         Identity::Ban(args) => bans::ban(args).await,

@@ -116,6 +116,9 @@ async fn mesh(api: &Api, format: Format) -> Result<ExitCode> {
     if let Some(error) = &status.git_error {
         say(format_args!("the repository cannot be read: {error}\n"));
     }
+    for warning in &status.warnings {
+        say(format_args!("WARNING: {}\n", shown(warning)));
+    }
     if let Some(refused) = &status.refused {
         say(format_args!(
             "\nthe newest commit {} \"{}\" is refused:\n",

@@ -64,6 +64,7 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     report.line("another root follows under traffic, no call fails", identity::another_root(mesh).await);
     report.line("a root in wrong hands is out in seconds, no call fails", identity::stolen_root(mesh).await);
     report.line("a banned service is out within 2 s, the others go on", identity::banned(mesh).await);
+    report.line("what became of it is on record", identity::recorded(mesh).await);
     let steps = [
         ("the same calls with Envoy beside prod/board", "prod/board"),
         ("the same calls with Envoy on both sides", "prod/web"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use http::StatusCode;
 use serde_json::Value;
-use weft_control::status::{BanRequest, RootState, RotateRequest, TrustStatus};
+use weft_control::status::{BanRequest, IdentityEvent, IdentityRecord, RootState, RotateRequest, TrustStatus};
 
 use super::expect;
 use crate::http::{Connection, get};
@@ -88,6 +88,21 @@ pub(super) async fn banned(mesh: &LocalMesh) -> Result<String> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(format!("out after {took:.1} s, {calls} calls to the board, 0 failed; back when the ban was lifted"))
+}
+
+/// The ledger's way, as the identity log has it.
+pub(super) async fn recorded(mesh: &LocalMesh) -> Result<String> {
+    let records: Vec<IdentityRecord> = mesh.api.get("/api/identity/records?who=shared/ledger&limit=4096").await?;
+    let first = |wanted: IdentityEvent| {
+        let found = records.iter().find(|record| record.event == wanted);
+        found.with_context(|| format!("there is no record of `{}` in {records:?}", wanted.name()))
+    };
+    let (attested, banned) = (first(IdentityEvent::Attested)?, first(IdentityEvent::Banned)?);
+    let lifted = first(IdentityEvent::Unbanned)?;
+    ensure!(attested.reason.starts_with("by join token"), "it was attested {}", attested.reason);
+    ensure!(banned.reason == "the tour" && banned.time <= lifted.time, "{banned:?}, {lifted:?}");
+    let machine = attested.machine.as_deref().unwrap_or("unknown");
+    Ok(format!("attested {} on machine {machine}, banned for \"{}\", taken back", attested.reason, banned.reason))
 }
 
 /// Whether the board reaches it. Whoever does not is told why.

@@ -13,6 +13,8 @@ use crate::status::ProxyStatus;
 
 /// How long one that has run out is told of: somebody should have seen it after a day.
 const KEEP: u64 = 24 * 3600;
+/// Between two looks for those that are forgotten, in seconds: a look is at all of them, and certificates are issued by the thousand.
+const SWEEP: u64 = 60;
 /// The most nodes that are remembered.
 const MOST: usize = 65_536;
 /// What is said of a node whose certificate has run out.
@@ -33,12 +35,14 @@ pub(crate) struct Certificate {
 #[derive(Debug, Default)]
 pub(crate) struct Issued {
     nodes: BTreeMap<Arc<str>, Certificate>,
+    /// When those were last forgotten that ended long ago.
+    swept: u64,
 }
 
 impl Issued {
     /// What an earlier run of the control plane knew.
     pub(crate) fn restore(saved: BTreeMap<Arc<str>, Certificate>) -> Self {
-        Self { nodes: saved }
+        Self { nodes: saved, swept: 0 }
     }
 
     /// What is to be saved.
@@ -52,8 +56,11 @@ impl Issued {
         if !crate::node::is_of(node, &service) {
             return false;
         }
-        let ended_lately = |certificate: &mut Certificate| now.saturating_sub(certificate.not_after) < KEEP;
-        self.nodes.retain(|_, certificate| ended_lately(certificate));
+        if now.saturating_sub(self.swept) >= SWEEP {
+            let ended_lately = |certificate: &mut Certificate| now.saturating_sub(certificate.not_after) < KEEP;
+            self.nodes.retain(|_, certificate| ended_lately(certificate));
+            self.swept = now;
+        }
         if self.nodes.len() >= MOST && !self.nodes.contains_key(node) {
             return false;
         }

@@ -1,9 +1,11 @@
 //! How sidecars, their apps and commands begin and end.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use weft_tests::mesh::Mesh;
 use weft_tests::sidecar::{Sidecar, Spec};
 use weft_tests::{peers, ports, wait};
@@ -95,4 +97,31 @@ fn a_reader_that_has_read_enough_is_no_panic() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
         assert_eq!(output.status.code(), Some(141), "{args:?}");
     }
+}
+
+/// Whether a process that aborts leaves its memory in a file, where the system lets it.
+fn leaves_core(pid: u32, end: impl FnOnce() -> std::process::ExitStatus) -> bool {
+    let allowed = Command::new("prlimit").args(["--pid", &pid.to_string(), "--core=unlimited"]).status();
+    assert!(allowed.expect("prlimit runs").success(), "the limit of core dumps can be lifted");
+    kill(Pid::from_raw(pid as i32), Signal::SIGABRT).expect("it is there");
+    let status = end();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
+    status.core_dumped()
+}
+
+/// A crash leaves no private key behind. Needs a system that writes core dumps at all, which an ordinary program shows.
+#[test]
+fn who_holds_keys_leaves_no_core_dump() {
+    let mut mesh = Mesh::start();
+    let mut sleeper =
+        Command::new("sleep").arg("60").current_dir(mesh.folder()).spawn().expect("an ordinary program runs");
+    if !leaves_core(sleeper.id(), || sleeper.wait().expect("it ended")) {
+        eprintln!("skipped: this system writes no core dumps");
+        return;
+    }
+    let mut web = mesh.sidecar("web", Spec::new("prod/web", ports::free()));
+    let pid = web.process().id();
+    assert!(!leaves_core(pid, || web.process().wait(SOON)), "a sidecar's memory is in a core dump");
+    let server = mesh.server();
+    assert!(!leaves_core(server.id(), || server.wait(SOON)), "the control plane's memory is in a core dump");
 }

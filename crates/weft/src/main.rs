@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use weft_process::{child, exec, guard};
+use weft_process::{child, core_dumps, exec, guard};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -56,6 +56,11 @@ impl Role {
     fn lasts(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Server(_) | Self::Sidecar(_) | Self::Demo(_))
     }
+
+    /// Whether it has private keys in memory.
+    fn holds_keys(&self) -> bool {
+        matches!(self, Self::Server(_) | Self::Sidecar(_))
+    }
 }
 
 fn main() -> ExitCode {
@@ -63,6 +68,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     if cli.role.lasts() && guard::is_first_process() {
         return guard::as_init();
+    }
+    if cli.role.holds_keys()
+        && let Err(error) = core_dumps::forbid()
+    {
+        eprintln!("warning: a crash may leave private keys in a core dump: {error}");
     }
     let result = match cli.role {
         Role::Up(args) => start(Threads::Many, "warn", up::run(args)),

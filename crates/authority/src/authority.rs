@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use weft_identity::ca::{self, CaError, KeyRequest, Names};
 use weft_identity::schedule::{self, Plan};
-use weft_identity::{Audience, JwtSigner, LiveIdentity, Svid, SvidError, TrustBundle};
+use weft_identity::{Audience, JwtSigner, LiveIdentity, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
 
@@ -200,8 +200,7 @@ impl Authority {
     ) -> Result<Issued, AuthorityError> {
         let issuing = self.issuing.load();
         let not_after = (now + ttl).min(issuing.ca.not_after);
-        let leaf = issuing.ca.leaf(&request.0, id, machine, names, now, not_after)?;
-        let serial = weft_identity::certificate::serial_of(&leaf).map_err(SvidError::from)?;
+        let (leaf, serial) = issuing.ca.numbered_leaf(&request.0, id, machine, names, now, not_after)?;
         Ok(Issued {
             serial,
             chain: vec![leaf, issuing.ca.certificate().clone()],

@@ -8,13 +8,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
-use weft_telemetry::lines::{self, Log, LogSink, Rotation};
+use weft_telemetry::lines::{self, Log, LogBuffer, LogSink, Rotation};
 
 use crate::keys::Published;
 use crate::trust::{Key, Phase};
@@ -28,6 +28,9 @@ const RECENT: usize = 4_096;
 /// Anybody can be refused, as often as he likes: so many refusals are recorded within [`WINDOW`], and the others counted.
 const REFUSALS: u64 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
+
+/// One record is written at once; of many that come together the others are written so much later, together.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -168,10 +171,14 @@ pub struct Records(Arc<Inner>);
 struct Inner {
     sink: LogSink,
     state: Mutex<State>,
+    /// There are lines that are not written yet.
+    waiting: Notify,
 }
 
-#[derive(Default)]
 struct State {
+    lines: LogBuffer,
+    /// When lines were last written; `None` before the first.
+    written: Option<Instant>,
     recent: VecDeque<Record>,
     counts: BTreeMap<Event, u64>,
     refusals: Refusals,
@@ -219,7 +226,14 @@ impl Records {
         end_line(&path)?;
         let log = Log { name: "identity log", mode: 0o640, rotation: Some(ROTATION), copy: None };
         let sink = LogSink::open(&path, log)?;
-        Ok(Self(Arc::new(Inner { sink, state: Mutex::new(State { recent, ..State::default() }) })))
+        let state = State {
+            lines: sink.buffer(),
+            written: None,
+            recent,
+            counts: BTreeMap::new(),
+            refusals: Refusals::default(),
+        };
+        Ok(Self(Arc::new(Inner { sink, state: Mutex::new(state), waiting: Notify::new() })))
     }
 
     /// Appends a record. Waits for no disk; what a disk does not take is counted ([`Records::lost`]).
@@ -231,12 +245,14 @@ impl Records {
             let Some(unrecorded) = state.refusals.another(now) else { return };
             record.unrecorded = unrecorded;
         }
-        // Under the lock, so that the file has them in their order.
-        let mut buffer = self.0.sink.buffer();
-        serde_json::to_writer(buffer.lines(), &record).expect("strings and numbers are JSON");
-        buffer.lines().push(b'\n');
-        buffer.hand_over();
+        serde_json::to_writer(state.lines.lines(), &record).expect("strings and numbers are JSON");
+        state.lines.lines().push(b'\n');
         keep(&mut state.recent, record);
+        if state.written.is_none_or(|written| written.elapsed() >= GATHER) {
+            state.hand_over();
+        } else {
+            self.0.waiting.notify_one();
+        }
     }
 
     /// The youngest records of a kind, the youngest last.
@@ -258,8 +274,18 @@ impl Records {
         self.0.sink.dropped()
     }
 
+    /// Writes what [`Records::write`] has kept back, for as long as the process lives.
+    pub async fn gather(self) {
+        loop {
+            self.0.waiting.notified().await;
+            tokio::time::sleep(GATHER).await;
+            self.state().hand_over();
+        }
+    }
+
     /// Waits until everything is in the file.
     pub fn flush(&self) {
+        self.state().hand_over();
         self.0.sink.flush();
     }
 
@@ -299,6 +325,13 @@ fn end_line(path: &Path) -> io::Result<()> {
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
     if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
+}
+
+impl State {
+    fn hand_over(&mut self) {
+        self.lines.hand_over();
+        self.written = Some(Instant::now());
+    }
 }
 
 fn keep(recent: &mut VecDeque<Record>, record: Record) {

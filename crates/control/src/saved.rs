@@ -24,6 +24,8 @@ use crate::registry::Registration;
 
 /// Endpoints change in bursts, and certificates are renewed in some; one write covers a burst.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Of certificates only their ends are saved, and all of them each time.
+const CERTIFICATES_SETTLE: Duration = Duration::from_secs(2);
 /// Until what could not be saved is tried again.
 pub(crate) const AGAIN: Duration = Duration::from_secs(5);
 
@@ -100,12 +102,12 @@ impl Saved {
 
     /// Writes the endpoints whenever they have changed, until the process ends.
     pub(crate) async fn follow_endpoints(self, hub: Arc<Hub>) {
-        follow("endpoints", &hub.registry_changed, || self.save_endpoints(&hub)).await;
+        follow("endpoints", SETTLE, &hub.registry_changed, || self.save_endpoints(&hub)).await;
     }
 
     /// The same for the certificates that are out.
     pub(crate) async fn follow_certificates(self, hub: Arc<Hub>) {
-        follow("certificates' ends", &hub.issued_changed, || self.save_certificates(&hub)).await;
+        follow("certificates' ends", CERTIFICATES_SETTLE, &hub.issued_changed, || self.save_certificates(&hub)).await;
     }
 
     fn save_endpoints(&self, hub: &Hub) -> io::Result<()> {
@@ -127,7 +129,7 @@ impl Saved {
 }
 
 /// Saves whenever it has `changed`, until the process ends.
-async fn follow(what: &str, changed: &Notify, save: impl Fn() -> io::Result<()>) {
+async fn follow(what: &str, settle: Duration, changed: &Notify, save: impl Fn() -> io::Result<()>) {
     let mut failed = false;
     loop {
         if failed {
@@ -135,7 +137,7 @@ async fn follow(what: &str, changed: &Notify, save: impl Fn() -> io::Result<()>)
         } else {
             changed.notified().await;
         }
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(settle).await;
         let saved = save();
         match &saved {
             Err(error) if !failed => {

@@ -207,6 +207,7 @@ impl ControlPlane {
         }
         let records = Records::open(&self.config.state)
             .map_err(|source| ControlError::State { folder: self.config.state.clone(), source })?;
+        tokio::spawn(records.clone().gather());
         tokio::spawn(records.clone().follow(authority.published()));
         self.identities.open(tokens.clone(), bans.clone(), authority.clone(), records.clone());
 

@@ -132,7 +132,27 @@ impl Ca {
         now: SystemTime,
         not_after: SystemTime,
     ) -> Result<CertificateDer<'static>, CaError> {
+        self.numbered_leaf(key, id, machine, names, now, not_after).map(|(leaf, _)| leaf)
+    }
+
+    /// The same, with its serial number, upper-case hexadecimal. The number is random: two certificates of one key have two.
+    ///
+    /// # Errors
+    /// As of [`leaf`](Self::leaf).
+    pub fn numbered_leaf(
+        &self,
+        key: &impl PublicKeyData,
+        id: &SpiffeId,
+        machine: Option<&str>,
+        names: &Names,
+        now: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<(CertificateDer<'static>, String), CaError> {
         let mut params = params(now - BACKDATE, not_after.min(self.not_after));
+        // Positive, of 20 bytes at most, and never 0 (RFC 5280 s.4.1.2.2).
+        let mut serial: [u8; 20] = rand::random();
+        serial[0] = serial[0] & 0x3f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         // Who it is stands in the URI SAN only, which is critical when there is no subject (RFC 5280 s.4.1.2.6).
         params.distinguished_name = DistinguishedName::new();
         if let Some(machine) = machine {
@@ -150,7 +170,7 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+        Ok((params.signed_by(key, &self.issuer)?.der().clone(), certificate::hex(&serial)))
     }
 
     /// For tests that forge what this CA would never make.
@@ -327,6 +347,10 @@ mod tests {
         let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
         let leaf = ca.leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
         assert_eq!(certificate::check_leaf(&certificate::parse(&leaf).unwrap()).unwrap(), id);
+        let numbered = || ca.numbered_leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
+        let ((one, serial), (_, other)) = (numbered(), numbered());
+        assert_eq!(certificate::serial_of(&one).unwrap(), serial);
+        assert_eq!((serial.len(), serial != other), (40, true), "{serial}, {other}");
     }
 
     #[test]

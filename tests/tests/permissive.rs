@@ -17,11 +17,14 @@ use weft_tests::{log, peers, ports, wait};
 const BOARD: &str = "services/board.yaml";
 const PERMISSIVE: &str = "mtls: permissive\n";
 /// What a caller says that it is, who is nobody.
-const FORGED: [&str; 4] = [
+const FORGED: [&str; 6] = [
     "x-forwarded-client-cert: By=spiffe://test.internal/ns/prod/sa/board;URI=spiffe://test.internal/ns/prod/sa/web",
     "x-weft-principal: spiffe://test.internal/ns/prod/sa/web",
     "x_weft_principal: spiffe://test.internal/ns/prod/sa/web",
     "x-forwarded-for: 10.9.9.9",
+    // The mesh's policies read this one, and some apps cannot tell the other from it.
+    "x-tenant: mine",
+    "X_Tenant: not-mine",
 ];
 
 /// `prod/board` allows `prod/web` more than whoever calls in plain text.
@@ -42,7 +45,10 @@ struct World {
 
 impl World {
     fn start(data_plane: DataPlane, rest: &str) -> Self {
-        let mesh = Mesh::start_with(|repo| repo.write(BOARD, &board(rest)));
+        let mesh = Mesh::start_with(|repo| {
+            repo.write(BOARD, &board(rest));
+            repo.write("mesh.yaml", &format!("{}policy: {{headers: [x-tenant]}}\n", repo.read("mesh.yaml")));
+        });
         let app = App::start("v1");
         let board = mesh.sidecar("board", Spec::new("prod/board", app.address()).on(data_plane));
         let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(data_plane));
@@ -88,6 +94,7 @@ fn both_at_one_port(data_plane: DataPlane) {
         let reply = world.plain("/api/pins", &forged(args));
         assert_eq!((reply.status, &*reply.version), (200, version), "{reply:?}");
         let seen = reply.json()["headers"].to_string();
+        assert!(seen.contains("x-tenant") && !seen.to_lowercase().contains("x_tenant"), "{seen}");
         assert!(!seen.contains("spiffe://"), "the app is told who calls by nobody but the mesh: {seen}");
         for path in ["/status/200", "/open"] {
             let told = detail(&world.plain(path, &forged(args)));

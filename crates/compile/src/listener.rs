@@ -28,8 +28,8 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
-use weft_model::intent::{EscapedSlashes, Protocol, Service, Slashes};
-use weft_model::{Mtls, TrustDomain};
+use weft_model::Mtls;
+use weft_model::intent::{EscapedSlashes, Mesh, PolicyInputs, Protocol, Service, Slashes};
 use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
@@ -72,9 +72,10 @@ const FLUSH: Duration = Duration::from_secs(300);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Mutual TLS from other sidecars, and plain text where the service takes it; each request (or TCP connection) is decided on, then goes to the app.
-pub(crate) fn ingress(proxy: &Proxy, service: &Service, trust_domain: &TrustDomain) -> Arc<Resource> {
+pub(crate) fn ingress(proxy: &Proxy, service: &Service, mesh: &Mesh) -> Arc<Resource> {
+    let trust_domain = &mesh.trust_domain;
     let (filters, alpn): (_, &[&str]) = match service.protocol {
-        Protocol::Http | Protocol::Grpc => (vec![ingress_http(proxy, service)], &["h2", "http/1.1"]),
+        Protocol::Http | Protocol::Grpc => (vec![ingress_http(proxy, service, &mesh.policy)], &["h2", "http/1.1"]),
         Protocol::Tcp => (ingress_tcp(proxy, service), &[]),
     };
     let listener = Listener {
@@ -126,7 +127,7 @@ pub(crate) fn for_grpc(name: &str, routes: &str) -> Arc<Resource> {
     Resource::new(type_url::LISTENER, name, &listener)
 }
 
-fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
+fn ingress_http(proxy: &Proxy, service: &Service, inputs: &PolicyInputs) -> Filter {
     let mut filters = vec![http_filter(HTTP_AUTHZ, &authz::of_requests(&service.authorization)), router()];
     if service.protocol == Protocol::Http {
         filters.insert(1, app_response());
@@ -144,6 +145,7 @@ fn ingress_http(proxy: &Proxy, service: &Service) -> Filter {
         forward_client_cert_details: hcm::ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(hcm::SetCurrentClientCertDetails { uri: true, ..Default::default() }),
         upgrade_configs: vec![upgrade("websocket")],
+        early_header_mutation_extensions: vec![without_reserved_headers(&inputs.headers)],
         merge_slashes: service.paths.slashes == Slashes::Merge,
         path_with_escaped_slashes_action: match service.paths.escaped_slashes {
             EscapedSlashes::Reject => hcm::PathWithEscapedSlashesAction::RejectRequest.into(),
@@ -184,7 +186,7 @@ fn manager(access_log: &str, hop: Hop) -> HttpConnectionManager {
         max_request_headers_kb: uint32(head.kib),
         access_log: vec![access_log::json(access_log, hop, HTTP_AUTHZ)],
         tracing: Some(trace_context()),
-        early_header_mutation_extensions: vec![without_reserved_headers()],
+        early_header_mutation_extensions: vec![without_reserved_headers(&[])],
         normalize_path: boolean(true),
         generate_request_id: boolean(true),
         // An app may refuse an upload by its head: nobody says 100 but the app (RFC 9110 s.10.1.1).
@@ -215,12 +217,15 @@ fn trace_context() -> hcm::Tracing {
     }
 }
 
-fn without_reserved_headers() -> TypedExtensionConfig {
+/// Nor with what an app may take for a header that policies `read`.
+fn without_reserved_headers(read: &[Arc<str>]) -> TypedExtensionConfig {
     let names = headers::IDENTITY.iter().chain(&headers::PATH).chain(&headers::STEERING).map(|name| (*name).to_owned());
     let of_callers =
         headers::IDENTITY.iter().chain(&headers::PATH).chain([&headers::CERTIFICATE, &headers::FAILED_OPEN]);
     let remove = |name| HeaderMutation { action: Some(header_mutation::Action::Remove(name)) };
-    let mutations = names.chain(of_callers.flat_map(|name| headers::look_alikes(name))).map(remove).collect();
+    let of_policies = read.iter().flat_map(|name| headers::look_alikes(name));
+    let look_alikes = of_callers.flat_map(|name| headers::look_alikes(name)).chain(of_policies);
+    let mutations = names.chain(look_alikes).map(remove).collect();
     let mutation = EarlyHeaderMutation { mutations };
     TypedExtensionConfig {
         name: "envoy.http.early_header_mutation.header_mutation".to_owned(),

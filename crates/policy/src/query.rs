@@ -1,5 +1,5 @@
 //! What else a query may be to an app. No specification gives it a grammar (RFC 3986 s.3.4): forms are parted at `&`, and names are
-//! compared as they are; other readers part at `;`, too, take `tag[]`, `TAG` or ` tag` for `tag`, or leave `+` as it is.
+//! compared as they are; other readers part at `;`, too, take `tag[]`, `[tag]`, `?tag`, `TAG` or ` tag` for `tag`, or leave `+` as it is.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -60,10 +60,11 @@ pub(crate) fn read_as(query: &str, names: &[Arc<str>], reading: Reading) -> Opti
     })
 }
 
-/// Whether some reader takes `name` for this one: without spaces around it, whatever is in brackets, and the case of letters; and with `_` for a
-/// dot or a space (PHP).
+/// Whether some reader takes `name` for this one: without spaces around it, whatever is in brackets, and the case of letters; with `_` for a
+/// dot or a space (PHP); in brackets, or with one of them (qs, Rack); and behind a second `?` (who cuts at the first one by hand).
 fn is_meant(known: &str, name: &str) -> bool {
-    let name = name.split(['[', '\0']).next().unwrap_or_default().trim();
+    let name = name.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '[' | ']' | '?'));
+    let name = name.split(['[', ']', '\0']).next().unwrap_or_default().trim_end();
     let plain = |byte: u8| if matches!(byte, b'.' | b' ') { b'_' } else { byte.to_ascii_lowercase() };
     known.bytes().map(plain).eq(name.bytes().map(plain))
 }
@@ -97,6 +98,14 @@ mod tests {
             ("tag%00x=red", vec!["red"]),
             ("tag=a+b", vec!["a b", "a+b"]),
             ("tag[x]", vec![""]),
+            ("[tag]=red", vec!["red"]),
+            ("%5Btag%5D=red", vec!["red"]),
+            ("[[tag]]=red", vec!["red"]),
+            ("tag]=red", vec!["red"]),
+            ("tag%5D=red", vec!["red"]),
+            ("]tag=red", vec!["red"]),
+            ("?tag=red", vec!["red"]),
+            ("?%20[tag=red", vec!["red"]),
         ] {
             assert_eq!(
                 other(query).as_ref().map(|of| &of[0]),
@@ -109,7 +118,20 @@ mod tests {
         // Names that one reader takes for the same each have it.
         let both: Vec<Arc<str>> = vec!["tag".into(), "Tag".into()];
         assert_eq!(read_as("TAG=red", &both, Reading::Loose).as_deref(), Some("tag=red&Tag=red"));
-        for same in ["", "tag=red", "tag=red&tag=blue", "x=1;y=2", "other[]=1", "tags=1", "tag=%3B", "tag=%2B"] {
+        for same in [
+            "",
+            "tag=red",
+            "tag=red&tag=blue",
+            "x=1;y=2",
+            "other[]=1",
+            "[other]=1",
+            "x[tag]=1",
+            "?x=1",
+            "[]=1",
+            "tags=1",
+            "tag=%3B",
+            "tag=%2B",
+        ] {
             assert_eq!(other(same), None, "{same}");
         }
     }
@@ -117,7 +139,7 @@ mod tests {
     proptest! {
         /// Nothing of the form is lost, whatever else is found.
         #[test]
-        fn it_has_all_that_the_form_has(query in "[tagTA&;=+%5B20\\[\\] ._my]{0,24}", plus in any::<bool>()) {
+        fn it_has_all_that_the_form_has(query in "[tagTA&;=+%5B20?\\[\\] ._my]{0,24}", plus in any::<bool>()) {
             let form = parameters(Some(&query), &names());
             if let Some(other) = read_as(&query, &names(), if plus { Reading::Plus } else { Reading::Loose }) {
                 let found = parameters(Some(&other), &names());

@@ -27,9 +27,10 @@ impl Reserved {
         Self(names.into_iter().chain([X_FORWARDED_CLIENT_CERT]).map(|name| name.as_str().into()).collect())
     }
 
-    /// Whether a client may not set the header. Underscores count as dashes: an app behind CGI or WSGI cannot tell them apart.
+    /// Whether a client may not set the header. Underscores count as dashes: an app behind CGI or WSGI cannot tell them apart. A name that is
+    /// reserved with an underscore is so in that spelling alone.
     pub fn holds(&self, name: &str) -> bool {
-        if name.contains('_') { self.0.contains(&*name.replace('_', "-")) } else { self.0.contains(name) }
+        self.0.contains(name) || name.contains('_') && self.0.contains(&*name.replace('_', "-"))
     }
 }
 
@@ -106,6 +107,17 @@ pub fn has_option(headers: &HeaderMap, name: &HeaderName, option: &str) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_reserved_is_so_in_every_spelling_or_in_one() {
+        let reserved = Reserved::new(["x-weft-source", "x_tenant"].map(HeaderName::from_static));
+        for name in ["x-weft-source", "x_weft-source", "x-weft_source", "x_tenant", "x_forwarded_client_cert"] {
+            assert!(reserved.holds(name), "{name}");
+        }
+        for name in ["x-tenant", "x-weft", "source", "_"] {
+            assert!(!reserved.holds(name), "{name}");
+        }
+    }
 
     #[test]
     fn connection_headers_and_what_they_name_go() {

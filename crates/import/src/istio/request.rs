@@ -49,7 +49,7 @@ pub(super) fn hosts(value: &str) -> Bounds {
             _ => Bounds::exact(Pattern::Prefix(start).on(attr())),
         },
         Pattern::Suffix(end) => match end.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some((host, port)) if !port.contains(']') => {
                 let host = host.trim_end_matches('.');
                 with_port(if host.is_empty() { Expr::True } else { Pattern::Suffix(host).on(attr()) })
             }

@@ -57,6 +57,26 @@ fn a_parameter_of_the_query_is_the_set_of_its_values() {
     assert!(!with(Some("tag=red&tag=blue")) && !with(Some("Tag=red")) && !with(Some("tag")) && !with(None));
 }
 
+/// So that whoever decides again about what was logged decides the same.
+#[test]
+fn what_is_shown_of_a_query_is_what_it_was_decided_on() {
+    let forbid = r#"forbid(principal, action, resource) when { context.query has tag && context.query.tag.contains("red") };
+        permit(principal, action, resource);"#;
+    let engine = testing::engine(&intent(forbid), "prod/board");
+    let id = testing::id("prod/web");
+    for (query, shown) in [
+        ("tag=blue", serde_json::json!(["blue"])),
+        ("x=1;tag=red", serde_json::json!(["red"])),
+        ("[tag]=red&tag=blue", serde_json::json!(["blue", "red"])),
+        ("tag=a+b", serde_json::json!(["a b"])),
+    ] {
+        let request = CallRequest { query: Some(query), ..testing::request(&id) };
+        let of = engine.read_of(&request);
+        assert_eq!(of.get("query.tag"), Some(&shown), "{query}: {of:?}");
+        assert_eq!(engine.decide(&request).allowed, !query.contains("red"), "{query}");
+    }
+}
+
 #[test]
 fn a_call_of_grpc_has_a_service_and_a_method() {
     let engine = permit(r#"context has grpc && context.grpc.service == "acme.Board" && context.grpc.method == "Get""#);

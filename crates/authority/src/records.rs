@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,11 @@ use crate::trust::{Key, Phase};
 const FILE: &str = "identity.log";
 /// A file never gets longer, in bytes; so many older ones are kept.
 const ROTATION: Rotation = Rotation { bytes: 32 << 20, kept: 4 };
-/// Records in memory.
+/// Records in memory, and about as many bytes of the file as they have.
 const RECENT: usize = 4_096;
+const RECENT_BYTES: u64 = 4 << 20;
+/// Characters of why somebody was refused, who may have a part in the wording.
+const MOST_REASON: usize = 1_000;
 /// Anybody can be refused, as often as he likes: so many refusals are recorded within [`WINDOW`], and the others counted.
 const REFUSALS: u64 = 200;
 const WINDOW: Duration = Duration::from_secs(10);
@@ -149,7 +152,7 @@ impl Record {
             Err(status) => Self {
                 event: Event::Refused,
                 asked: Some(self.event),
-                reason: status.message().to_owned(),
+                reason: status.message().chars().take(MOST_REASON).collect(),
                 expires: None,
                 ..self
             },
@@ -187,16 +190,16 @@ struct State {
 /// How many refusals there were in the present window of time.
 #[derive(Default)]
 struct Refusals {
-    since: u64,
+    since: Option<Instant>,
     recorded: u64,
     unrecorded: u64,
 }
 
 impl Refusals {
     /// Whether another one is recorded; with how many before it were not.
-    fn another(&mut self, now: u64) -> Option<u64> {
-        if now.saturating_sub(self.since) >= WINDOW.as_secs() {
-            (self.since, self.recorded) = (now, 0);
+    fn another(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.duration_since(since) >= WINDOW) {
+            (self.since, self.recorded) = (Some(now), 0);
         }
         if self.recorded >= REFUSALS {
             self.unrecorded += 1;
@@ -215,13 +218,10 @@ impl Records {
     pub fn open(state: &Path) -> io::Result<Self> {
         let path = state.join(FILE);
         let mut recent = VecDeque::new();
-        for file in lines::files(&path) {
-            for line in BufReader::new(File::open(file)?).split(b'\n') {
-                // One that was torn by a crash, or is another version's, is left where it is.
-                if let Ok(record) = serde_json::from_slice(&line?) {
-                    keep(&mut recent, record);
-                }
-            }
+        let files = lines::files(&path);
+        // The last two have what was written last, however lately one was put aside.
+        for file in &files[files.len().saturating_sub(2)..] {
+            read_end(file, |record| keep(&mut recent, record))?;
         }
         end_line(&path)?;
         let log = Log { name: "identity log", mode: 0o640, rotation: Some(ROTATION), copy: None };
@@ -241,8 +241,7 @@ impl Records {
         let mut state = self.state();
         *state.counts.entry(record.event).or_default() += 1;
         if record.event == Event::Refused {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let Some(unrecorded) = state.refusals.another(now) else { return };
+            let Some(unrecorded) = state.refusals.another(Instant::now()) else { return };
             record.unrecorded = unrecorded;
         }
         serde_json::to_writer(state.lines.lines(), &record).expect("strings and numbers are JSON");
@@ -310,6 +309,19 @@ impl Records {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Gives the last records of a file. A line that is not whole, torn by a crash or cut by where reading begins, is left out, as is another version's.
+fn read_end(path: &Path, mut take: impl FnMut(Record)) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let begin = file.metadata()?.len().saturating_sub(RECENT_BYTES);
+    file.seek(SeekFrom::Start(begin))?;
+    for line in BufReader::new(file).split(b'\n') {
+        if let Ok(record) = serde_json::from_slice(&line?) {
+            take(record);
+        }
+    }
+    Ok(())
 }
 
 /// What a crash has torn is a line of its own, and not the beginning of the next.
@@ -423,9 +435,12 @@ mod tests {
         assert_eq!(kept[0].event, Event::Attested);
         assert!(kept.len() as u64 <= 3 * REFUSALS + 1, "{}", kept.len()); // a window or two, on a slow machine three
         let mut refusals = Refusals::default();
-        let recorded = (0..300).filter(|_| refusals.another(1_000).is_some()).count() as u64;
+        let now = Instant::now();
+        let recorded = (0..300).filter(|_| refusals.another(now).is_some()).count() as u64;
         assert_eq!(recorded, REFUSALS);
-        assert_eq!(refusals.another(1_010), Some(100), "the next one that is recorded says how many were not");
+        assert_eq!(refusals.another(now + WINDOW), Some(100), "the next one that is recorded says how many were not");
+        let long: Result<(), Status> = Err(Status::invalid_argument("x".repeat(5_000)));
+        assert_eq!(Record::of(Event::Attested, "web").ended(&long).reason.len(), MOST_REASON);
     }
 
     #[test]

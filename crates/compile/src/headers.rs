@@ -17,21 +17,24 @@ pub const FAILED_OPEN: &str = "x-envoy-auth-failure-mode-allowed";
 /// Who calls, as the ingress tells the app. Envoy itself takes it off in this spelling.
 pub const CERTIFICATE: &str = "x-forwarded-client-cert";
 
-/// Dashes of a name that are spelled in every way.
+/// Dashes and underscores of a name that are spelled in every way.
 const DASHES_MAX: u32 = 8;
 
-/// The spellings of a name that applications behind CGI or WSGI cannot tell from it: any of its dashes as an underscore.
+/// The spellings of a name that applications behind CGI or WSGI cannot tell from it: any of its dashes as an underscore, and the other way round.
 ///
-/// Of a name with more than [`DASHES_MAX`] those alone in which the last ones stay: there are twice as many with each dash.
+/// Of a name with more than [`DASHES_MAX`] those alone in which the last ones stay: there are twice as many with each.
 pub(crate) fn look_alikes(name: &str) -> impl Iterator<Item = String> {
-    let dashes = (name.matches('-').count() as u32).min(DASHES_MAX);
-    (1..1u32 << dashes).map(move |underscores| {
+    let dashes = (name.matches(['-', '_']).count() as u32).min(DASHES_MAX);
+    (1..1u32 << dashes).map(move |others| {
         let mut dash = 0;
         let spell = |c: char| {
-            let is_dash = c == '-';
-            let underscore = is_dash && dash < DASHES_MAX && underscores >> dash & 1 == 1;
-            dash += u32::from(is_dash);
-            if underscore { '_' } else { c }
+            let other = match c {
+                '-' => '_',
+                '_' => '-',
+                _ => return c,
+            };
+            dash += 1;
+            if dash <= dashes && others >> (dash - 1) & 1 == 1 { other } else { c }
         };
         name.chars().map(spell).collect()
     })
@@ -62,10 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_looks_like_itself_with_any_of_its_dashes_as_underscores() {
+    fn a_name_looks_like_itself_with_dashes_for_underscores_and_the_other_way_round() {
         let all = |name| look_alikes(name).collect::<Vec<_>>();
         assert_eq!(all("x-a"), ["x_a"]);
         assert_eq!(all("x-a-b"), ["x_a-b", "x-a_b", "x_a_b"]);
+        assert_eq!(all("x_a-b"), ["x-a-b", "x_a_b", "x-a_b"]);
         assert!(all("plain").is_empty());
         let many = all("a-b-c-d-e-f-g-h-i-j");
         assert_eq!((many.len(), many.last().map(String::as_str)), (255, Some("a_b_c_d_e_f_g_h_i-j")));

@@ -217,13 +217,14 @@ fn trace_context() -> hcm::Tracing {
     }
 }
 
-/// Nor with what an app may take for a header that policies `read`.
+/// Takes off what only the mesh may say, and what an app may take for a header that policies `read`.
 fn without_reserved_headers(read: &[Arc<str>]) -> TypedExtensionConfig {
     let names = headers::IDENTITY.iter().chain(&headers::PATH).chain(&headers::STEERING).map(|name| (*name).to_owned());
     let of_callers =
         headers::IDENTITY.iter().chain(&headers::PATH).chain([&headers::CERTIFICATE, &headers::FAILED_OPEN]);
     let remove = |name| HeaderMutation { action: Some(header_mutation::Action::Remove(name)) };
     let of_policies = read.iter().flat_map(|name| headers::look_alikes(name));
+    let of_policies = of_policies.filter(|name| read.iter().all(|read| **read != **name));
     let look_alikes = of_callers.flat_map(|name| headers::look_alikes(name)).chain(of_policies);
     let mutations = names.chain(look_alikes).map(remove).collect();
     let mutation = EarlyHeaderMutation { mutations };

@@ -135,7 +135,7 @@ impl Ca {
         self.numbered_leaf(key, id, machine, names, now, not_after).map(|(leaf, _)| leaf)
     }
 
-    /// The same, with its serial number, upper-case hexadecimal. The number is random: two certificates of one key have two.
+    /// The same, with its serial number, upper-case hexadecimal.
     ///
     /// # Errors
     /// As of [`leaf`](Self::leaf).
@@ -149,10 +149,6 @@ impl Ca {
         not_after: SystemTime,
     ) -> Result<(CertificateDer<'static>, String), CaError> {
         let mut params = params(now - BACKDATE, not_after.min(self.not_after));
-        // Positive, of 20 bytes at most, and never 0 (RFC 5280 s.4.1.2.2).
-        let mut serial: [u8; 20] = rand::random();
-        serial[0] = serial[0] & 0x3f | 0x40;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
         // Who it is stands in the URI SAN only, which is critical when there is no subject (RFC 5280 s.4.1.2.6).
         params.distinguished_name = DistinguishedName::new();
         if let Some(machine) = machine {
@@ -170,7 +166,8 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        Ok((params.signed_by(key, &self.issuer)?.der().clone(), certificate::hex(&serial)))
+        let serial = params.serial_number.as_ref().map(|serial| certificate::hex(serial.as_ref())).unwrap_or_default();
+        Ok((params.signed_by(key, &self.issuer)?.der().clone(), serial))
     }
 
     /// For tests that forge what this CA would never make.

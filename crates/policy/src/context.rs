@@ -19,7 +19,7 @@ use weft_model::intent::PolicyInputs;
 pub(crate) use build::{Surroundings, build, build_for_glass, parameters};
 pub(crate) use clock::{Clock, minute};
 pub(crate) use key::write as write_key;
-pub(crate) use live::{Live, NAMES, field};
+pub(crate) use live::{Live, NAMES, field, words};
 pub use shown::REDACTED;
 pub(crate) use shown::shown;
 

@@ -147,7 +147,8 @@ impl Engine {
     /// `context.`; of a query all that any reader finds, as the decision went by that too. Values that may be secrets are [`crate::REDACTED`].
     pub fn read_of(&self, request: &CallRequest<'_>) -> serde_json::Map<String, serde_json::Value> {
         let Some(caller) = self.caller(request.principal) else { return serde_json::Map::new() };
-        let other = request.query.and_then(|query| query::read_as(query, &self.inputs.query, query::Reading::Loose));
+        let query = request.query.filter(|_| self.reads.has_query());
+        let other = query.and_then(|query| query::read_as(query, &self.inputs.query, query::Reading::Loose));
         let request = &CallRequest { query: other.as_deref().or(request.query), ..*request };
         context::shown(request, &caller.groups.reads, &self.inputs, &self.surroundings(request.now))
     }

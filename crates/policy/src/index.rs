@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use weft_policy_eval::{Bits, Code, Compiled, Way};
 
-use crate::context::Reads;
+use crate::context::{self, Reads};
 use crate::request::CallRequest;
 use crate::table::{Members, Table};
 
@@ -130,7 +130,7 @@ impl Index {
         for group in &groups.always {
             self.always[*group as usize].iter().copied().for_each(&mut each);
         }
-        let words = [call.method, call.host].map(|word| self.words.get(word).copied());
+        let words = context::words(call).map(|word| self.words.get(word).copied());
         self.keyed.find(&groups.all, words, call.path, each);
     }
 }

@@ -181,11 +181,10 @@ impl Crowd {
     fn enter(crowd: &Arc<Self>, uid: Option<u32>) -> Option<Seat> {
         let mut seats = crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = seats.values().sum();
-        let own = seats.entry(uid).or_default();
-        if *own >= MOST_OF_ONE || all >= MOST {
+        if all >= MOST || seats.get(&uid).is_some_and(|own| *own >= MOST_OF_ONE) {
             return None;
         }
-        *own += 1;
+        *seats.entry(uid).or_default() += 1;
         Some(Seat { crowd: crowd.clone(), uid })
     }
 }

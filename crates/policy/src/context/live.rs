@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use weft_model::intent::PolicyInputs;
-use weft_policy_eval::{Attributes, Field, Kind, Lookup, Name, Record, Set, Value};
+use weft_policy_eval::{Attributes, Field, Kind, Lookup, Name, Record, Set, Value, WORDS};
 
 use super::clock::weekday;
 use super::{Attribute, MAX_SEGMENTS, Surroundings, depth, first, minute, numbered, parameters, segment};
@@ -263,6 +263,11 @@ impl Attributes for Wall {
             _ => return None,
         })
     }
+}
+
+/// The words of a call by which policies are looked up, at the positions that [`field`] gives them.
+pub(crate) fn words<'a>(call: &CallRequest<'a>) -> [&'a str; WORDS] {
+    [call.method, call.host]
 }
 
 /// What is certain of the context of every call, and by what policies can be looked up: as the schema has it.

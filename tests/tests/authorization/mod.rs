@@ -18,7 +18,7 @@ use weft_tests::sidecar::DataPlane::{self, Envoy, Weft};
 use weft_tests::sidecar::{Sidecar, Spec};
 use weft_tests::{curl, log, ports, wait};
 
-use crate::cases::{Ask, BATCH, GLASS, GROUPS, Group, OF_BYTES, REPORT, STAGING, WEB};
+use cases::{Ask, BATCH, GLASS, GROUPS, Group, OF_BYTES, REPORT, STAGING, WEB};
 
 /// What the caller was told and what the callee's log says.
 #[derive(Debug, PartialEq)]

@@ -140,8 +140,11 @@ impl Glass {
 
     fn record(&self, asked: &GlassRequest, decision: &Decision, mesh: &CompiledMesh, now: SystemTime) {
         let Some(log) = self.log.get() else { return };
+        let id = weft_telemetry::trace::decision_id(&mut rand::rng());
         let attributes = [("seconds", asked.seconds.into()), ("reason", asked.reason.clone().into())];
         log.write(&Entry {
+            decision_id: String::from_utf8_lossy(&id),
+            policy_version: mesh.revision().as_ref().into(),
             principal: Some(format!("operator:{}", asked.operator).into()),
             action: "breakGlass".into(),
             resource: asked.mesh.as_str().into(),

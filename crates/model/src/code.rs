@@ -30,6 +30,8 @@ pub const BAD_NAME: &str = "WEFT0113";
 pub const RESERVED: &str = "WEFT0114";
 /// The same list entry twice.
 pub const REPEATED: &str = "WEFT0115";
+/// A list without entries, and so a document that does nothing.
+pub const EMPTY_LIST: &str = "WEFT0116";
 /// No `Mesh` document.
 pub const NO_MESH: &str = "WEFT0120";
 /// More than one `Mesh` document.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 
 use miette::{
-    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode, SourceSpan,
-    ThemeCharacters, ThemeStyles,
+    Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode,
+    SourceSpan, SpanContents, ThemeCharacters, ThemeStyles,
 };
 
 use crate::finding::{Finding, Severity, Span};
@@ -13,6 +13,8 @@ use crate::source::SourceFile;
 
 /// Longest line that is shown as an excerpt, in bytes.
 const MAX_LINE: usize = 500;
+/// Lines that are shown before the one that is meant, and after it.
+const CONTEXT: usize = 1;
 
 /// All findings with their source, and a line with their number. Empty if there are none.
 ///
@@ -23,11 +25,14 @@ pub fn render(findings: &[Finding], files: &[SourceFile], look: Look) -> String 
         styles: if look.color { ThemeStyles::ansi() } else { ThemeStyles::none() },
     };
     let handler =
-        GraphicalReportHandler::new_themed(theme).with_links(false).with_width(look.width).with_context_lines(1);
-    let texts: HashMap<&str, &str> = files.iter().filter_map(|file| Some((&*file.path, file.text()?))).collect();
+        GraphicalReportHandler::new_themed(theme).with_links(false).with_width(look.width).with_context_lines(CONTEXT);
+    let files: HashMap<&str, &SourceFile> = files.iter().map(|file| (&*file.path, file)).collect();
+    let mut texts: HashMap<&str, Option<Lines<'_>>> = HashMap::new();
     let mut out = String::new();
     for finding in findings {
-        let shown = Shown::new(finding, &texts);
+        let name = finding.span.as_ref().map_or("", |span| &*span.file);
+        let text = texts.entry(name).or_insert_with(|| files.get(name)?.text().map(Lines::of));
+        let shown = Shown::new(finding, text.as_ref());
         // Only a writer that fails makes it fail, and a String never does; the finding itself is the fallback.
         if handler.render_report(&mut out, &shown).is_err() {
             out.push_str(&finding.to_string());
@@ -81,23 +86,37 @@ pub fn to_json(findings: &[Finding]) -> serde_json::Value {
     })
 }
 
+/// A text, and where its lines start: there may be thousands of findings in one.
+struct Lines<'a> {
+    text: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, starts }
+    }
+
+    /// Lines from `first` to `last`, from 0, with their ends; as far as they are there.
+    fn between(&self, first: usize, last: usize) -> &'a str {
+        let start = |line: usize| self.starts.get(line).copied().unwrap_or(self.text.len());
+        &self.text[start(first)..start(last + 1)]
+    }
+}
+
 /// A finding as miette wants it.
 #[derive(Debug)]
 struct Shown<'a> {
     finding: &'a Finding,
-    source: Option<NamedSource<String>>,
+    source: Option<Excerpt>,
     label: Option<SourceSpan>,
 }
 
 impl<'a> Shown<'a> {
-    fn new(finding: &'a Finding, texts: &HashMap<&str, &str>) -> Self {
-        let excerpt = finding.span.as_ref().and_then(|span| Some((span, excerpt(span, texts.get(&*span.file)?)?)));
-        match excerpt {
-            Some((span, Excerpt { text, at })) => {
-                Self { finding, source: Some(NamedSource::new(&*span.file, text)), label: Some(at) }
-            }
-            None => Self { finding, source: None, label: None },
-        }
+    fn new(finding: &'a Finding, lines: Option<&Lines<'_>>) -> Self {
+        let (source, label) = finding.span.as_ref().zip(lines).and_then(|(span, lines)| excerpt(span, lines)).unzip();
+        Self { finding, source, label }
     }
 }
 
@@ -137,31 +156,49 @@ impl Diagnostic for Shown<'_> {
     }
 }
 
+/// The lines around a finding.
+#[derive(Debug)]
 struct Excerpt {
+    file: String,
     text: String,
-    at: SourceSpan,
+    /// How many lines stand before it in the file.
+    first: usize,
 }
 
-/// The source and what to underline in it. Control characters are shown as `?`, so that a file cannot write to the terminal.
-fn excerpt(span: &Span, text: &str) -> Option<Excerpt> {
-    let line_at = match span.line {
-        0 | 1 => 0,
-        line => text.match_indices('\n').nth(line as usize - 2).map(|(at, _)| at + 1)?,
-    };
-    let line = text[line_at..].lines().next().unwrap_or_default();
+impl SourceCode for Excerpt {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let found = self.text.read_span(span, before, after)?;
+        let (line, column) = (self.first + found.line(), found.column());
+        let (file, data) = (self.file.clone(), found.data());
+        Ok(Box::new(MietteSpanContents::new_named(file, data, *found.span(), line, column, found.line_count())))
+    }
+}
+
+/// The lines around a finding and what to underline in them. Control characters are shown as `?`, so that a file cannot write to the terminal.
+fn excerpt(span: &Span, lines: &Lines<'_>) -> Option<(Excerpt, SourceSpan)> {
+    let at = span.line.saturating_sub(1) as usize;
+    lines.starts.get(at)?;
+    let line = lines.between(at, at).lines().next().unwrap_or_default();
     if line.len() > MAX_LINE {
         return None;
     }
+    let first = at.saturating_sub(CONTEXT);
     let column = span.column.saturating_sub(1) as usize;
     let in_line = line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
     let length = token(&line[in_line..], span.file.ends_with(".cedar"));
-    let shown = text.chars().flat_map(|c| {
+    let start = lines.starts[at] - lines.starts[first] + in_line;
+    let shown = lines.between(first, at + CONTEXT).chars().flat_map(|c| {
         // As many bytes as before, so that places stay right.
         let hidden = c.is_control() && !matches!(c, '\n' | '\t' | '\r');
         let (c, n) = if hidden { ('?', c.len_utf8()) } else { (c, 1) };
         std::iter::repeat_n(c, n)
     });
-    Some(Excerpt { text: shown.collect(), at: (line_at + in_line, length).into() })
+    Some((Excerpt { file: span.file.to_string(), text: shown.collect(), first }, (start, length).into()))
 }
 
 /// How many bytes of `rest` the reader would call the thing that is meant.

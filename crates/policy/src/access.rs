@@ -104,7 +104,16 @@ fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Opt
     let policy =
         Policy::from_json(Some(PolicyId::new(&id)), form).expect("this is Cedar's JSON form, whatever the strings");
     let text = policy.to_cedar().expect("a static policy has a text").into();
-    Source { id, file: span.file.clone(), line: span.line, text, policy, origin: None }
+    Source {
+        id,
+        file: span.file.clone(),
+        line: span.line,
+        text,
+        policy,
+        parsed_at: 0,
+        form: Arc::default(),
+        origin: None,
+    }
 }
 
 #[cfg(test)]

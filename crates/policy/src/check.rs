@@ -11,7 +11,7 @@ use weft_model::{Finding, PLAIN_TEXT, Severity};
 
 use crate::scope::Universe;
 use crate::source::{SHADOW, Source};
-use crate::{bound, covered, never, plain_text, read, schema, scope, spelled, unheard};
+use crate::{bound, covered, never, plain_text, read, schema, scope, spelled, together, unheard, users};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -59,11 +59,13 @@ fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings:
         intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..]))).collect();
     let universe = Universe::new(services.iter().copied());
     unheard::warn(intent, &universe, sources, findings);
+    together::warn(sources, findings);
     let of_calls: Vec<Source> =
         sources.iter().filter(|source| !scope::concerns_break_glass(&source.policy)).cloned().collect();
     let sources = &of_calls[..];
     spelled::warn(intent, &universe, sources, findings);
     plain_text::warn(intent, &universe, sources, findings);
+    users::warn(sources, findings);
     // Where something is wrong, it says too little of what it is for.
     if findings.iter().all(|finding| finding.severity != Severity::Error) {
         never::warn(intent, &roles, &universe, sources, told, findings);
@@ -100,7 +102,7 @@ fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) ->
             message: plain(diagnostic.to_string()),
             hint: hint
                 .unwrap_or_else(|| "docs/reference/policy.md lists what a policy can read, with types".to_owned()),
-            span: Some(source.span(read::label(diagnostic).unwrap_or(0))),
+            span: Some(source.span(read::label(diagnostic).unwrap_or(0).saturating_sub(source.parsed_at))),
         })
     };
     let wrong: HashSet<_> = result.validation_errors().map(|error| error.policy_id()).collect();
@@ -185,9 +187,8 @@ fn shadow_is_said(source: &Source, findings: &mut Vec<Finding>) {
 
 /// Comparisons of an attribute with a value that no service can have.
 fn vocabulary(mesh: &Mesh, source: &Source, findings: &mut Vec<Finding>) {
-    let Ok(form) = source.policy.to_json() else { return };
-    let mut comparisons = BTreeSet::new();
-    compared(&form["conditions"], &mut comparisons);
+    let (form, mut comparisons) = (source.conditions(), BTreeSet::new());
+    compared(&form, &mut comparisons);
     for (attribute, value) in comparisons {
         let Some(legal) = mesh.attributes.get(attribute) else { continue };
         if !legal.iter().any(|known| **known == *value) {

@@ -119,11 +119,11 @@ fn saying(source: &Source) -> Saying {
         ResourceConstraint::In(uid) => Scope::Only(uid),
         ResourceConstraint::Eq(uid) => service(entities::is_service(uid.type_name()), Scope::Only(uid)),
     };
-    let conditions = match policy.to_json().map(|form| form["conditions"].clone()) {
-        Ok(Value::Array(none)) if none.is_empty() => String::new(),
-        Ok(some) => some.to_string(),
+    let conditions = match &*source.conditions() {
+        Value::Array(none) if none.is_empty() => String::new(),
         // Like no other.
-        Err(_) => source.id.to_string(),
+        Value::Null => source.id.to_string(),
+        some => some.to_string(),
     };
     Saying { permits: policy.effect() == Effect::Permit, principal, resource, conditions }
 }

@@ -291,6 +291,20 @@ impl Engine {
         found
     }
 
+    /// Every permit that may apply to a call by this caller of this method, host and path, whatever else it says. What is not among them does
+    /// not apply to it.
+    pub fn permits_in_reach(&self, request: &CallRequest<'_>) -> Vec<PolicyRef> {
+        let Some(caller) = self.caller(request.principal) else { return Vec::new() };
+        let path = match self.paths.case {
+            Case::Ignore => path::lower_case(request.path),
+            Case::Sensitive => Cow::Borrowed(request.path),
+        };
+        let (request, mut found) = (CallRequest { path: &path, ..*request }, Vec::new());
+        self.parts.index.candidates(&caller.groups, &request, |candidate| found.push(candidate.policy));
+        let known = self.known(found).into_iter().filter(|known| known.effect == Effect::Permit);
+        known.map(|known| known.place.clone()).collect()
+    }
+
     fn parties<'a>(&'a self, caller: &'a Caller, around: Surroundings<'a>) -> Parties<'a> {
         let (action, resource, entities) = (&self.action, &self.resource, &self.parts.entities);
         Parties { principal: &caller.uid, action, resource, entities, inputs: &self.inputs, around }

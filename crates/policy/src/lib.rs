@@ -9,6 +9,7 @@ mod bound;
 mod break_glass;
 mod bundle;
 mod check;
+mod comparison;
 mod context;
 mod covered;
 mod decision;
@@ -36,7 +37,9 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 mod tests_of_intent;
+mod together;
 mod unheard;
+mod users;
 
 pub use break_glass::BreakGlass;
 pub use bundle::{Bundle, PolicyError, PolicyText, ServiceFacts};

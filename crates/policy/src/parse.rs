@@ -1,4 +1,4 @@
-//! From the texts of a bundle to policies. Cedar's parser makes its tables anew for each text that it is given, and they take longer
+//! From texts to policies. Cedar's parser makes its tables anew for each text that it is given, and they take longer
 //! than a policy does; so many policies are given to it at once. And it takes most of the time of a load, so several threads parse.
 
 use std::fmt::Write as _;
@@ -6,12 +6,15 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::{self, Scope};
 
 use cedar_policy::{Policy, PolicyId, PolicySet};
+use cedar_policy_core::ast::PolicyID;
+use cedar_policy_core::parser::parse_policyset_to_ests_and_pset;
+use serde_json::Value;
 
 use crate::bound;
 use crate::bundle::{PolicyError, PolicyText};
 
 /// How many at once: the tables are made for few, and the trees of few are kept at a time.
-const TOGETHER: usize = 32;
+pub(crate) const TOGETHER: usize = 32;
 
 /// Threads that parse at a time, at most: a sidecar has calls to carry, too.
 const THREADS_MAX: usize = 4;
@@ -71,8 +74,9 @@ impl Helper {
 }
 
 fn some(texts: &[PolicyText]) -> Result<Vec<Policy>, PolicyError> {
-    match together(texts) {
-        Some(policies) => Ok(policies),
+    let together = together(&texts.iter().map(|text| &*text.text).collect::<Vec<_>>());
+    match together {
+        Some(policies) => Ok(policies.into_iter().map(|(policy, _)| policy).collect()),
         // Whichever is wrong says so itself.
         None => texts.iter().map(alone).collect(),
     }
@@ -86,13 +90,14 @@ fn alone(text: &PolicyText) -> Result<Policy, PolicyError> {
     Policy::parse(Some(PolicyId::new(&text.id)), &text.text).map_err(|error| refuse(text, error.to_string()))
 }
 
-/// All of them, unless some text is not exactly one policy: then none, as it could be read together with its neighbours.
-fn together(texts: &[PolicyText]) -> Option<Vec<Policy>> {
+/// All of them, each with where it starts in what Cedar was given, which is what its places are counted from. None if some text is not
+/// exactly one policy, as it could be read together with its neighbours.
+pub(crate) fn together(texts: &[&str]) -> Option<Vec<(Policy, usize)>> {
     let (mut all, mut places) = (String::new(), Vec::with_capacity(texts.len()));
     for text in texts {
         let start = all.len();
         // The end of a line ends a comment.
-        let _ = writeln!(all, "{}", text.text);
+        let _ = writeln!(all, "{text}");
         places.push(start..all.len());
     }
     let set: PolicySet = all.parse().ok()?;
@@ -103,9 +108,21 @@ fn together(texts: &[PolicyText]) -> Option<Vec<Policy>> {
         // Cedar numbers them as they come.
         let policy = set.policy(&PolicyId::new(format!("policy{at}")))?;
         let loc = AsRef::<cedar_policy_core::ast::Policy>::as_ref(policy).loc()?;
-        (place.start <= loc.start() && loc.end() <= place.end).then(|| policy.clone())
+        (place.start <= loc.start() && loc.end() <= place.end).then(|| (policy.clone(), place.start))
     };
     places.into_iter().enumerate().map(within).collect()
+}
+
+/// What stands behind `when` and `unless` in each, in Cedar's JSON form, of texts that can be read [`together`]: to make it of a policy, Cedar
+/// would read that text again. None where one is deep.
+pub(crate) fn conditions(texts: &[&str]) -> Vec<Value> {
+    if texts.iter().any(|text| bound::is_deep(text)) {
+        return Vec::new();
+    }
+    let all: String = texts.iter().flat_map(|text| [text, "\n"]).collect();
+    let Ok((mut forms, _)) = parse_policyset_to_ests_and_pset(&all) else { return Vec::new() };
+    let each = (0..texts.len()).map(|at| forms.remove(&PolicyID::from_string(format!("policy{at}"))));
+    each.map(|form| serde_json::to_value(form).map(|mut form| form["conditions"].take()).unwrap_or_default()).collect()
 }
 
 #[cfg(test)]
@@ -143,8 +160,19 @@ mod tests {
         assert_eq!(parsed(&texts(&many)), Ok(expected));
         let commented = ["// a comment\npermit(principal, action, resource); // and one", FORBID];
         assert_eq!(parsed(&texts(&commented)), Ok(vec!["x:1 permit".to_owned(), "x:2 forbid".to_owned()]));
-        assert!(together(&texts(&commented)).is_some());
+        assert!(together(&commented).is_some());
         assert_eq!(parsed(&[]), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn conditions_are_what_cedar_says_of_each_alone() {
+        let texts: Vec<String> = (0..40)
+            .map(|at| format!("permit(principal, action, resource) when {{ context.depth >= {at} || context.path like \"/a*\" }} unless {{ context has user }};"))
+            .chain([PERMIT.to_owned()])
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(|text| &**text).collect();
+        let alone = texts.iter().map(|text| Policy::parse(None, text).unwrap().to_json().unwrap()["conditions"].take());
+        assert_eq!(conditions(&texts), alone.collect::<Vec<_>>());
     }
 
     /// Together they may be policies.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use weft_model::SpiffeId;
 use weft_model::grpc::is_grpc;
 
-use crate::decision::Decision;
+use crate::decision::{Decision, PolicyRef};
 use crate::engine::Engine;
 use crate::host;
 use crate::path::{self, PathError};
@@ -68,10 +68,22 @@ impl Probe {
     /// # Errors
     /// The path is refused before any policy is asked.
     pub fn decide(&self, engine: &Engine) -> Result<Decision, PathError> {
+        self.ask(engine, |call| engine.decide(call))
+    }
+
+    /// Every permit that may apply to it, whatever it says beside method, host and path.
+    ///
+    /// # Errors
+    /// The path is refused before any policy is asked.
+    pub fn permits_in_reach(&self, engine: &Engine) -> Result<Vec<PolicyRef>, PathError> {
+        self.ask(engine, |call| engine.permits_in_reach(call))
+    }
+
+    fn ask<T>(&self, engine: &Engine, question: impl FnOnce(&CallRequest<'_>) -> T) -> Result<T, PathError> {
         let (is_tcp, is_tls) = (self.method.is_empty(), self.caller != Who::PlainText);
         let target = if is_tcp { Cow::Borrowed("") } else { path::normalize(&self.target, engine.paths())? };
         let (path, query) = path::split(&target);
-        Ok(engine.decide(&CallRequest {
+        Ok(question(&CallRequest {
             principal: self.caller.principal(),
             method: &self.method,
             path,

@@ -1,14 +1,15 @@
 //! Every policy of an intent, read from `access` entries and `.cedar` files; and all that keeps one from being read.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::{ParseErrors, Policy, PolicyId, Template};
 use miette::Diagnostic;
 use weft_model::intent::{Intent, PolicyFile};
 use weft_model::{Finding, Severity};
 
-use crate::source::{Source, place};
+use crate::parse::{TOGETHER, conditions, together};
+use crate::source::{Place, Source};
 use crate::{access, bound, split};
 
 /// All policies that can be read: those of `access` entries by service, then those of the files in order.
@@ -25,39 +26,63 @@ pub(crate) fn policies(intent: &Intent, findings: &mut Vec<Finding>) -> Vec<Sour
 }
 
 fn read_file(file: &PolicyFile, sources: &mut Vec<Source>, findings: &mut Vec<Finding>) {
-    let (mut line, mut counted) = (1, 0);
+    let (mut line, mut counted, mut chunks) = (1, 0, Vec::new());
     for chunk in split::policies(&file.text) {
         line += file.text[counted..chunk.offset].bytes().filter(|byte| *byte == b'\n').count() as u32;
         counted = chunk.offset;
-        let id: Arc<str> = format!("{}:{line}", file.path).into();
+        let place = Place { file: &file.path, text: &file.text, start: chunk.offset, line };
         if let Err(too_deep) = bound::check(chunk.text) {
             findings.push(Finding {
                 code: "WEFT0209",
                 severity: Severity::Error,
                 message: too_deep.message(),
                 hint: too_deep.hint().to_owned(),
-                span: Some(place(&file.path, &file.text, chunk.offset + too_deep.offset)),
+                span: Some(place.span(too_deep.offset)),
             });
             continue;
         }
-        match Policy::parse(Some(PolicyId::new(&id)), chunk.text) {
-            Ok(policy) => sources.push(Source {
-                id,
-                file: file.path.clone(),
-                line,
-                text: chunk.text.into(),
-                policy,
-                origin: Some((file.text.clone(), chunk.offset)),
-            }),
-            Err(errors) => report(file, &chunk, &errors, findings),
+        chunks.push((place, chunk.text));
+    }
+    for some in chunks.chunks(TOGETHER) {
+        let texts: Vec<&str> = some.iter().map(|(_, text)| *text).collect();
+        match together(&texts) {
+            Some(parsed) => {
+                let mut forms = conditions(&texts).into_iter();
+                for ((place, text), (policy, parsed_at)) in some.iter().zip(parsed) {
+                    let form = Arc::new(forms.next().map(OnceLock::from).unwrap_or_default());
+                    sources.push(Source { parsed_at, form, ..source(*place, text, file, policy) });
+                }
+            }
+            // Whichever is wrong says so itself.
+            None => {
+                for (place, text) in some {
+                    match Policy::parse(None, text) {
+                        Ok(policy) => sources.push(source(*place, text, file, policy)),
+                        Err(errors) => report(*place, text, &errors, findings),
+                    }
+                }
+            }
         }
     }
 }
 
-fn report(file: &PolicyFile, chunk: &split::Chunk<'_>, errors: &ParseErrors, findings: &mut Vec<Finding>) {
-    let is_template = Template::parse(None, chunk.text).is_ok_and(|template| template.slots().next().is_some());
+fn source(place: Place<'_>, text: &str, file: &PolicyFile, policy: Policy) -> Source {
+    let id: Arc<str> = format!("{}:{}", place.file, place.line).into();
+    Source {
+        policy: policy.new_id(PolicyId::new(&id)),
+        id,
+        file: file.path.clone(),
+        line: place.line,
+        text: text.into(),
+        parsed_at: 0,
+        form: Arc::default(),
+        origin: Some((file.text.clone(), place.start)),
+    }
+}
+
+fn report(place: Place<'_>, text: &str, errors: &ParseErrors, findings: &mut Vec<Finding>) {
+    let is_template = Template::parse(None, text).is_ok_and(|template| template.slots().next().is_some());
     for error in errors.iter() {
-        let offset = chunk.offset + label(error).unwrap_or(0);
         findings.push(Finding {
             code: if is_template { "WEFT0203" } else { "WEFT0201" },
             severity: Severity::Error,
@@ -73,7 +98,7 @@ fn report(file: &PolicyFile, chunk: &split::Chunk<'_>, errors: &ParseErrors, fin
                     "a policy is permit or forbid, (principal, action, resource), conditions, and a ;".to_owned()
                 }
             },
-            span: Some(place(&file.path, &file.text, offset)),
+            span: Some(place.span(label(error).unwrap_or(0))),
         });
         if is_template {
             break;

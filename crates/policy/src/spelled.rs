@@ -13,9 +13,9 @@ use crate::{context, path};
 pub(crate) fn warn(intent: &Intent, universe: &Universe, sources: &[Source], findings: &mut Vec<Finding>) {
     kept_slashes(intent, universe, sources, findings);
     for source in sources.iter().filter(|source| source.origin.is_some()) {
-        let Ok(form) = source.policy.to_json() else { continue };
-        one_path(source, &form["conditions"], findings);
-        capitals(intent, universe, source, &form["conditions"], findings);
+        let conditions = source.conditions();
+        one_path(source, &conditions, findings);
+        capitals(intent, universe, source, &conditions, findings);
     }
 }
 

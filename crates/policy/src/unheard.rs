@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use jiff::civil::Date;
-use serde_json::Value;
 use weft_model::intent::{Intent, Paths};
 use weft_model::{Finding, Severity};
 
+use crate::comparison::{Comparison, With, collect, holds};
 use crate::scope::Universe;
 use crate::source::Source;
 use crate::{host, path};
@@ -22,9 +22,8 @@ pub(crate) fn warn(intent: &Intent, universe: &Universe, sources: &[Source], fin
     let services: Vec<_> = intent.services.values().collect();
     let ports: BTreeSet<i64> = services.iter().map(|service| i64::from(service.port)).collect();
     for source in sources {
-        let Ok(form) = source.policy.to_json() else { continue };
         let mut comparisons = Vec::new();
-        collect(&form["conditions"], &mut comparisons);
+        collect(&source.conditions(), &mut comparisons);
         if comparisons.is_empty() {
             continue;
         }
@@ -41,34 +40,6 @@ pub(crate) fn warn(intent: &Intent, universe: &Universe, sources: &[Source], fin
                 findings.push(Finding { code: "WEFT0223", severity: Severity::Warning, message: problem, hint, span });
             }
         }
-    }
-}
-
-/// Something of the call, and what it is compared with.
-struct Comparison {
-    /// Behind `context.`, like `time.berlin.hour`.
-    attribute: String,
-    with: With,
-}
-
-enum With {
-    Text(String),
-    /// A pattern of `like`; `None` is a wildcard.
-    Pattern(Vec<Option<String>>),
-    /// As written with the attribute on the left.
-    Number(&'static str, i64),
-}
-
-impl Comparison {
-    /// Where it stands in the text of the policy, as well as that can be told.
-    fn place(&self, policy: &str) -> usize {
-        let last = self.attribute.rsplit('.').next().unwrap_or_default();
-        let literal = match &self.with {
-            With::Text(text) => policy.find(&format!("{text:?}")),
-            With::Pattern(pieces) => pieces.iter().flatten().next().and_then(|piece| policy.find(&**piece)),
-            With::Number(..) => None,
-        };
-        literal.or_else(|| policy.find(last)).unwrap_or(0)
     }
 }
 
@@ -95,7 +66,8 @@ impl Known<'_> {
         match &comparison.with {
             With::Text(text) => self.wrong_text(attribute, text),
             With::Pattern(pieces) => self.wrong_pattern(attribute, pieces),
-            With::Number(operator, number) => self.wrong_number(attribute, operator, *number),
+            With::Number(number) => self.wrong_number(attribute, comparison.operator, *number),
+            With::Address(text) => wrong_address(attribute, comparison.operator, text),
         }
     }
 
@@ -206,22 +178,8 @@ impl Known<'_> {
             let hint = "`context.port` is `Service.port` of who is called";
             return if is_other { Wrong::new(format!("no service has the port {number}"), hint) } else { None };
         }
-        let last = attribute.rsplit('.').next().unwrap_or_default();
-        let (least, most) = match last {
-            "hour" if attribute.starts_with("time.") => (0, 23),
-            "minute" if attribute.starts_with("time.") => (0, 59),
-            "minuteOfDay" if attribute.starts_with("time.") => (0, 1439),
-            "depth" if attribute == last => (0, i64::MAX),
-            _ => return None,
-        };
-        let holds = |value: i64| match operator {
-            "==" => value == number,
-            "!=" => value != number,
-            "<" => value < number,
-            "<=" => value <= number,
-            ">" => value > number,
-            _ => value >= number,
-        };
+        let (least, most) = range(attribute)?;
+        let holds = |value: i64| holds(value, operator, number);
         // What is asked of a number changes at that number alone.
         let beside = [least, most, number.clamp(least, most)];
         let (always, never) = (beside.iter().all(|value| holds(*value)), !beside.iter().any(|value| holds(*value)));
@@ -232,90 +190,37 @@ impl Known<'_> {
     }
 }
 
+/// The least and the greatest number that it can be, where there are such bounds.
+pub(crate) fn range(attribute: &str) -> Option<(i64, i64)> {
+    match attribute.rsplit('.').next().unwrap_or_default() {
+        "hour" if attribute.starts_with("time.") => Some((0, 23)),
+        "minute" if attribute.starts_with("time.") => Some((0, 59)),
+        "minuteOfDay" if attribute.starts_with("time.") => Some((0, 1439)),
+        "depth" if attribute == "depth" => Some((0, i64::MAX)),
+        _ => None,
+    }
+}
+
+/// A call comes from one address, which is no network.
+fn wrong_address(attribute: &str, operator: &str, text: &str) -> Option<Wrong> {
+    let (address, length) = text.split_once('/')?;
+    let whole = if address.contains(':') { "128" } else { "32" };
+    if length == whole {
+        return None;
+    }
+    let how = if operator == "!=" { "always" } else { "never" };
+    let problem = format!(
+        "`context.{attribute} {operator} ip({text:?})` is {how} true: it is one address, and that is a network"
+    );
+    Wrong::new(problem, format!("write `context.{attribute}.isInRange(ip({text:?}))`"))
+}
+
 fn is_weekday(attribute: &str) -> bool {
     attribute.starts_with("time.") && attribute.ends_with(".weekday")
 }
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// All comparisons within an expression, in Cedar's JSON form.
-fn collect(expression: &Value, out: &mut Vec<Comparison>) {
-    match expression {
-        Value::Array(items) => items.iter().for_each(|item| collect(item, out)),
-        Value::Object(members) => {
-            for (operator, operands) in members {
-                compared(operator, operands, out);
-                collect(operands, out);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn compared(operator: &str, operands: &Value, out: &mut Vec<Comparison>) {
-    let (left, right) = (&operands["left"], &operands["right"]);
-    match operator {
-        "like" => {
-            let Some(attribute) = of_context(left) else { return };
-            let mut pieces: Vec<Option<String>> = Vec::new();
-            for piece in operands["pattern"].as_array().into_iter().flatten() {
-                // Cedar has a piece for each character.
-                match (piece["Literal"].as_str(), pieces.last_mut()) {
-                    (Some(more), Some(Some(text))) => text.push_str(more),
-                    (literal, _) => pieces.push(literal.map(str::to_owned)),
-                }
-            }
-            out.push(Comparison { attribute, with: With::Pattern(pieces) });
-        }
-        "contains" => {
-            let Some(attribute) = of_context(right) else { return };
-            let items = [&left["Set"], &left["Value"]].into_iter().filter_map(Value::as_array).flatten();
-            let values = items.map(|item| if item["Value"].is_null() { item } else { &item["Value"] });
-            out.extend(
-                values
-                    .filter_map(|value| with("==", value))
-                    .map(|with| Comparison { attribute: attribute.clone(), with }),
-            );
-        }
-        _ => {
-            let sides = [(left, right, operator), (right, left, mirrored(operator))];
-            out.extend(sides.into_iter().filter_map(|(one, other, operator)| {
-                Some(Comparison { attribute: of_context(one)?, with: with(known(operator)?, &other["Value"])? })
-            }));
-        }
-    }
-}
-
-fn with(operator: &'static str, value: &Value) -> Option<With> {
-    let number = value.as_i64().map(|number| With::Number(operator, number));
-    number.or_else(|| value.as_str().map(|text| With::Text(text.to_owned())))
-}
-
-fn known(operator: &str) -> Option<&'static str> {
-    ["==", "!=", "<", "<=", ">", ">="].into_iter().find(|known| *known == operator)
-}
-
-/// The operator between the same operands the other way round.
-fn mirrored(operator: &str) -> &str {
-    match operator {
-        "<" => ">",
-        "<=" => ">=",
-        ">" => "<",
-        ">=" => "<=",
-        same => same,
-    }
-}
-
-/// What is behind `context.`, with dots between.
-fn of_context(expression: &Value) -> Option<String> {
-    let access = &expression["."];
-    let attribute = access["attr"].as_str()?;
-    if access["left"]["Var"] == "context" {
-        return Some(attribute.to_owned());
-    }
-    Some(format!("{}.{attribute}", of_context(&access["left"])?))
 }
 
 #[cfg(test)]
@@ -359,6 +264,9 @@ mod tests {
             ("context.time.utc.minute == 60", "0 to 59"),
             ("context.time.utc.minuteOfDay > 1439", "0 to 1439"),
             ("context.depth < 0", "0 or more"),
+            ("context has sourceIp && context.sourceIp == ip(\"10.0.0.1/8\")", "isInRange(ip(\"10.0.0.1/8\"))"),
+            ("context has sourceIp && context.sourceIp != ip(\"fd00::/8\")", "always true"),
+            ("context has sourceIp && [ip(\"10.0.0.0/8\")].contains(context.sourceIp)", "is a network"),
             ("context.port == 1", "no service has the port 1"),
             ("context.host == \"Board.Prod:80\"", "write \"board.prod\""),
             ("context.host like \"*.Prod\"", "write \"*.prod\""),
@@ -387,6 +295,8 @@ mod tests {
             "context.time.utc.weekday == \"saturday\" && context.time.utc.date != \"2026-11-27\"",
             "context.time.utc.hour >= 23 && context.time.utc.hour < 24 - 1 && context.time.utc.minute != 0",
             "context.depth > 1 && context.port == 8080",
+            "context has sourceIp && [ip(\"10.0.0.1\"), ip(\"10.0.0.2/32\"), ip(\"::1/128\")].contains(context.sourceIp)",
+            "context has sourceIp && context.sourceIp.isInRange(ip(\"10.0.0.1/8\"))",
             "context.host == \"board.prod\" || context.host == \"[::1]\" || context.host like \"*.prod\"",
             "context.path == \"*\" || context.path == \"/\" || context.path like \"*.php\" || context.path like \"/a%*\"",
             "context.path like \"*/admin/*\" || context.path like \"/a/.*\" || context.path like \"*\"",

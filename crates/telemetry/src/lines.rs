@@ -79,7 +79,7 @@ impl LogSink {
         let (dropped, again) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let thread = std::thread::Builder::new().name(log.name.replace(' ', "-"));
         let (path, counter, asked) = (path.to_owned(), dropped.clone(), again.clone());
-        let mut writer = Writer { out, log, path, again: asked, dropped: counter, torn: false, lost: 0, stuck: false };
+        let mut writer = Writer { out, log, path, again: asked, dropped: counter, torn: 0, lost: 0, stuck: false };
         thread.spawn(move || writer.run(queue))?;
         Ok(Self { full, dropped, again })
     }

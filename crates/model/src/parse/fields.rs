@@ -152,6 +152,14 @@ impl<'a> Field<'a> {
         Some(items.iter().map(move |node| Field { key, key_span, node }))
     }
 
+    /// Warns of a list without entries; `does` is what the document then does not do.
+    pub(super) fn warn_if_empty(&self, does: &str, report: &mut Report) {
+        if matches!(&self.node.value, Value::List(items) if items.is_empty()) {
+            let message = format!("`{}` is empty: {does}", self.key);
+            report.warning(code::EMPTY_LIST, self.span(), message, "fill it in, or remove the document");
+        }
+    }
+
     /// The entries of a mapping whose keys the writer chose.
     pub(super) fn entries(&self, report: &mut Report) -> Option<Vec<Field<'a>>> {
         if !matches!(self.node.value, Value::Map(_)) {

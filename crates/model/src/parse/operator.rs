@@ -22,7 +22,9 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Operator> {
     let fields = OPERATOR.read(root, report)?;
     let name = fields.required("name", "alice", report).and_then(|name| name.dns_label(report));
     let mut ssh_keys = Vec::new();
-    for item in fields.required("sshKeys", "[ssh-ed25519 AAAA…]", report)?.items(report).into_iter().flatten() {
+    let keys = fields.required("sshKeys", "[ssh-ed25519 AAAA…]", report)?;
+    keys.warn_if_empty("nobody is known as this operator", report);
+    for item in keys.items(report).into_iter().flatten() {
         let Some(text) = item.text(report) else { continue };
         match key(text) {
             Ok(key) => ssh_keys.push(key),

@@ -23,6 +23,9 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
     let fields = ROLE.read(root, report)?;
     let name = fields.required("name", "reporting", report).and_then(|name| name.dns_label(report));
     let members = fields.required("members", "[prod/web]", report);
+    if let Some(members) = &members {
+        members.warn_if_empty("no service has this role", report);
+    }
     let members = members.map(|members| self::members(members, declared, report)).unwrap_or_default();
     Some(Role { name: name?.into(), members, span: root.span.clone() })
 }

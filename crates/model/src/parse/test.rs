@@ -36,6 +36,9 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
             fields.required("decisions", "[{from: prod/web, to: prod/board, call: GET /api, expect: allow}]", report)
         }
     };
+    for list in decided.iter().chain(&routed) {
+        list.warn_if_empty("this test expects nothing", report);
+    }
     let (mut decisions, mut routes) = (Vec::new(), Vec::new());
     for item in decided.and_then(|list| list.items(report)).into_iter().flatten() {
         decisions.extend(decision(item, declared, report));

@@ -188,6 +188,9 @@ pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)>
             return says(&format!("has %{hex}, and requests with it are refused by the mesh"), "leave it out");
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            if is_dot_segment(path, at) {
+                return says("has a dot segment", "write the path that it leads to (RFC 3986 s.5.2.4)");
+            }
             let plain = char::from(byte);
             return says(&format!("has %{hex}, which requests are compared without"), &format!("write `{plain}`"));
         }
@@ -210,6 +213,13 @@ pub(super) fn path_problem(path: &str, paths: Paths) -> Option<(String, String)>
         return says("has a segment that begins with `;`", "requests with one are refused by the mesh");
     }
     None
+}
+
+/// Whether the segment at a place is `.` or `..`, however its dots are written.
+fn is_dot_segment(path: &str, at: usize) -> bool {
+    let start = path[..at].rfind('/').map_or(0, |slash| slash + 1);
+    let segment = path[start..].split('/').next().unwrap_or_default().to_ascii_lowercase().replace("%2e", ".");
+    matches!(&*segment, "." | "..")
 }
 
 #[cfg(test)]
@@ -244,6 +254,10 @@ mod tests {
             "/%41", "/%7e", "/%c3", "/.", "/..", "/a/./b", "/a/../b", "/a//b", "//", "/%0A", "/%7F", "/;x", "/a/;x/b",
         ] {
             assert!(path_problem(bad, Paths::default()).is_some(), "{bad}");
+        }
+        for dots in ["/%2e", "/a/%2E%2e/b", "/.%2e", "/%2E."] {
+            let (problem, _) = path_problem(dots, Paths::default()).unwrap();
+            assert!(problem.ends_with("has a dot segment"), "{problem}");
         }
         let keep = Paths { escaped_slashes: EscapedSlashes::Keep, slashes: Slashes::Keep, ..Paths::default() };
         for good in ["/a%2Fb", "/%2F", "/a%2F%2Fb/c", "/a%20b", "/a//b", "//"] {

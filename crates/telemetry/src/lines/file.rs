@@ -32,6 +32,20 @@ impl Out {
     }
 }
 
+impl Out {
+    /// Takes the last `count` bytes out of a file, if it ends where it was written last; whether that was done.
+    fn take_back(&mut self, count: u64) -> bool {
+        let Self::File(file, length) = self else { return false };
+        let before = length.saturating_sub(count);
+        let is_ours = file.metadata().is_ok_and(|now| now.is_file() && now.len() == *length);
+        let done = is_ours && file.set_len(before).is_ok();
+        if done {
+            *length = before;
+        }
+        done
+    }
+}
+
 impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
@@ -59,8 +73,8 @@ pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) again: Arc<AtomicBool>,
     pub(super) dropped: Arc<AtomicU64>,
-    /// What was written last is the beginning of a line.
-    pub(super) torn: bool,
+    /// So many bytes at the end are the beginning of a line.
+    pub(super) torn: u64,
     /// Lines lost since the first that could not be written.
     pub(super) lost: u64,
     /// A full file could not be put aside: it is tried again with the next lines, and told once.
@@ -91,7 +105,7 @@ impl Writer {
         match Out::open(&self.path, self.log.mode) {
             Ok(out) => {
                 self.out = out;
-                self.torn = false; // the beginning of a line is in the old file
+                self.torn = 0; // the beginning of a line is in the old file
                 tracing::info!(path = %self.path.display(), "the {name} is opened again");
             }
             Err(error) => {
@@ -133,7 +147,7 @@ impl Writer {
         }
         match rotate(&self.path, rotation).and_then(|()| Out::open(&self.path, self.log.mode)) {
             Ok(out) => {
-                (self.out, self.torn, self.stuck) = (out, false, false);
+                (self.out, self.torn, self.stuck) = (out, 0, false);
                 true
             }
             Err(error) => {
@@ -147,10 +161,10 @@ impl Writer {
 
     /// Writes them, or loses those that cannot be; the beginning and the end of that are told.
     pub(super) fn write(&mut self, lines: &[u8]) {
-        if self.torn {
+        if self.torn > 0 {
             // What follows the beginning of a line would be taken for its end.
             match self.out.write_all(b"\n") {
-                Ok(()) => self.torn = false,
+                Ok(()) => self.torn = 0,
                 Err(error) => return self.lose(lines, &error),
             }
         }
@@ -159,8 +173,12 @@ impl Writer {
             match self.out.write(rest) {
                 Ok(0) => return self.lose(rest, &io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    self.torn = rest[count - 1] != b'\n';
-                    rest = &rest[count..];
+                    let (now, later) = rest.split_at(count);
+                    self.torn = match now.iter().rposition(|byte| *byte == b'\n') {
+                        Some(end) => (now.len() - end - 1) as u64,
+                        None => self.torn + now.len() as u64,
+                    };
+                    rest = later;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return self.lose(rest, &error),
@@ -175,8 +193,11 @@ impl Writer {
         }
     }
 
-    fn lose(&mut self, lines: &[u8], error: &io::Error) {
+    pub(super) fn lose(&mut self, lines: &[u8], error: &io::Error) {
         let count = super::count(lines);
+        if self.torn > 0 && self.out.take_back(self.torn) {
+            self.torn = 0;
+        }
         if self.lost == 0 {
             tracing::warn!(%error, "lines of the {} cannot be written, and are lost until they can", self.log.name);
         }

@@ -33,7 +33,7 @@ fn a_full_disk_costs_lines_that_are_counted_and_tears_none_that_follow() {
     let disk = Disk::default();
     let out = Out::Stream(Box::new(disk.clone()));
     let (path, again, dropped) = (PathBuf::new(), Arc::default(), Arc::default());
-    let mut writer = Writer { out, log: log(), path, again, dropped, torn: false, lost: 0, stuck: false };
+    let mut writer = Writer { out, log: log(), path, again, dropped, torn: 0, lost: 0, stuck: false };
     disk.0.lock().unwrap().0 = 9;
     writer.write(b"first\nsecond\nthird\n");
     writer.write(b"fourth\n");
@@ -42,6 +42,34 @@ fn a_full_disk_costs_lines_that_are_counted_and_tears_none_that_follow() {
     writer.write(b"fifth\n");
     assert_eq!(String::from_utf8_lossy(&disk.0.lock().unwrap().1), "first\nsec\nfifth\n");
     assert_eq!((writer.lost, writer.dropped.load(Ordering::Relaxed)), (0, 3));
+}
+
+#[test]
+fn the_beginning_of_a_line_is_taken_out_of_a_file_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("decisions.log");
+    let text = || std::fs::read_to_string(&path).unwrap();
+    let mut writer = Writer {
+        out: Out::open(&path, 0o640).unwrap(),
+        log: log(),
+        path: path.clone(),
+        again: Arc::default(),
+        dropped: Arc::default(),
+        torn: 0,
+        lost: 0,
+        stuck: false,
+    };
+    writer.write(b"first\nsec");
+    assert_eq!(writer.torn, 3);
+    writer.lose(b"ond\n", &io::ErrorKind::StorageFull.into());
+    writer.write(b"third\n");
+    assert_eq!(text(), "first\nthird\n");
+    // Not where somebody else has written behind it.
+    writer.write(b"fou");
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"strange").unwrap();
+    writer.lose(b"rth\n", &io::ErrorKind::StorageFull.into());
+    writer.write(b"fifth\n");
+    assert_eq!(text(), "first\nthird\nfoustrange\nfifth\n");
 }
 
 #[test]

@@ -20,6 +20,19 @@ fn tests_of_decisions() {
 }
 
 #[test]
+fn a_list_that_leaves_a_document_without_effect_is_pointed_at() {
+    for (document, does) in [
+        ("kind: Role\nname: ops\nmembers: []\n", "`members` is empty: no service has this role"),
+        ("kind: Operator\nname: ada\nsshKeys: []\n", "`sshKeys` is empty: nobody is known as this operator"),
+        ("kind: Test\nname: none\ndecisions: []\n", "`decisions` is empty: this test expects nothing"),
+        ("kind: Test\nname: none\nroutes: []\n", "`routes` is empty: this test expects nothing"),
+    ] {
+        let told = told(&[("mesh.yaml", MESH), ("prod.yaml", BOARD), ("empty.yaml", document)]);
+        assert!(told.contains("WEFT0116") && told.contains(does), "{document}: {told}");
+    }
+}
+
+#[test]
 fn tests_of_routes() {
     let test = |routes: &str| {
         let text = format!("kind: Test\nname: board\nroutes:\n{routes}");

@@ -1,14 +1,15 @@
 //! `weft policy who-can` and `what-can`: every service of the mesh, asked one by one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::Result;
 use serde_json::json;
 use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
-use weft_policy::Who;
+use weft_policy::{Concern, Decision, PolicyRef, Who};
 
 use crate::command::asked::{Asked, Call, Repo};
-use crate::output::{Format, count, say, table};
+use crate::output::{Format, count, say, shown, table};
 
 /// Name every service that may make a call, and by which line
 ///
@@ -36,7 +37,7 @@ pub(crate) struct WhoCan {
 /// Exit code 0 if there is one, 1 if there is none, 2 if it cannot be told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhatCan {
-    /// Who calls
+    /// Who calls: a service, a SPIFFE ID, or plain-text
     caller: String,
     #[command(flatten)]
     repo: Repo,
@@ -62,16 +63,15 @@ pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
     let services = asked.intent.services.keys().map(|name| (name.to_string(), id(name)));
     let plain_text = asked.model.takes_plain_text(&callee).then(|| (PLAIN_TEXT.to_owned(), Who::PlainText));
     for (caller, who) in services.chain(plain_text) {
-        let (allowed, reason) = match asked.probe(who.clone(), &callee, &args.call)?.decide(&engine) {
-            Ok(decision) => (decision.allowed, decision.policy().to_string()),
-            Err(error) => (false, error.to_string()),
+        let probe = asked.probe(who.clone(), &callee, &args.call)?;
+        let (allowed, reason, open) = match probe.decide(&engine) {
+            Ok(decision) => {
+                let reach = probe.permits_in_reach(&engine).unwrap_or_default();
+                let open = left_open(&decision, &reach, &asked.concerning(&who, &callee), &args.call);
+                (decision.allowed, decision.policy().to_string(), open)
+            }
+            Err(error) => (false, error.to_string(), Vec::new()),
         };
-        let concerning = asked.concerning(&who, &callee);
-        let reads = concerning.iter().flat_map(|concern| &concern.reads);
-        let mut open: Vec<String> =
-            reads.filter(|read| args.call.facts.leave_open(read, args.call.target.as_deref())).cloned().collect();
-        open.sort();
-        open.dedup();
         answers.push(Answer { caller, allowed, reason, open });
     }
     let somebody = answers.iter().any(|answer| answer.allowed);
@@ -80,6 +80,25 @@ pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
         Format::Text => say(who_as_text(&callee, &answers)),
     }
     Ok(somebody)
+}
+
+/// What of the call is not said and could make the decision another one: of permits those `in_reach` alone count, and where one decides
+/// that reads nothing of it, it stays as it is.
+fn left_open(decision: &Decision, in_reach: &[PolicyRef], concerning: &[Concern], call: &Call) -> Vec<String> {
+    let open = |concern: &Concern| {
+        let reads = concern.reads.iter().filter(|read| call.facts.leave_open(read, call.target.as_deref()));
+        reads.cloned().collect::<Vec<_>>()
+    };
+    let enforced: Vec<&Concern> = concerning.iter().filter(|concern| !concern.is_shadow).collect();
+    let forbids_always = |concern: &&Concern| {
+        !concern.is_permit && decision.policies.contains(&concern.place) && open(concern).is_empty()
+    };
+    if !decision.allowed && (in_reach.is_empty() || enforced.iter().any(forbids_always)) {
+        return Vec::new();
+    }
+    let counts = |concern: &&&Concern| !concern.is_permit || in_reach.contains(&concern.place);
+    let all: BTreeSet<String> = enforced.iter().filter(counts).flat_map(|concern| open(concern)).collect();
+    all.into_iter().collect()
 }
 
 fn who_as_json(callee: &ServiceName, answers: &[Answer]) -> serde_json::Value {
@@ -116,11 +135,15 @@ fn who_as_text(callee: &ServiceName, answers: &[Answer]) -> String {
 
 pub(super) fn what_can(args: &WhatCan) -> Result<bool> {
     let asked = Asked::read(&args.repo.repo)?;
-    let caller = asked.service(&args.caller)?;
+    let (caller, name) = (asked.caller(&args.caller)?, shown(&args.caller));
     let mut rows = Vec::new();
     let mut found = Vec::new();
-    for callee in asked.intent.services.keys().filter(|callee| asked.model.may_call(&caller, callee)) {
-        for concern in asked.model.concerning(&caller, callee) {
+    for callee in asked.intent.services.keys() {
+        let concerning = asked.concerning(&caller, callee);
+        if !concerning.iter().any(|concern| concern.is_permit && !concern.is_shadow) {
+            continue;
+        }
+        for concern in concerning {
             let effect = match (concern.is_permit, concern.is_shadow) {
                 (true, false) => "permit",
                 (false, false) => "forbid",
@@ -133,8 +156,8 @@ pub(super) fn what_can(args: &WhatCan) -> Result<bool> {
         }
     }
     match args.output {
-        Format::Json => say(format_args!("{:#}\n", json!({"caller": caller.as_str(), "policies": found}))),
-        Format::Text if rows.is_empty() => say(format_args!("{caller} may call nobody\n")),
+        Format::Json => say(format_args!("{:#}\n", json!({"caller": name, "policies": found}))),
+        Format::Text if rows.is_empty() => say(format_args!("{name} may call nobody\n")),
         Format::Text => say(table(&["CALLEE", "EFFECT", "WHERE", "BEGINS"], &rows)),
     }
     Ok(!rows.is_empty())

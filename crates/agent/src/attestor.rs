@@ -237,14 +237,19 @@ mod tests {
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
         let running = Running::start(&mut command);
         let fake = std::fs::metadata(&fake).unwrap();
-        let is_fake = |facts: &Facts| facts.executable.as_ref().is_some_and(|it| it.file.file == (fake.dev(), fake.ino()));
+        let is_fake =
+            |facts: &Facts| facts.executable.as_ref().is_some_and(|it| it.file.file == (fake.dev(), fake.ino()));
         if !Uid::effective().is_root() {
             return; // nobody else may mount
         }
         let facts = until(&running.caller(0), is_fake);
         assert_eq!(facts.executable.unwrap().path, None);
         let said = std::fs::read_link(format!("/proc/{}/exe", running.0.id())).unwrap();
-        assert_eq!(said, std::fs::canonicalize("/bin/true").unwrap(), "the kernel's own words would have been believed");
+        assert_eq!(
+            said,
+            std::fs::canonicalize("/bin/true").unwrap(),
+            "the kernel's own words would have been believed"
+        );
     }
 
     #[test]

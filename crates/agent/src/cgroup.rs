@@ -26,9 +26,9 @@ pub(crate) fn unit(path: &str) -> Option<&str> {
 /// `libpod-….scope` have them. Of a container in a container it is the outer one. Below a user's own manager there is none.
 pub(crate) fn container(path: &str) -> Option<&str> {
     let system = segments(path).take_while(|segment| !(segment.starts_with("user@") && segment.ends_with(".service")));
-    system.flat_map(|segment| segment.split(|c: char| !c.is_ascii_alphanumeric())).find(|word| {
-        word.len() == 64 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    })
+    system
+        .flat_map(|segment| segment.split(|c: char| !c.is_ascii_alphanumeric()))
+        .find(|word| word.len() == 64 && word.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
 }
 
 /// Whether a group is one that a pattern means, or is below one.

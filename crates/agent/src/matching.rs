@@ -98,7 +98,10 @@ mod tests {
                 Selectors { systemd_unit: text(&format!("docker-{ID}.scope")), ..none() },
                 Selectors { systemd_unit: text("web.service"), ..none() },
             ),
-            (Selectors { cgroup: text("/system.slice"), ..none() }, Selectors { cgroup: text("/user.slice"), ..none() }),
+            (
+                Selectors { cgroup: text("/system.slice"), ..none() },
+                Selectors { cgroup: text("/user.slice"), ..none() },
+            ),
             (Selectors { container_id: text(ID), ..none() }, Selectors { container_id: text(DIGEST), ..none() }),
         ]
     }

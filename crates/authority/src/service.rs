@@ -72,8 +72,7 @@ impl IdentityService {
     ) -> Result<Response<proto::SvidResponse>, Status> {
         let binding = request.extensions().get::<ConnectPeer>().and_then(|peer| peer.binding);
         let request = request.into_inner();
-        let subject: Subject =
-            request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let subject: Subject = request.service.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         record.who = SpiffeId::of(self.issuer.authority.trust_domain(), &subject).to_string();
         record.node = cut(&request.node_id);
         let key = KeyProof::check(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -27,10 +27,7 @@ pub fn to_proto(all: &[Assignment], renew: &[ServiceName]) -> proto::Assigned {
         any: assignment.any.iter().map(selectors_to_proto).collect(),
         svid_ttl_seconds: assignment.svid_ttl.as_secs(),
     };
-    proto::Assigned {
-        services: all.iter().map(one).collect(),
-        renew: renew.iter().map(ToString::to_string).collect(),
-    }
+    proto::Assigned { services: all.iter().map(one).collect(), renew: renew.iter().map(ToString::to_string).collect() }
 }
 
 /// As they came, without what this version would take for less than it asks of a process.

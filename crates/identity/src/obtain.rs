@@ -274,7 +274,11 @@ async fn renew_at(
 }
 
 /// A workload does not take what its peers would refuse: the answer must be for its key and its name, and verify.
-pub(crate) fn check(answer: proto::SvidResponse, request: &KeyRequest, id: &SpiffeId) -> Result<Obtained, IdentityError> {
+pub(crate) fn check(
+    answer: proto::SvidResponse,
+    request: &KeyRequest,
+    id: &SpiffeId,
+) -> Result<Obtained, IdentityError> {
     let bundle = answer.bundle.ok_or_else(|| IdentityError::Unusable("it came without a bundle".into()))?;
     let bundle = bundle_from_proto(bundle).map_err(IdentityError::Unusable)?;
     let svid = Svid::from_der(answer.chain.into_iter().map(CertificateDer::from).collect(), &request.key)?;

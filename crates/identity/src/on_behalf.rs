@@ -8,16 +8,25 @@ use weft_model::{ServiceName, SpiffeId, Subject};
 use crate::assigned::{Assignment, from_proto};
 use crate::ca::KeyRequest;
 use crate::connect::connect;
-use crate::fault::OwnFault;
+use crate::fault::{OwnFault, PeerError};
 use crate::jwt_signer::Audience;
 use crate::live::LiveIdentity;
-use crate::obtain::{CALL_TIMEOUT, IdentityConfig, IdentityError, Obtained, check, of_any};
+use crate::obtain::{CALL_TIMEOUT, IdentityConfig, IdentityError, Obtained, check, of_any, verify_own};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
+use crate::svid::{Svid, TrustBundle};
 use crate::tokens::{self, Token};
 
 /// The most bytes of what the control plane may tell at once: some thousand services.
 const MOST_BYTES: usize = 16 << 20;
+
+/// Whether a certificate is one that peers take who have this bundle.
+///
+/// # Errors
+/// Why not.
+pub fn usable(svid: &Svid, bundle: &TrustBundle) -> Result<(), PeerError> {
+    verify_own(svid, bundle)
+}
 
 /// See the module.
 pub struct OnBehalf {

@@ -232,8 +232,7 @@ fn remedy(config: &IdentityConfig, way_back: WayBack) -> String {
                 .to_owned();
         }
         WayBack::Token => {
-            return "The join token that this was started with is tried until the control plane answers"
-                .to_owned();
+            return "The join token that this was started with is tried until the control plane answers".to_owned();
         }
         WayBack::None => {}
     }

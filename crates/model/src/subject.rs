@@ -24,7 +24,11 @@ impl FromStr for AgentName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if is_dns_label(text) { Ok(Self(text.into())) } else { Err(NameError::AgentName(text.chars().take(200).collect())) }
+        if is_dns_label(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::AgentName(text.chars().take(200).collect()))
+        }
     }
 }
 

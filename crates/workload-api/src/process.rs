@@ -15,8 +15,6 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{FileStat, Mode, fstatat};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
 /// The most that is read of a file of /proc.
@@ -29,14 +27,14 @@ pub struct Process {
     /// /proc/PID.
     folder: OwnedFd,
     /// Readable once the process has ended.
-    handle: Option<AsyncFd<OwnedFd>>,
+    handle: Option<OwnedFd>,
 }
 
 impl Process {
     /// The process that has connected, which the kernel says is `pid`.
     pub(crate) fn at_the_end_of(stream: &UnixStream, pid: i32) -> io::Result<Self> {
         let handle = match getsockopt(stream, sockopt::PeerPidfd) {
-            Ok(handle) => Some(AsyncFd::with_interest(handle, Interest::READABLE)?),
+            Ok(handle) => Some(handle),
             Err(Errno::ENOPROTOOPT) => None,
             Err(error) => return Err(error.into()),
         };
@@ -51,7 +49,7 @@ impl Process {
         Self::held(pid, None).map(Arc::new)
     }
 
-    fn held(pid: i32, handle: Option<AsyncFd<OwnedFd>>) -> io::Result<Self> {
+    fn held(pid: i32, handle: Option<OwnedFd>) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let folder = nix::fcntl::open(&*format!("/proc/{pid}"), flags, Mode::empty())?;
         let process = Self { pid, folder, handle };
@@ -68,18 +66,10 @@ impl Process {
     pub fn is_alive(&self) -> bool {
         match &self.handle {
             Some(handle) => {
-                let mut ended = [PollFd::new(handle.get_ref().as_fd(), PollFlags::POLLIN)];
+                let mut ended = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
                 poll(&mut ended, PollTimeout::ZERO) == Ok(0)
             }
             None => self.read("stat").is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X ")),
-        }
-    }
-
-    /// Waits for its end; for ever where the kernel does not tell.
-    pub async fn ended(&self) {
-        match &self.handle {
-            Some(handle) => drop(handle.readable().await),
-            None => std::future::pending().await,
         }
     }
 
@@ -130,13 +120,18 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn a_process_that_has_ended_is_read_no_more_and_its_end_is_told() {
+    async fn a_process_that_has_ended_is_read_no_more() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let script = "import socket,sys,time; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.read()";
-        let mut child =
-            Command::new("python3").args(["-c", script]).arg(&path).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let script =
+            "import socket,sys,time; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); sys.stdin.read()";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         let (stream, _) = tokio::time::timeout(SOON, listener.accept()).await.unwrap().unwrap();
         let pid = stream.peer_cred().unwrap().pid().unwrap();
         assert_eq!(u32::try_from(pid).unwrap(), child.id());
@@ -144,8 +139,12 @@ mod tests {
         assert!(process.is_alive() && process.read("status").unwrap().contains("python"));
         assert!(process.link("exe").unwrap().to_str().unwrap().contains("python"));
         drop(child.stdin.take());
-        tokio::time::timeout(SOON, process.ended()).await.unwrap();
-        assert!(!process.is_alive(), "nobody has noticed its end yet");
+        let ended = async {
+            while process.is_alive() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, ended).await.expect("its end is seen before anybody has noticed it");
         child.wait().unwrap();
         assert!(!process.is_alive() && process.read("status").is_err() && process.stat("exe").is_err());
         assert!(Process::at_the_end_of(&stream, pid).is_err(), "too late to take hold of it");

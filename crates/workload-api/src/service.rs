@@ -59,7 +59,8 @@ pub fn service(workloads: Arc<dyn Workloads>) -> SpiffeWorkloadApiServer<impl Sp
 /// `UNAVAILABLE`: the kernel did not say. That is not "nobody": clients keep what they have.
 pub fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let peer = request.extensions().get::<Peer>();
-    peer.and_then(|peer| peer.0.clone()).ok_or_else(|| Status::unavailable("workload attestation failed: who calls is unknown"))
+    peer.and_then(|peer| peer.0.clone())
+        .ok_or_else(|| Status::unavailable("workload attestation failed: who calls is unknown"))
 }
 
 struct Api {

@@ -126,7 +126,10 @@ fn digest(text: &str) -> Problem {
         return says("it has a prefix", format!("write {}", rest.to_ascii_lowercase()));
     }
     if !hex(text) {
-        return says("it is not 64 hexadecimal digits", "copy it whole, as `sha256sum` or `docker ps --no-trunc` prints it");
+        return says(
+            "it is not 64 hexadecimal digits",
+            "copy it whole, as `sha256sum` or `docker ps --no-trunc` prints it",
+        );
     }
     if text.bytes().any(|b| b.is_ascii_uppercase()) {
         return says("it has upper-case letters", format!("write {}", text.to_ascii_lowercase()));
@@ -207,7 +210,10 @@ mod tests {
         ];
         assert_eq!(read, expected);
         let on = |name: &str| read.iter().map(|entry| entry.is_for(&agent(name))).collect::<Vec<_>>();
-        assert_eq!((on("m1"), on("m3"), on("m4")), (vec![true, false, true], vec![false, true, true], vec![false, false, true]));
+        assert_eq!(
+            (on("m1"), on("m3"), on("m4")),
+            (vec![true, false, true], vec![false, true, true], vec![false, false, true])
+        );
     }
 
     #[test]

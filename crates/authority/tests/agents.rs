@@ -64,7 +64,9 @@ async fn an_agent_gets_what_is_assigned_to_it_and_nothing_else() {
     assert_eq!(machine(obtained.svid.chain()), of_agent, "a ban of the machine is one of all that it got");
     assert!(of_agent.is_some());
 
-    assert!(refused(&on_behalf, "prod/board").await.contains("no entry of `attest` of prod/board holds on the machine"));
+    assert!(
+        refused(&on_behalf, "prod/board").await.contains("no entry of `attest` of prod/board holds on the machine")
+    );
     assert!(refused(&on_behalf, "prod/job").await.contains("no entry of `attest`"), "it has none at all");
     assert!(refused(&on_behalf, "prod/none").await.contains("no entry of `attest`"));
     server.intent.set("prod/web", None);
@@ -77,7 +79,8 @@ async fn an_agent_gets_what_is_assigned_to_it_and_nothing_else() {
     assert!(on_behalf.token(&service("prod/board"), &audience).await.is_err());
     on_behalf.svid(&service("prod/web"), "pid 8").await.unwrap();
     let log = records(&server);
-    for said in ["by agent m1, for pid 7", "\"event\":\"renewed\"", "\"event\":\"jwtIssued\"", "\"event\":\"refused\""] {
+    for said in ["by agent m1, for pid 7", "\"event\":\"renewed\"", "\"event\":\"jwtIssued\"", "\"event\":\"refused\""]
+    {
         assert!(log.contains(said), "no {said} in {log}");
     }
     assert!(log.contains(&format!("\"node\":\"agent:m1~{}\"", of_agent.unwrap())), "{log}");

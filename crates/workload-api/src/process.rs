@@ -188,6 +188,7 @@ second.kill(); second.wait()";
         };
         let first = line();
         if first.is_empty() {
+            child.wait().unwrap();
             eprintln!("skipped: no namespace can be made here");
             return;
         }

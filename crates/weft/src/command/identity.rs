@@ -1,5 +1,6 @@
 //! `weft identity`: join tokens, certificates for programs that are no sidecars, and the keys that vouch for all of them.
 
+mod asked;
 mod bans;
 mod keys;
 mod shown;
@@ -37,6 +38,8 @@ pub(crate) enum Identity {
     Ban(bans::BanArgs),
     /// Lift a ban
     Unban(bans::UnbanArgs),
+    /// Show which identities the process that runs this has by the agent of its machine, or by another SPIFFE Workload API
+    Ask(asked::AskArgs),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
     Fetch(FetchArgs),
 }
@@ -94,6 +97,7 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
         Identity::Rotate(args) => keys::rotate(args).await,
         Identity::Ban(args) => bans::ban(args).await,
         Identity::Unban(args) => bans::unban(args).await,
+        Identity::Ask(args) => asked::ask(args).await,
         Identity::Fetch(args) => fetch(args).await,
     }
 }

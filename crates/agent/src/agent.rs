@@ -10,6 +10,7 @@ use weft_identity::{Audience, Identity, OwnFault};
 use weft_model::{AgentName, SpiffeId};
 use weft_workload_api::{Caller, Entitlement, Listener, no_identity, serve};
 
+use crate::renewal;
 use crate::secrets::Secrets;
 use crate::watched::Attested;
 use crate::workloads::Workloads;
@@ -27,7 +28,9 @@ pub struct Agent {
 impl Agent {
     /// With what an earlier run has left in the state folder: what has not run out is served from there.
     pub fn open(name: AgentName, state: &Path) -> Self {
-        Self { all: Workloads::open(name, state), copies: Copies::default() }
+        let (all, new) = Workloads::open(name, state);
+        tokio::spawn(renewal::keep_all(all.clone(), new));
+        Self { all, copies: Copies::default() }
     }
 
     /// Serves the SPIFFE Workload API and SDS, until the listener fails.

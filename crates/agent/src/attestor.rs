@@ -262,6 +262,49 @@ mod tests {
         assert_eq!((facts.uid, facts.gid, facts.user), (54_321, 54_322, None));
     }
 
+    /// A group of the machine's own, removed with the test.
+    struct Group(std::path::PathBuf);
+
+    impl Group {
+        fn make(name: &str) -> Option<Self> {
+            let roots =
+                ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"].map(std::path::Path::new);
+            let roots = roots.into_iter().filter(|root| root.join("cgroup.procs").exists());
+            roots.map(|root| root.join(name)).find(|group| std::fs::create_dir(group).is_ok()).map(Self)
+        }
+    }
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_control_group() {
+        let id = format!("{:064x}", std::process::id());
+        let name = format!("docker-{id}.scope");
+        let Some(group) = Group::make(&name) else {
+            return eprintln!("skipped: no control group can be made here");
+        };
+        let running = Running::start(Command::new("sleep").arg("600"));
+        std::fs::write(group.0.join("cgroup.procs"), running.0.id().to_string()).unwrap();
+        let expected = format!("/{name}");
+        let caller = running.caller(Uid::effective().as_raw());
+        let facts = until(&caller, |facts| facts.cgroup.as_deref() == Some(&*expected));
+        let selectors = weft_model::attest::Selectors {
+            cgroup: Some("/docker-*".into()),
+            container_id: Some(id.into()),
+            systemd_unit: Some(name.into()),
+            ..Default::default()
+        };
+        let service: weft_model::ServiceName = "prod/web".parse().unwrap();
+        let svid_ttl = Duration::from_secs(60);
+        let all = [weft_identity::Assignment { service: service.clone(), any: vec![selectors], svid_ttl }];
+        assert_eq!(crate::matching::services(&all, &facts, None), [service]);
+        drop(running); // a group goes when it is empty
+    }
+
     #[test]
     fn fields_are_read_whatever_the_program_calls_itself() {
         assert_eq!(effective("Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n", "Gid:"), Some(6));

@@ -13,6 +13,7 @@ mod digest;
 mod facts;
 mod matching;
 mod metrics;
+mod renewal;
 mod secrets;
 mod stored;
 mod watched;

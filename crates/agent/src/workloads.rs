@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tonic::Status;
 use weft_identity::bans::Leaf;
 use weft_identity::saved::Saved;
@@ -36,6 +36,8 @@ pub(crate) struct Workloads {
     /// Changes with everything that is nobody's alone: bundle, bans, assignments.
     common: watch::Sender<u64>,
     in_use: Mutex<HashMap<ServiceName, Arc<Workload>>>,
+    /// Tells who keeps them of each that comes into use.
+    new: mpsc::UnboundedSender<Arc<Workload>>,
     pub(crate) digests: Digests,
     pub(crate) metrics: Metrics,
 }
@@ -47,12 +49,13 @@ pub(crate) struct Lease {
 }
 
 impl Workloads {
-    /// With what an earlier run has left in the state folder.
-    pub(crate) fn open(agent: AgentName, state: &Path) -> Arc<Self> {
+    /// With what an earlier run has left in the state folder. What comes of the second is to be kept renewed.
+    pub(crate) fn open(agent: AgentName, state: &Path) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Workload>>) {
         let stored = Stored::new(state);
         let bundle = Saved::load(state).ok().flatten().map(|saved| Arc::new(saved.bundle));
         let machine = weft_identity::machine::MachineKey::load(state).ok().flatten().map(|key| key.id());
-        Arc::new(Self {
+        let (new, receiver) = mpsc::unbounded_channel();
+        let all = Self {
             agent,
             machine,
             assigned: watch::Sender::new(stored.assignments().map(Arc::new)),
@@ -64,7 +67,9 @@ impl Workloads {
             in_use: Mutex::default(),
             digests: Digests::default(),
             metrics: Metrics::default(),
-        })
+            new,
+        };
+        (Arc::new(all), receiver)
     }
 
     /// The agent has an identity, with which it asks for those of others from now on.
@@ -193,11 +198,11 @@ impl Workloads {
     }
 
     /// A share in the certificate of a service; it is fetched if nobody has had one. `evidence` says what the first process is.
-    pub(crate) fn lease(self: &Arc<Self>, service: &ServiceName, evidence: &dyn std::fmt::Display) -> Lease {
+    pub(crate) fn lease(&self, service: &ServiceName, evidence: &dyn std::fmt::Display) -> Lease {
         let mut in_use = self.in_use();
         let workload = in_use.entry(service.clone()).or_insert_with(|| {
             let workload = Workload::new(service.clone(), evidence.to_string());
-            tokio::spawn(workload.clone().keep(self.clone()));
+            let _ = self.new.send(workload.clone()); // who keeps them goes with the agent
             workload
         });
         Lease { workload: workload.clone(), state: workload.state.subscribe() }

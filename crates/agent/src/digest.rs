@@ -19,8 +19,6 @@ const MAX_SIZE: u64 = 1 << 30;
 #[derive(Default)]
 pub(crate) struct Digests {
     known: Mutex<HashMap<FileId, Arc<str>>>,
-    /// One file after the other: reading them is what costs.
-    reading: Mutex<()>,
 }
 
 impl Digests {
@@ -28,19 +26,15 @@ impl Digests {
     ///
     /// # Errors
     /// It cannot be read, is too large, or has changed.
-    pub(crate) fn of(&self, file: &FileId, open: impl FnOnce() -> io::Result<File>) -> io::Result<Arc<str>> {
+    pub(crate) fn read(&self, file: &FileId, open: impl FnOnce() -> io::Result<File>) -> io::Result<Arc<str>> {
         if let Some(digest) = self.known(file) {
             return Ok(digest);
         }
         if file.size > MAX_SIZE {
             return Err(io::Error::other("the file is too large"));
         }
-        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(digest) = self.known(file) {
-            return Ok(digest); // somebody else has read it meanwhile
-        }
         let open = open()?;
-        let digest = read(&open, file)?;
+        let digest = digest(&open, file)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             known.clear();
@@ -49,13 +43,14 @@ impl Digests {
         Ok(digest)
     }
 
-    fn known(&self, file: &FileId) -> Option<Arc<str>> {
+    /// The same, if it is known.
+    pub(crate) fn known(&self, file: &FileId) -> Option<Arc<str>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(file).cloned()
     }
 }
 
 /// The file must be in this state before it is read and after.
-fn read(mut open: &File, expected: &FileId) -> io::Result<Arc<str>> {
+fn digest(mut open: &File, expected: &FileId) -> io::Result<Arc<str>> {
     let check = || match state(open) {
         Ok(state) if state == *expected => Ok(()),
         Ok(_) => Err(io::Error::other("the file has changed")),
@@ -98,15 +93,15 @@ mod tests {
         std::fs::write(&path, "abc").unwrap();
         let (digests, id) = (Digests::default(), state(&File::open(&path).unwrap()).unwrap());
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"; // FIPS 180-2, B.1
-        assert_eq!(&*digests.of(&id, || File::open(&path)).unwrap(), expected);
-        assert_eq!(&*digests.of(&id, || panic!("it is known")).unwrap(), expected);
+        assert_eq!(&*digests.read(&id, || File::open(&path)).unwrap(), expected);
+        assert_eq!(&*digests.read(&id, || panic!("it is known")).unwrap(), expected);
 
         std::fs::write(&path, "abcd").unwrap();
-        let changed = Digests::default().of(&id, || File::open(&path)).unwrap_err();
+        let changed = Digests::default().read(&id, || File::open(&path)).unwrap_err();
         assert!(changed.to_string().contains("has changed"), "{changed}");
         let id = state(&File::open(&path).unwrap()).unwrap();
-        assert_ne!(&*digests.of(&id, || File::open(&path)).unwrap(), expected);
+        assert_ne!(&*digests.read(&id, || File::open(&path)).unwrap(), expected);
         let large = FileId { size: MAX_SIZE + 1, ..id };
-        assert!(digests.of(&large, || panic!("not opened")).unwrap_err().to_string().contains("too large"));
+        assert!(digests.read(&large, || panic!("not opened")).unwrap_err().to_string().contains("too large"));
     }
 }

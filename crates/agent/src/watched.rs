@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{OptionFuture, select_all};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 use weft_model::ServiceName;
@@ -114,25 +114,40 @@ impl Attested {
     }
 }
 
-/// What a caller is, and which services that is. Off the thread that serves: files may be read, and directories of users asked.
+/// What a caller is, and which services that is. Off the thread that serves: directories of users are asked, and files read. That is one file
+/// after the other, and nobody waits for it who need not: anybody can run a large one.
 async fn attest(all: Arc<Workloads>, caller: Caller) -> Result<(Facts, Vec<ServiceName>), Status> {
     let assigned = all.assigned();
     let assigned = assigned
         .ok_or_else(|| Status::unavailable("the agent has not heard yet whose identities there are; try again"))?;
-    let work = move || {
-        let facts = attestor::look(&caller, matching::needs_names(&assigned)).map_err(|why| unseen(why, &caller))?;
-        let mut digest = None;
-        if matching::needs_digest(&assigned, &facts)
-            && let (Some(executable), Some(process)) = (&facts.executable, &caller.process)
-        {
-            let read = all.digests.of(&executable.file, || attestor::open(process));
-            digest = read.inspect_err(|error| tracing::info!(%facts, %error, "its file has no digest")).ok();
-        }
-        let services = matching::services(&assigned, &facts, digest.as_deref());
-        Ok((facts, services))
-    };
-    let seen = tokio::task::spawn_blocking(work).await;
-    seen.unwrap_or_else(|_| Err(Status::unavailable("workload attestation failed: the agent is ending")))
+    let names = matching::needs_names(&assigned);
+    let (looking, looked_at) = (&all.looking, caller.clone());
+    let facts =
+        aside(looking, move || attestor::look(&looked_at, names).map_err(|why| unseen(why, &looked_at))).await??;
+    let mut digest = None;
+    if matching::needs_digest(&assigned, &facts)
+        && let (Some(executable), Some(process)) = (&facts.executable, caller.process)
+    {
+        let (all, file) = (all.clone(), executable.file);
+        digest = match all.digests.known(&file) {
+            Some(known) => Some(known),
+            None => {
+                let reader = all.clone();
+                let read = move || reader.digests.read(&file, || attestor::open(&process));
+                let read = aside(&all.reading, read).await?;
+                read.inspect_err(|error| tracing::info!(%facts, %error, "its file has no digest")).ok()
+            }
+        };
+    }
+    let services = matching::services(&assigned, &facts, digest.as_deref());
+    Ok((facts, services))
+}
+
+/// Does something that blocks, as one of as many as may do so at a time.
+async fn aside<T: Send + 'static>(places: &Semaphore, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let ending = || Status::unavailable("workload attestation failed: the agent is ending");
+    let _place = places.acquire().await.map_err(|_| ending())?;
+    tokio::task::spawn_blocking(work).await.map_err(|_| ending())
 }
 
 fn unseen(why: NotSeen, caller: &Caller) -> Status {

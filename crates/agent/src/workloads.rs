@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::Status;
 use weft_identity::bans::Leaf;
 use weft_identity::saved::Saved;
@@ -22,6 +22,9 @@ use crate::workload::{State, Workload};
 
 /// Stands for the life of a certificate that is not known.
 const LIFE: Duration = Duration::from_secs(100);
+/// Processes that are looked at, and certificates that are written, at a time.
+const LOOKS: usize = 16;
+const WRITES: usize = 4;
 
 /// See the module.
 pub(crate) struct Workloads {
@@ -39,6 +42,10 @@ pub(crate) struct Workloads {
     /// Tells who keeps them of each that comes into use.
     new: mpsc::UnboundedSender<Arc<Workload>>,
     pub(crate) digests: Digests,
+    /// Looks at processes, reads of their files, and writes of certificates that are under way.
+    pub(crate) looking: Semaphore,
+    pub(crate) reading: Semaphore,
+    writing: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
 }
 
@@ -66,6 +73,9 @@ impl Workloads {
             common: watch::Sender::default(),
             in_use: Mutex::default(),
             digests: Digests::default(),
+            looking: Semaphore::new(LOOKS),
+            reading: Semaphore::new(1),
+            writing: Arc::new(Semaphore::new(WRITES)),
             metrics: Metrics::default(),
             new,
         };
@@ -231,8 +241,12 @@ impl Workloads {
 
     /// Written beside everything else: nobody waits for the disk.
     pub(crate) fn keep_svid(&self, service: &ServiceName, svid: Arc<Svid>, bundle: TrustBundle, issued_at: SystemTime) {
-        let (stored, service) = (self.stored.clone(), service.clone());
-        tokio::task::spawn_blocking(move || stored.keep_svid(&service, &svid, &bundle, issued_at));
+        let (stored, service, places) = (self.stored.clone(), service.clone(), self.writing.clone());
+        tokio::spawn(async move {
+            let Ok(_place) = places.acquire().await else { return };
+            let write = move || stored.keep_svid(&service, &svid, &bundle, issued_at);
+            let _ = tokio::task::spawn_blocking(write).await; // what is not written is got anew
+        });
     }
 
     /// The life that a certificate of a service will have.

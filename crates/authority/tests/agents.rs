@@ -45,8 +45,15 @@ async fn refused(on_behalf: &OnBehalf, name: &str) -> String {
     on_behalf.svid(&service(name), "a test").await.unwrap_err().to_string()
 }
 
-fn records(server: &Server) -> String {
-    std::fs::read_to_string(server.folder.join("identity.log")).unwrap()
+/// Waits until all of this is on record.
+async fn recorded(server: &Server, all: &[&str]) {
+    let log = || std::fs::read_to_string(server.folder.join("identity.log")).unwrap();
+    let there = async {
+        while !all.iter().all(|said| log().contains(said)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, there).await.unwrap_or_else(|_| panic!("not all of {all:?} is in {}", log()));
 }
 
 #[tokio::test]
@@ -78,12 +85,9 @@ async fn an_agent_gets_what_is_assigned_to_it_and_nothing_else() {
     assert_eq!(token.id, id("prod/web"));
     assert!(on_behalf.token(&service("prod/board"), &audience).await.is_err());
     on_behalf.svid(&service("prod/web"), "pid 8").await.unwrap();
-    let log = records(&server);
-    for said in ["by agent m1, for pid 7", "\"event\":\"renewed\"", "\"event\":\"jwtIssued\"", "\"event\":\"refused\""]
-    {
-        assert!(log.contains(said), "no {said} in {log}");
-    }
-    assert!(log.contains(&format!("\"node\":\"agent:m1~{}\"", of_agent.unwrap())), "{log}");
+    let node = format!("\"node\":\"agent:m1~{}\"", of_agent.unwrap());
+    let events = ["\"event\":\"renewed\"", "\"event\":\"jwtIssued\"", "\"event\":\"refused\""];
+    recorded(&server, &[&["by agent m1, for pid 7", &node][..], &events].concat()).await;
     server.stop().await;
 }
 

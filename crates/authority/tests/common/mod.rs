@@ -158,6 +158,7 @@ impl Server {
             tokio::spawn(bans.clone().enforce(live.clone()));
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
+            tokio::spawn(records.clone().gather());
             let service = IdentityService::server(
                 authority.clone(),
                 tokens.clone(),

@@ -5,6 +5,7 @@
 //! gRPC and WebSocket libraries) and looks at what a user can see. Nothing sleeps for a guessed time: [`wait::until`] waits for
 //! a condition, with a bound.
 
+pub mod agent;
 pub mod app;
 pub mod curl;
 pub mod etcd;

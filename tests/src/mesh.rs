@@ -145,9 +145,20 @@ impl Mesh {
     /// A fresh one-time join token for a service.
     #[track_caller]
     pub fn token(&self, service: &str) -> String {
+        self.token_for("--service", service)
+    }
+
+    /// A fresh one-time join token for the agent of a machine.
+    #[track_caller]
+    pub fn agent_token(&self, name: &str) -> String {
+        self.token_for("--agent", name)
+    }
+
+    #[track_caller]
+    fn token_for(&self, option: &str, who: &str) -> String {
         let state = self.state().display().to_string();
-        let output = self.weft(&["identity", "join-token", "--service", service, "--state-dir", &state]);
-        assert!(output.status.success(), "no token for {service}: {}", text(&output));
+        let output = self.weft(&["identity", "join-token", option, who, "--state-dir", &state]);
+        assert!(output.status.success(), "no token for {who}: {}", text(&output));
         String::from_utf8_lossy(&output.stdout)
             .split_whitespace()
             .find(|w| w.starts_with("weft."))

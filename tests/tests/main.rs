@@ -1,6 +1,7 @@
 //! The end-to-end tests, one module a theme: real processes, real peers. One program, as each that is linked takes seconds and a hundred megabytes.
 
 mod addresses;
+mod agent;
 mod apps;
 mod authorization;
 mod authz_outage;

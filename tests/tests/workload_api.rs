@@ -173,13 +173,8 @@ fn rust_fetches_watches_and_validates() {
     drop(web);
 }
 
-/// An Envoy of the app's own, which knows nothing of Weft but the socket.
-#[test]
-fn a_stock_envoy_takes_its_certificate_from_the_same_socket() {
-    let mesh = Mesh::start();
-    let web = sidecar(&mesh, "web");
-    let path = socket(&mesh, "web");
-    let port = ports::free();
+/// The configuration of an Envoy that listens on a port with what it gets by SDS at a socket, under these names.
+pub(crate) fn envoy(port: std::net::SocketAddr, path: &Path, certificate: &str, bundle: &str) -> Value {
     let sds = json!({"resource_api_version": "V3", "api_config_source": {
         "api_type": "GRPC", "transport_api_version": "V3",
         "grpc_services": [{"envoy_grpc": {"cluster_name": "agent"}}],
@@ -187,8 +182,8 @@ fn a_stock_envoy_takes_its_certificate_from_the_same_socket() {
     let context = json!({
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
         "common_tls_context": {
-            "tls_certificate_sds_secret_configs": [{"name": "default", "sds_config": sds}],
-            "validation_context_sds_secret_config": {"name": "ROOTCA", "sds_config": sds},
+            "tls_certificate_sds_secret_configs": [{"name": certificate, "sds_config": sds}],
+            "validation_context_sds_secret_config": {"name": bundle, "sds_config": sds},
         },
     });
     let proxy = json!({
@@ -196,7 +191,7 @@ fn a_stock_envoy_takes_its_certificate_from_the_same_socket() {
         "stat_prefix": "app", "cluster": "agent",
     });
     let address = json!({"socket_address": {"address": port.ip().to_string(), "port_value": port.port()}});
-    let config = json!({
+    json!({
         "node": {"id": "app", "cluster": "app"},
         "static_resources": {
             "listeners": [{"name": "app", "address": address, "filter_chains": [{
@@ -214,7 +209,17 @@ fn a_stock_envoy_takes_its_certificate_from_the_same_socket() {
                 ]}]},
             }],
         },
-    });
+    })
+}
+
+/// An Envoy of the app's own, which knows nothing of Weft but the socket.
+#[test]
+fn a_stock_envoy_takes_its_certificate_from_the_same_socket() {
+    let mesh = Mesh::start();
+    let web = sidecar(&mesh, "web");
+    let path = socket(&mesh, "web");
+    let port = ports::free();
+    let config = envoy(port, &path, "default", "ROOTCA");
     let file = mesh.folder().join("app-envoy.json");
     std::fs::write(&file, config.to_string()).expect("the folder can be written");
     let arguments =

@@ -258,6 +258,16 @@ impl Authority {
         self.holders.holds(holder, sequence);
     }
 
+    /// An agent says which bundle those have who live by it: `node` stands for it among the holders.
+    pub(crate) fn holds_through(&self, node: &str, sequence: u64) {
+        self.holders.holds_through(node, sequence);
+    }
+
+    /// Whether a holder has a certificate that lives.
+    pub(crate) fn holds_one(&self, holder: &str, now: SystemTime) -> bool {
+        self.holders.holds_one(holder, seconds(now))
+    }
+
     /// Whether a holder has to get another certificate at once.
     pub(crate) fn must_renew(&self, holder: &str) -> bool {
         let under = self.holders.under(holder);

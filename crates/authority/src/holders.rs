@@ -188,14 +188,27 @@ impl Holders {
 
     /// A holder says which bundle it has.
     pub(crate) fn holds(&self, key: &str, sequence: u64) {
-        let mut known = self.known();
-        let Some(holder) = known.holders.get_mut(key) else { return };
-        if holder.sequence < sequence {
-            holder.sequence = sequence;
-            known.unsaved.insert(key.to_owned());
-            drop(known);
+        let raised = self.known().raise(key, sequence);
+        if raised {
             self.changed.notify_one();
         }
+    }
+
+    /// All who call themselves `node`, whatever their identities, have this bundle.
+    pub(crate) fn holds_through(&self, node: &str, sequence: u64) {
+        let mut known = self.known();
+        let is_theirs = |key: &&String| key.split_once(' ').is_some_and(|(_, own)| own == node);
+        let theirs: Vec<String> = known.holders.keys().filter(is_theirs).cloned().collect();
+        let raised = theirs.iter().filter(|key| known.raise(key, sequence)).count();
+        drop(known);
+        if raised > 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Whether a holder has a certificate that lives.
+    pub(crate) fn holds_one(&self, key: &str, now: u64) -> bool {
+        self.known().holders.get(key).is_some_and(|holder| holder.ends >= now)
     }
 
     /// The root that a holder's certificate was issued under.
@@ -275,6 +288,14 @@ impl Holders {
 }
 
 impl Known {
+    /// Whether a holder has said more than before.
+    fn raise(&mut self, key: &str, sequence: u64) -> bool {
+        let Some(holder) = self.holders.get_mut(key).filter(|holder| holder.sequence < sequence) else { return false };
+        holder.sequence = sequence;
+        self.unsaved.insert(key.to_owned());
+        true
+    }
+
     /// Drops those whose certificates have ended, and, if there are too many all the same, those whose certificates end first.
     fn forget(&mut self, now: u64) {
         let Self { holders, unsaved } = self;

@@ -1,6 +1,6 @@
 //! The join tokens of a mesh, as the control plane keeps them.
 //!
-//! A token is for one service and one key. The store holds only a hash of its secret, so a copy of the store mints nobody.
+//! A token is for one service, or one agent, and one key. The store holds only a hash of its secret, so a copy of the store mints nobody.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 use weft_identity::certificate::hex;
 use weft_identity::{JoinToken, MalformedToken};
-use weft_model::ServiceName;
+use weft_model::Subject;
 use weft_store::{Store, StoreError, Swap};
 
 const FOLDER: &str = "token/";
@@ -24,13 +24,13 @@ pub enum TokenError {
     /// No such token, or its secret is wrong.
     #[error("the join token is unknown to this mesh; make a new one")]
     Unknown,
-    /// For another service.
+    /// For somebody else.
     #[error("the join token is for {token}, not for {asked}")]
     OtherService {
         /// Whose token it is.
-        token: ServiceName,
+        token: Subject,
         /// Who came with it.
-        asked: ServiceName,
+        asked: Subject,
     },
     /// Its time is over.
     #[error("the join token expired {0} s ago; make a new one")]
@@ -48,7 +48,8 @@ pub enum TokenError {
 /// What the store holds of a token; times are in seconds after the epoch.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
-    service: ServiceName,
+    /// A service or an agent.
+    service: Subject,
     secret_hash: String,
     expires: u64,
     used: Option<Use>,
@@ -72,18 +73,18 @@ impl JoinTokens {
         Self { store }
     }
 
-    /// Makes a token that one instance of `service` can use once, until `now + ttl`, with the pin of the root that signs. Forgets tokens
+    /// Makes a token that one instance of `subject` can use once, until `now + ttl`, with the pin of the root that signs. Forgets tokens
     /// that expired long ago.
     pub async fn create(
         &self,
-        service: &ServiceName,
+        subject: &Subject,
         pin: [u8; 32],
         ttl: Duration,
         now: SystemTime,
     ) -> Result<JoinToken, TokenError> {
         let token = JoinToken::new(pin);
         let record = Record {
-            service: service.clone(),
+            service: subject.clone(),
             secret_hash: token.secret_hash(),
             expires: seconds(now + ttl),
             used: None,
@@ -100,7 +101,7 @@ impl JoinTokens {
     pub async fn redeem(
         &self,
         token: &JoinToken,
-        service: &ServiceName,
+        subject: &Subject,
         key_hash: &[u8; 32],
         now: SystemTime,
     ) -> Result<(), TokenError> {
@@ -112,8 +113,8 @@ impl JoinTokens {
             if verify_slices_are_equal(secret_hash.as_bytes(), record.secret_hash.as_bytes()).is_err() {
                 return Err(TokenError::Unknown);
             }
-            if record.service != *service {
-                return Err(TokenError::OtherService { token: record.service, asked: service.clone() });
+            if record.service != *subject {
+                return Err(TokenError::OtherService { token: record.service, asked: subject.clone() });
             }
             if let Some(used) = &record.used {
                 let ago = now.saturating_sub(used.at);
@@ -167,7 +168,7 @@ mod tests {
         _folder: tempfile::TempDir,
         store: Store,
         tokens: JoinTokens,
-        board: ServiceName,
+        board: Subject,
         now: SystemTime,
     }
 
@@ -212,7 +213,7 @@ mod tests {
     async fn a_wrong_service_secret_or_time_is_refused_and_does_not_use_the_token_up() {
         let Bench { _folder, tokens, board, now, store } = bench();
         let token = tokens.create(&board, [7; 32], TTL, now).await.unwrap();
-        let web: ServiceName = "prod/web".parse().unwrap();
+        let web: Subject = "prod/web".parse().unwrap();
         let wrong_service = tokens.redeem(&token, &web, &[1; 32], now).await.unwrap_err().to_string();
         assert_eq!(wrong_service, "the join token is for prod/board, not for prod/web");
         let text = token.text();

@@ -3,10 +3,12 @@
 //! An [`Authority`] (roots, an issuing CA and keys for JWT-SVIDs, kept sealed in the store) behind the gRPC service `weft.v1.Identity`, which checks who
 //! asks. Who may have an identity is asked of the mesh, through [`Registrar`]. How one root follows another is [`trust`].
 
+mod agents;
 mod authority;
 mod bans;
 mod error;
 mod holders;
+mod issuer;
 mod join_tokens;
 mod jwt_keys;
 mod keys;
@@ -20,9 +22,10 @@ pub use authority::{Authority, Issued, IssuedJwt, KeyProof};
 pub use bans::{BanError, BanList};
 pub use error::AuthorityError;
 pub use holders::Certificate;
+pub use issuer::{Admission, Registrar};
 pub use join_tokens::{JoinTokens, TokenError};
 pub use keys::Published;
 pub use lives::Lives;
 pub use machines::{MachineError, Machines};
 pub use records::{Event, Record, Records};
-pub use service::{Admission, IdentityService, Registrar};
+pub use service::IdentityService;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use weft_identity::MachineId;
-use weft_model::ServiceName;
+use weft_model::Subject;
 use weft_store::{Store, StoreError, Swap};
 
 const FOLDER: &str = "machine/";
@@ -17,17 +17,17 @@ pub enum MachineError {
     /// No such machine.
     #[error("machine {0} is not enrolled here; start the workload with a new join token")]
     Unknown(MachineId),
-    /// For another service.
+    /// For somebody else.
     #[error(
-        "machine {machine} is enrolled for {enrolled}, not for {asked}; give each workload a state folder of its own"
+        "machine {machine} is enrolled for {enrolled}, not for {asked}; give each workload a state folder of its own. An identity that an agent gave is renewed by that agent alone"
     )]
     OtherService {
         /// Which.
         machine: MachineId,
         /// What it was enrolled for.
-        enrolled: ServiceName,
+        enrolled: Subject,
         /// What it asked for.
-        asked: ServiceName,
+        asked: Subject,
     },
     /// It was away for too long.
     #[error(
@@ -50,7 +50,7 @@ pub enum MachineError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// What it was enrolled for.
-    pub(crate) service: ServiceName,
+    pub(crate) service: Subject,
     /// When.
     pub(crate) enrolled: u64,
     /// When it was last here, give or take a sixtieth of the time that it may be away.
@@ -73,9 +73,9 @@ impl Machines {
     ///
     /// # Errors
     /// It is another service's.
-    pub async fn may_enrol(&self, id: &MachineId, service: &ServiceName) -> Result<(), MachineError> {
+    pub async fn may_enrol(&self, id: &MachineId, subject: &Subject) -> Result<(), MachineError> {
         match self.get(id).await? {
-            Some((machine, _)) => check(id, &machine, service),
+            Some((machine, _)) => check(id, &machine, subject),
             None => Ok(()),
         }
     }
@@ -84,13 +84,13 @@ impl Machines {
     ///
     /// # Errors
     /// It is another service's.
-    pub async fn enrol(&self, id: &MachineId, service: &ServiceName, now: SystemTime) -> Result<(), MachineError> {
+    pub async fn enrol(&self, id: &MachineId, subject: &Subject, now: SystemTime) -> Result<(), MachineError> {
         let now = seconds(now);
-        let machine = Machine { service: service.clone(), enrolled: now, seen: now };
+        let machine = Machine { service: subject.clone(), enrolled: now, seen: now };
         loop {
             let present = self.get(id).await?;
             if let Some((present, _)) = &present {
-                check(id, present, service)?;
+                check(id, present, subject)?;
             }
             if self.put(id, &machine, present.map(|(_, revision)| revision)).await? {
                 return Ok(());
@@ -105,12 +105,12 @@ impl Machines {
     pub async fn returns(
         &self,
         id: &MachineId,
-        service: &ServiceName,
+        subject: &Subject,
         life: Duration,
         now: SystemTime,
     ) -> Result<(), MachineError> {
         self.get(id).await?.ok_or_else(|| MachineError::Unknown(id.clone()))?;
-        self.seen(id, service, life, now).await
+        self.seen(id, subject, life, now).await
     }
 
     /// A machine is here. One that nothing is known of was enrolled in a store that is gone, and goes on while its certificates are renewed.
@@ -120,14 +120,14 @@ impl Machines {
     pub async fn seen(
         &self,
         id: &MachineId,
-        service: &ServiceName,
+        subject: &Subject,
         life: Duration,
         now: SystemTime,
     ) -> Result<(), MachineError> {
         let now = seconds(now);
         loop {
             let Some((mut machine, revision)) = self.get(id).await? else { return Ok(()) };
-            check(id, &machine, service)?;
+            check(id, &machine, subject)?;
             let away = now.saturating_sub(machine.seen);
             if away > life.as_secs() {
                 return Err(MachineError::Away { machine: id.clone(), away, life: life.as_secs() });
@@ -157,12 +157,12 @@ impl Machines {
     }
 }
 
-fn check(id: &MachineId, machine: &Machine, service: &ServiceName) -> Result<(), MachineError> {
-    if machine.service != *service {
+fn check(id: &MachineId, machine: &Machine, subject: &Subject) -> Result<(), MachineError> {
+    if machine.service != *subject {
         return Err(MachineError::OtherService {
             machine: id.clone(),
             enrolled: machine.service.clone(),
-            asked: service.clone(),
+            asked: subject.clone(),
         });
     }
     Ok(())
@@ -186,7 +186,7 @@ mod tests {
     async fn a_machine_may_be_away_for_its_life_and_no_longer() {
         let folder = tempfile::tempdir().unwrap();
         let machines = Machines::new(Store::open(folder.path()).unwrap());
-        let (board, web): (ServiceName, ServiceName) = ("prod/board".parse().unwrap(), "prod/web".parse().unwrap());
+        let (board, web): (Subject, Subject) = ("prod/board".parse().unwrap(), "prod/web".parse().unwrap());
         let id = "00112233445566aa".to_owned();
         let unknown = machines.returns(&id, &board, LIFE, at(0)).await.unwrap_err();
         assert!(matches!(unknown, MachineError::Unknown(_)), "{unknown}");

@@ -36,7 +36,7 @@ async fn server(folder: &std::path::Path, lives: Lives) -> Server {
 async fn workload(server: &Server, name: &str) -> Identity {
     let config = IdentityConfig {
         server: server.address.to_string(),
-        service: service(name),
+        subject: service(name).into(),
         node_id: format!("{name}~1"),
         join_token: Some(server.token(name).await),
         state_dir: server.folder.join("state").join(name),

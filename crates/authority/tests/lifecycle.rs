@@ -34,7 +34,7 @@ fn intent(services: &[(&str, Duration)]) -> Arc<Intent> {
 fn config(server: &Server, name: &str, token: Option<JoinToken>) -> IdentityConfig {
     IdentityConfig {
         server: server.address.to_string(),
-        service: service(name),
+        subject: service(name).into(),
         node_id: format!("{name}~1"),
         join_token: token,
         state_dir: server.folder.join("state").join(name),
@@ -363,7 +363,7 @@ async fn a_machine_that_slept_comes_back_without_a_token_and_so_does_one_whose_t
     over(ends).await;
     config.join_token = Some(server.token("prod/board").await);
     assert!(Identity::start(config.clone()).await.is_ok(), "the token is not needed, and not used");
-    assert!(attest(&config.server, &config.service, config.join_token.as_ref().unwrap()).await.is_ok());
+    assert!(attest(&config.server, &service("prod/board"), config.join_token.as_ref().unwrap()).await.is_ok());
     server.stop().await;
 }
 
@@ -397,14 +397,14 @@ async fn a_machine_is_for_one_service_and_its_signature_for_one_connection() {
         machine,
         ..Default::default()
     };
-    let recorded = machine.sign(&[7; 32], &service("prod/board"), &csr).unwrap(); // for another connection than this one
+    let recorded = machine.sign(&[7; 32], &service("prod/board").into(), &csr).unwrap(); // for another connection than this one
     let error = client.attest(ask(Some(recorded))).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::Unauthenticated);
     assert!(error.message().contains("another connection"), "{error}");
     assert_eq!(client.attest(ask(None)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     // Another service with this machine's key, and a token of its own.
     let token = Some(server.token("prod/web").await);
-    let other = IdentityConfig { service: service("prod/web"), join_token: token, ..config.clone() };
+    let other = IdentityConfig { subject: service("prod/web").into(), join_token: token, ..config.clone() };
     let error = Identity::start(other).await.unwrap_err().to_string();
     assert!(error.contains("is enrolled for prod/board, not for prod/web"), "{error}");
     server.stop().await;

@@ -39,7 +39,7 @@ async fn server(folder: &std::path::Path, ttl: Duration, lives: Lives) -> Server
 async fn workload(server: &Server, name: &str) -> Identity {
     let config = IdentityConfig {
         server: server.address.to_string(),
-        service: service(name),
+        subject: service(name).into(),
         node_id: format!("{name}~1"),
         join_token: Some(server.token(name).await),
         state_dir: server.folder.join("state").join(name),
@@ -153,7 +153,7 @@ async fn a_join_token_that_names_a_root_of_before_is_still_of_this_mesh() {
     let server = server(folder.path(), HOUR, lives).await;
     let config = IdentityConfig {
         server: server.address.to_string(),
-        service: service("prod/web"),
+        subject: service("prod/web").into(),
         node_id: "prod/web~1".to_owned(),
         join_token: Some(server.token("prod/web").await),
         state_dir: folder.path().join("state"),

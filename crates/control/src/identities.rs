@@ -7,7 +7,7 @@ use weft_authority::trust::{Key, Kind, Phase};
 use weft_authority::{Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records};
 use weft_identity::bans::Leaf;
 use weft_identity::{Ban, Banned};
-use weft_model::{ServiceName, SpiffeId};
+use weft_model::{SpiffeId, Subject};
 
 use crate::status::{
     BanStatus, BehindStatus, CertificateStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus, unix_seconds,
@@ -59,16 +59,16 @@ impl Identities {
         self.0.get().map(|open| &open.authority)
     }
 
-    /// A token that may become `service` once within `ttl`, or why not.
-    pub(crate) async fn join_token(&self, service: &ServiceName, ttl: Duration) -> Result<JoinTokenAnswer, String> {
+    /// A token that may become `subject` once within `ttl`, or why not.
+    pub(crate) async fn join_token(&self, subject: &Subject, ttl: Duration) -> Result<JoinTokenAnswer, String> {
         let Open { tokens, authority, records, .. } = self.0.get().ok_or("the control plane is still starting")?;
         let now = SystemTime::now();
-        let token = tokens.create(service, authority.pin(), ttl, now).await.map_err(|error| error.to_string())?;
-        tracing::info!(%service, ?ttl, ?token, "join token made");
-        let id = SpiffeId::for_service(authority.trust_domain(), service);
+        let token = tokens.create(subject, authority.pin(), ttl, now).await.map_err(|error| error.to_string())?;
+        tracing::info!(%subject, ?ttl, ?token, "join token made");
+        let id = SpiffeId::of(authority.trust_domain(), subject);
         let made = Record::of(Event::TokenMade, id.to_string()).because(format!("join token {}", token.id()));
         records.write(Record { expires: Some(unix_seconds(now + ttl)), ..made });
-        Ok(JoinTokenAnswer { token: token.text(), service: service.to_string(), expires_at: unix_seconds(now + ttl) })
+        Ok(JoinTokenAnswer { token: token.text(), service: subject.to_string(), expires_at: unix_seconds(now + ttl) })
     }
 
     /// When the first root certificate expires, seconds since the Unix epoch; 0 before there is one.
@@ -107,11 +107,11 @@ impl Identities {
         Some(authority.certificates(now).into_iter().filter_map(status).collect())
     }
 
-    /// The youngest records, of somebody or of all: of a service by its name, or as [`Record::is_about`] has it.
+    /// The youngest records, of somebody or of all: of a service or agent by its name, or as [`Record::is_about`] has it.
     pub(crate) fn records(&self, who: Option<&str>, most: usize) -> Option<Vec<Record>> {
         let Open { authority, records, .. } = self.0.get()?;
-        let who = who.map(|who| match who.parse::<ServiceName>() {
-            Ok(service) => SpiffeId::for_service(authority.trust_domain(), &service).to_string(),
+        let who = who.map(|who| match who.parse::<Subject>() {
+            Ok(subject) => SpiffeId::of(authority.trust_domain(), &subject).to_string(),
             Err(_) => who.to_owned(),
         });
         Some(records.recent(most, |record| who.as_ref().is_none_or(|who| record.is_about(who))))
@@ -155,11 +155,11 @@ impl Identities {
         }
     }
 
-    /// Bans, with a reason, or lifts a ban: of a service by its name, or of whom a [`Banned`] names.
+    /// Bans, with a reason, or lifts a ban: of a service or agent by its name, or of whom a [`Banned`] names.
     pub(crate) async fn ban(&self, who: &str, reason: Option<&str>) -> Result<TrustStatus, BanProblem> {
         let Open { bans, authority, records, .. } = self.0.get().ok_or(BanProblem::Starting)?;
-        let banned = match who.parse::<ServiceName>() {
-            Ok(service) => Banned::Identity(SpiffeId::for_service(authority.trust_domain(), &service)),
+        let banned = match who.parse::<Subject>() {
+            Ok(subject) => Banned::Identity(SpiffeId::of(authority.trust_domain(), &subject)),
             Err(_) => who.parse().map_err(BanProblem::Refused)?,
         };
         if let Banned::Identity(id) = &banned

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tonic::Status;
 use weft_authority::{Admission, Registrar};
-use weft_identity::Withdrawal;
 use weft_identity::proto::PlainTextReport;
-use weft_model::{ServiceName, SpiffeId};
+use weft_identity::{Assignment, Withdrawal};
+use weft_model::intent::Service;
+use weft_model::{AgentName, SpiffeId, Subject};
 
 use crate::hub::Hub;
 use crate::node::is_of;
@@ -21,12 +23,32 @@ pub(crate) struct MeshRegistrar(pub(crate) Arc<Hub>);
 
 #[tonic::async_trait]
 impl Registrar for MeshRegistrar {
-    fn admits(&self, service: &ServiceName) -> Option<Admission> {
+    fn admits(&self, subject: &Subject) -> Option<Admission> {
         let mesh = self.0.state().mesh.clone()?;
         let intent = mesh.intent();
         let mesh = &intent.mesh;
         let admission = Admission { ttl: mesh.defaults.svid_ttl, machine_life: mesh.identity.machine_life };
-        intent.services.contains_key(service).then_some(admission)
+        let is_there = match subject {
+            Subject::Service(service) => intent.services.contains_key(service),
+            Subject::Agent(_) => true, // whoever may make join tokens says which agents there are
+        };
+        is_there.then_some(admission)
+    }
+
+    fn assignments(&self, agent: &AgentName) -> Vec<Assignment> {
+        let Some(mesh) = self.0.state().mesh.clone() else { return Vec::new() };
+        let intent = mesh.intent();
+        let assignment = |service: &Service| {
+            let here = service.attest.iter().filter(|entry| entry.is_for(agent));
+            let any: Vec<_> = here.map(|entry| entry.selectors.clone()).collect();
+            let svid_ttl = intent.mesh.defaults.svid_ttl;
+            (!any.is_empty()).then(|| Assignment { service: service.name.clone(), any, svid_ttl })
+        };
+        intent.services.values().filter_map(assignment).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.progress()
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {

@@ -297,7 +297,7 @@ pub struct Refusal {
 /// `POST /api/join-tokens`, the question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JoinTokenRequest {
-    /// `namespace/name` that the token may become.
+    /// `namespace/name` that the token may become, or `agent:name`.
     pub service: String,
     /// How long it may be redeemed, like `10m`.
     #[serde(default = "ten_minutes")]

@@ -162,7 +162,7 @@ impl Bans {
     }
 
     /// What was kept; nothing if there is nothing to be read.
-    pub(crate) fn load(folder: &Path) -> Self {
+    pub fn load(folder: &Path) -> Self {
         let path = folder.join(FILE);
         match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {

@@ -96,6 +96,15 @@ pub fn validity(certificate: &X509Certificate<'_>) -> (SystemTime, SystemTime) {
     (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()))
 }
 
+/// The end of the first of several certificates in DER, one after the other.
+///
+/// # Errors
+/// It is no certificate.
+pub fn end_of_first(chain: &[u8]) -> Result<SystemTime, PeerError> {
+    let (_, first) = X509Certificate::from_der(chain).map_err(|error| PeerError::Malformed(error.to_string()))?;
+    Ok(validity(&first).1)
+}
+
 /// The serial number, upper-case hexadecimal as `openssl x509 -serial` prints it.
 ///
 /// # Errors

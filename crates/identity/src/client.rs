@@ -21,6 +21,7 @@ use crate::live::LiveIdentity;
 use crate::machine::MachineKey;
 pub use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest};
 use crate::obtain::{attest_for, come_back, verify_own};
+use crate::on_behalf::OnBehalf;
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 pub use crate::renewal::IdentityStatus;
@@ -88,13 +89,18 @@ impl Identity {
         Tokens::new(self.config.clone(), self.live.clone())
     }
 
+    /// What an agent gets for others.
+    pub fn on_behalf(&self) -> OnBehalf {
+        OnBehalf::new(&self.config, self.live.clone())
+    }
+
     /// Takes the endpoint that this workload registered as `node_id` out of the mesh, before a stop. Answers when its callers have
     /// acknowledged that or the control plane's bound has passed; give it a bound of your own for a control plane that is away.
     pub async fn withdraw(&self, node_id: &str) -> Result<Withdrawal, IdentityError> {
         let channel = connect(&self.config.server, &self.live).await?;
         let answer =
             IdentityClient::new(channel).withdraw(proto::WithdrawRequest { node_id: node_id.to_owned() }).await;
-        let answer = answer.map_err(|status| IdentityError::from_status(&self.config.service, &status))?.into_inner();
+        let answer = answer.map_err(|status| IdentityError::from_status(&self.config.subject, &status))?.into_inner();
         Ok(Withdrawal { acknowledged: answer.acknowledged, waiting: answer.waiting })
     }
 
@@ -133,8 +139,8 @@ fn before(config: &IdentityConfig) -> Before {
         tracing::warn!(why, id = %saved.svid.id(), "ignoring the saved identity");
         Before::Nothing
     };
-    if saved.svid.id().service().as_ref() != Some(&config.service) {
-        return ignore(format!("it is not of {}", config.service));
+    if saved.svid.id().subject().as_ref() != Some(&config.subject) {
+        return ignore(format!("it is not of {}", config.subject));
     }
     if let Some(token) = &config.join_token
         && !saved.pins.contains(&hex(&token.pin()))
@@ -186,7 +192,7 @@ async fn return_or_attest(
 /// Attests until it works or cannot work. One key for all attempts: the server answers the same key again if an answer was lost.
 async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityError> {
     let token = config.join_token.as_ref().ok_or_else(|| IdentityError::NoJoinToken {
-        service: config.service.clone(),
+        subject: config.subject.clone(),
         folder: config.state_dir.clone(),
     })?;
     let machine = MachineKey::open(&config.state_dir).map_err(IdentityError::Machine)?;
@@ -210,7 +216,7 @@ async fn patiently(config: &IdentityConfig, by: By<'_>, request: &KeyRequest) ->
     loop {
         let attempt = match &by {
             By::Token(token, machine) => {
-                attest_for(&config.server, &config.service, &config.node_id, token, Some(machine), request).await
+                attest_for(&config.server, &config.subject, &config.node_id, token, Some(machine), request).await
             }
             By::Machine(machine, bundle) => come_back(config, bundle.clone(), machine, request).await,
         };

@@ -53,7 +53,7 @@ async fn follow_once(
     let held = |sequence| proto::Held { node_id: config.node_id.clone(), sequence };
     let in_force = live.load().bundle().map_or(0, |bundle| bundle.sequence());
     let _ = say.send(held(in_force)).await; // the receiver is here
-    let refused = |status| IdentityError::from_status(&config.service, &status);
+    let refused = |status| IdentityError::from_status(&config.subject, &status);
     let mut news = IdentityClient::new(channel).follow(ReceiverStream::new(said)).await.map_err(refused)?.into_inner();
     // A bundle that is not in force everywhere yet does not keep the next one from being heard.
     let mut owed = None;

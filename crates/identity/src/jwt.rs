@@ -172,7 +172,9 @@ fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtError> {
     let sub = sub.as_str().ok_or(JwtError::Subject("it is no text"))?;
     sub.parse().map_err(|error| match error {
         NameError::SpiffeId { why, .. } => JwtError::Subject(why),
-        NameError::TrustDomain(_) | NameError::ServiceName(_) => JwtError::Subject("it is malformed"),
+        NameError::TrustDomain(_) | NameError::ServiceName(_) | NameError::AgentName(_) => {
+            JwtError::Subject("it is malformed")
+        }
     })
 }
 

@@ -6,6 +6,7 @@
 //! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
 
 pub mod accept;
+pub mod assigned;
 pub mod bans;
 pub mod ca;
 pub mod certificate;
@@ -22,9 +23,10 @@ pub mod jwt_signer;
 pub mod live;
 pub mod machine;
 mod obtain;
+pub mod on_behalf;
 mod peer;
 mod renewal;
-mod saved;
+pub mod saved;
 pub mod schedule;
 pub mod sds;
 pub mod svid;
@@ -34,6 +36,7 @@ mod verify;
 pub mod wire;
 
 pub use accept::{TlsIo, serve_tls};
+pub use assigned::Assignment;
 pub use bans::{Ban, Banned, Bans};
 pub use ca::{CaError, Names};
 pub use client::{Identity, IdentityConfig, IdentityError, IdentityStatus};
@@ -45,6 +48,7 @@ pub use jwt::{JwtError, JwtSvid};
 pub use jwt_signer::{Audience, AudienceError, JwtSigner};
 pub use live::{IdentityState, LiveIdentity};
 pub use machine::MachineId;
+pub use on_behalf::OnBehalf;
 pub use svid::{Svid, SvidError, TrustBundle};
 pub use tls::{ClientAuth, PeerMatch};
 pub use tokens::{Token, Tokens};

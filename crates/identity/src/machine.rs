@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
 };
 use sha2::{Digest, Sha256};
-use weft_model::ServiceName;
+use weft_model::Subject;
 use zeroize::Zeroizing;
 
 use crate::proto;
@@ -92,12 +92,12 @@ impl MachineKey {
         der.map(|der| der.as_ref().to_vec()).unwrap_or_default() // of a key that was made it always is
     }
 
-    /// Proves on one connection that this machine asks for a certificate of `service` by this signing request.
+    /// Proves on one connection that this machine asks for a certificate of `subject` by this signing request.
     ///
     /// # Errors
     /// The system gives no random numbers.
-    pub fn sign(&self, binding: &Binding, service: &ServiceName, csr: &[u8]) -> io::Result<proto::Machine> {
-        let signature = self.0.sign(&SystemRandom::new(), &message(binding, service, csr));
+    pub fn sign(&self, binding: &Binding, subject: &Subject, csr: &[u8]) -> io::Result<proto::Machine> {
+        let signature = self.0.sign(&SystemRandom::new(), &message(binding, subject, csr));
         let signature = signature.map_err(|_| io::Error::other("the machine's key does not sign"))?;
         Ok(proto::Machine { public_key: self.public_key(), signature: signature.as_ref().to_vec() })
     }
@@ -110,11 +110,11 @@ impl MachineKey {
 pub fn verify(
     machine: &proto::Machine,
     binding: &Binding,
-    service: &ServiceName,
+    subject: &Subject,
     csr: &[u8],
 ) -> Result<MachineId, BadSignature> {
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &machine.public_key)
-        .verify(&message(binding, service, csr), &machine.signature)
+        .verify(&message(binding, subject, csr), &machine.signature)
         .map_err(|_| BadSignature)?;
     Ok(machine_id(&machine.public_key))
 }
@@ -128,8 +128,8 @@ fn machine_id(public_key: &[u8]) -> MachineId {
     Sha256::digest(public_key)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn message(binding: &Binding, service: &ServiceName, csr: &[u8]) -> Vec<u8> {
-    [PURPOSE, binding, &Sha256::digest(csr), service.as_str().as_bytes()].concat()
+fn message(binding: &Binding, subject: &Subject, csr: &[u8]) -> Vec<u8> {
+    [PURPOSE, binding, &Sha256::digest(csr), subject.to_string().as_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
         assert!(MachineKey::load(folder.path()).unwrap().is_none());
         let key = MachineKey::open(folder.path()).unwrap();
         assert_eq!(MachineKey::open(folder.path()).unwrap().id(), key.id(), "the same after a restart");
-        let (board, web): (ServiceName, ServiceName) = ("prod/board".parse().unwrap(), "prod/web".parse().unwrap());
+        let (board, web): (Subject, Subject) = ("prod/board".parse().unwrap(), "prod/web".parse().unwrap());
         let proof = key.sign(&[1; 32], &board, b"csr").unwrap();
         assert_eq!(verify(&proof, &[1; 32], &board, b"csr"), Ok(key.id()));
         assert_eq!(verify(&proof, &[2; 32], &board, b"csr"), Err(BadSignature));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
-use weft_model::{ServiceName, SpiffeId, TrustDomain};
+use weft_model::{ServiceName, SpiffeId, Subject, TrustDomain};
 
 use crate::ca::{CaError, KeyRequest};
 use crate::connect::{ConnectError, connect, connect_by_bundle, connect_pinned, each, is_pinned, root_cause};
@@ -23,16 +23,16 @@ use crate::svid::{Svid, SvidError, TrustBundle};
 use crate::wire::bundle_from_proto;
 
 /// How long the control plane may take to answer one call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Neither a saved identity nor a join token.
-    #[error("{service} has no saved identity in {} and no join token; make one and give it with --join-token", .folder.display())]
+    #[error("{subject} has no saved identity in {} and no join token; make one and give it with --join-token", .folder.display())]
     NoJoinToken {
         /// Who starts.
-        service: ServiceName,
+        subject: Subject,
         /// Where its identity would be saved.
         folder: PathBuf,
     },
@@ -40,10 +40,10 @@ pub enum IdentityError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The control plane said no.
-    #[error("the control plane refused {service}: {why}")]
+    #[error("the control plane refused {subject}: {why}")]
     Refused {
         /// For whom.
-        service: ServiceName,
+        subject: Subject,
         /// Its own words.
         why: String,
     },
@@ -74,14 +74,14 @@ pub enum IdentityError {
 
 impl IdentityError {
     /// Whether the same attempt may succeed later.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Unavailable(_))
     }
 
-    pub(crate) fn from_status(service: &ServiceName, status: &Status) -> Self {
+    pub(crate) fn from_status(subject: &Subject, status: &Status) -> Self {
         match status.code() {
             Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => {
-                Self::Refused { service: service.clone(), why: status.message().to_owned() }
+                Self::Refused { subject: subject.clone(), why: status.message().to_owned() }
             }
             _ => Self::Unavailable(match std::error::Error::source(status) {
                 Some(source) => root_cause(source),
@@ -108,8 +108,8 @@ impl From<PeerError> for IdentityError {
 pub struct IdentityConfig {
     /// The control plane, `host:port`; of several, all of them with commas between, in the order in which they are tried.
     pub server: String,
-    /// Which service this is.
-    pub service: ServiceName,
+    /// Which service this is, or which agent.
+    pub subject: Subject,
     /// `Node.id` of this workload's xDS streams, so that the control plane can say whose certificate has run out. May be empty.
     pub node_id: String,
     /// For the first time, or when the saved identity has expired.
@@ -145,13 +145,13 @@ impl Obtained {
 
 /// Exchanges a join token for an identity, once. `Identity::start` is this with patience, saving and renewal.
 pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> Result<Obtained, IdentityError> {
-    attest_for(server, service, "", token, None, &KeyRequest::new()?).await
+    attest_for(server, &service.clone().into(), "", token, None, &KeyRequest::new()?).await
 }
 
 /// Asks one control plane after the other, until one says yes or no.
-async fn of_any<'a, F>(servers: &'a str, ask: impl Fn(&'a str) -> F) -> Result<Obtained, IdentityError>
+pub(crate) async fn of_any<'a, T, F>(servers: &'a str, ask: impl Fn(&'a str) -> F) -> Result<T, IdentityError>
 where
-    F: Future<Output = Result<Obtained, IdentityError>>,
+    F: Future<Output = Result<T, IdentityError>>,
 {
     let mut errors = Vec::new();
     for server in each(servers) {
@@ -171,33 +171,33 @@ where
 /// The same as `node_id`, for a key that may have been sent before; the machine is enrolled with its key.
 pub(crate) async fn attest_for(
     servers: &str,
-    service: &ServiceName,
+    subject: &Subject,
     node_id: &str,
     token: &JoinToken,
     machine: Option<&MachineKey>,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
-    of_any(servers, |server| attest_at(server, service, node_id, token, machine, request)).await
+    of_any(servers, |server| attest_at(server, subject, node_id, token, machine, request)).await
 }
 
 async fn attest_at(
     server: &str,
-    service: &ServiceName,
+    subject: &Subject,
     node_id: &str,
     token: &JoinToken,
     machine: Option<&MachineKey>,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
     let (channel, binding, root) = connect_pinned(server, token.pin()).await?;
-    let machine = machine.map(|machine| machine.sign(&binding, service, &request.csr)).transpose();
+    let machine = machine.map(|machine| machine.sign(&binding, subject, &request.csr)).transpose();
     let question = proto::AttestRequest {
         join_token: token.text(),
-        service: service.to_string(),
+        service: subject.to_string(),
         csr: request.csr.clone(),
         node_id: node_id.to_owned(),
         machine: machine.map_err(IdentityError::Machine)?,
     };
-    let obtained = ask(channel, question, service, request, root.trust_domain()).await?;
+    let obtained = ask(channel, question, subject, request, root.trust_domain()).await?;
     if !obtained.bundle.roots().iter().any(|root| is_pinned(root, &token.pin())) {
         return Err(IdentityError::Unusable("its bundle lacks the root that the join token names".into()));
     }
@@ -223,29 +223,29 @@ async fn come_back_to(
 ) -> Result<Obtained, IdentityError> {
     let domain = bundle.trust_domain().clone();
     let (channel, binding) = connect_by_bundle(server, bundle).await?;
-    let proof = machine.sign(&binding, &config.service, &request.csr).map_err(IdentityError::Machine)?;
+    let proof = machine.sign(&binding, &config.subject, &request.csr).map_err(IdentityError::Machine)?;
     let question = proto::AttestRequest {
         join_token: String::new(),
-        service: config.service.to_string(),
+        service: config.subject.to_string(),
         csr: request.csr.clone(),
         node_id: config.node_id.clone(),
         machine: Some(proof),
     };
-    ask(channel, question, &config.service, request, &domain).await
+    ask(channel, question, &config.subject, request, &domain).await
 }
 
 async fn ask(
     channel: Channel,
     question: proto::AttestRequest,
-    service: &ServiceName,
+    subject: &Subject,
     request: &KeyRequest,
     domain: &TrustDomain,
 ) -> Result<Obtained, IdentityError> {
     let mut call = tonic::Request::new(question);
     call.set_timeout(CALL_TIMEOUT);
     let answer = IdentityClient::new(channel).attest(call).await;
-    let answer = answer.map_err(|status| IdentityError::from_status(service, &status))?.into_inner();
-    check(answer, request, &SpiffeId::for_service(domain, service))
+    let answer = answer.map_err(|status| IdentityError::from_status(subject, &status))?.into_inner();
+    check(answer, request, &SpiffeId::of(domain, subject))
 }
 
 /// Exchanges the present identity for the next.
@@ -269,12 +269,16 @@ async fn renew_at(
         tonic::Request::new(proto::RenewRequest { csr: request.csr.clone(), node_id: config.node_id.clone() });
     call.set_timeout(CALL_TIMEOUT);
     let answer = IdentityClient::new(channel).renew(call).await;
-    let answer = answer.map_err(|status| IdentityError::from_status(&config.service, &status))?.into_inner();
+    let answer = answer.map_err(|status| IdentityError::from_status(&config.subject, &status))?.into_inner();
     check(answer, &request, id)
 }
 
 /// A workload does not take what its peers would refuse: the answer must be for its key and its name, and verify.
-fn check(answer: proto::SvidResponse, request: &KeyRequest, id: &SpiffeId) -> Result<Obtained, IdentityError> {
+pub(crate) fn check(
+    answer: proto::SvidResponse,
+    request: &KeyRequest,
+    id: &SpiffeId,
+) -> Result<Obtained, IdentityError> {
     let bundle = answer.bundle.ok_or_else(|| IdentityError::Unusable("it came without a bundle".into()))?;
     let bundle = bundle_from_proto(bundle).map_err(IdentityError::Unusable)?;
     let svid = Svid::from_der(answer.chain.into_iter().map(CertificateDer::from).collect(), &request.key)?;

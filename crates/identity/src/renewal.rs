@@ -171,7 +171,7 @@ async fn join_again(
     machine: Option<&MachineKey>,
 ) -> Result<Obtained, IdentityError> {
     let request = KeyRequest::new()?;
-    attest_for(&config.server, &config.service, &config.node_id, token, machine, &request).await
+    attest_for(&config.server, &config.subject, &config.node_id, token, machine, &request).await
 }
 
 async fn return_by(
@@ -232,15 +232,14 @@ fn remedy(config: &IdentityConfig, way_back: WayBack) -> String {
                 .to_owned();
         }
         WayBack::Token => {
-            return "The join token that this sidecar was started with is tried until the control plane answers"
-                .to_owned();
+            return "The join token that this was started with is tried until the control plane answers".to_owned();
         }
         WayBack::None => {}
     }
     format!(
         "It does not come back by itself: with the control plane running, make a join token on its machine with `weft identity \
-         join-token --service {} --state-dir FOLDER` (FOLDER is the server's), and start this sidecar again with --join-token",
-        config.service
+         join-token {} --state-dir FOLDER` (FOLDER is the server's), and start this again with --join-token",
+        config.subject.option()
     )
 }
 

@@ -24,10 +24,13 @@ const MOST_PINS: usize = 64;
 
 /// An identity and when it was issued, which is not the start of its life.
 #[derive(Debug)]
-pub(crate) struct Saved {
-    pub(crate) svid: Svid,
-    pub(crate) bundle: TrustBundle,
-    pub(crate) issued_at: SystemTime,
+pub struct Saved {
+    /// Certificate and key.
+    pub svid: Svid,
+    /// What was vouched with then.
+    pub bundle: TrustBundle,
+    /// When it came; never in the future.
+    pub issued_at: SystemTime,
     /// SHA-256 of the key of every root that was in a bundle of this identity, upper-case hexadecimal: a join token that it began with
     /// names one of them, also when that root is gone.
     pub(crate) pins: Vec<String>,
@@ -58,7 +61,10 @@ impl Drop for Document {
 }
 
 /// Writes an identity whole or not at all, readable by the owner only.
-pub(crate) fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
+///
+/// # Errors
+/// The folder or the file cannot be written.
+pub fn save(folder: &Path, svid: &Svid, bundle: &TrustBundle, issued_at: SystemTime) -> io::Result<()> {
     let before = read(folder).ok().filter(|before| before.trust_domain == *bundle.trust_domain());
     let encode = |certificates: &[CertificateDer<'_>]| certificates.iter().map(|der| BASE64.encode(der)).collect();
     let document = Document {
@@ -114,7 +120,10 @@ pub(crate) fn save_bundle(folder: &Path, bundle: &TrustBundle) -> io::Result<()>
 
 impl Saved {
     /// What was saved; `None` if nothing was. Unreadable content is an error for a log line: the caller then attests afresh.
-    pub(crate) fn load(folder: &Path) -> Result<Option<Self>, String> {
+    ///
+    /// # Errors
+    /// In words, why it is of no use.
+    pub fn load(folder: &Path) -> Result<Option<Self>, String> {
         let path = folder.join(FILE);
         clear_drafts(&path, Duration::ZERO); // the folder is ours
         let text = match fs::read(&path) {
@@ -149,8 +158,11 @@ impl Saved {
     }
 }
 
-/// Replaces a file atomically; the new one has mode 0600 from its first byte on.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Replaces a file atomically; the new one has mode 0600 from its first byte on, and its folder, if that is made, 0700.
+///
+/// # Errors
+/// The folder or the file cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     clear_drafts(path, Duration::from_secs(60)); // younger ones may be of a process that runs

@@ -1,6 +1,7 @@
 //! Certificates for Envoy: the live identity as SDS secrets, in a snapshot that an ADS/SDS server serves.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
@@ -8,7 +9,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, TlsCertificate, secret,
 };
 use tokio::sync::watch;
-use weft_xds::{Resource, Snapshot, type_url};
+use weft_xds::{Observer, Resource, Snapshot, type_url};
 
 use crate::files;
 use crate::live::{IdentityState, LiveIdentity};
@@ -40,31 +41,95 @@ pub fn snapshots(identity: Arc<LiveIdentity>) -> watch::Receiver<Arc<Snapshot>> 
 pub fn snapshot(state: &IdentityState) -> Snapshot {
     let mut snapshot = Snapshot::new(&state.generation().to_string());
     if let Some(svid) = state.svid() {
-        snapshot.insert(Resource::new(type_url::SECRET, CERTIFICATE, &certificate(svid)));
+        snapshot.insert(certificate(CERTIFICATE, svid));
     }
     if let Some(bundle) = state.bundle() {
-        snapshot.insert(Resource::new(type_url::SECRET, BUNDLE, &validation(bundle)));
+        snapshot.insert(validation(BUNDLE, bundle));
     }
     snapshot
 }
 
-fn certificate(svid: &Svid) -> Secret {
+/// Certificate and key as a secret of this name.
+pub fn certificate(name: &str, svid: &Svid) -> Arc<Resource> {
     let certificate = TlsCertificate {
         certificate_chain: Some(inline(files::certificates_pem(svid.chain()))),
         private_key: Some(inline(files::private_key_pem(svid).to_string())),
         ..Default::default()
     };
-    Secret { name: CERTIFICATE.into(), r#type: Some(secret::Type::TlsCertificate(certificate)) }
+    let secret = Secret { name: name.into(), r#type: Some(secret::Type::TlsCertificate(certificate)) };
+    Resource::new(type_url::SECRET, name, &secret)
 }
 
-fn validation(bundle: &TrustBundle) -> Secret {
+/// A bundle as a secret of this name.
+pub fn validation(name: &str, bundle: &TrustBundle) -> Arc<Resource> {
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
         ..Default::default()
     };
-    Secret { name: BUNDLE.into(), r#type: Some(secret::Type::ValidationContext(context)) }
+    let secret = Secret { name: name.into(), r#type: Some(secret::Type::ValidationContext(context)) };
+    Resource::new(type_url::SECRET, name, &secret)
 }
 
 fn inline(text: String) -> DataSource {
     DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() }
+}
+
+/// Which generation of an identity those have who work by copies of it: Envoys, which are sent secrets. Cheap to clone.
+#[derive(Clone)]
+pub struct Copies(Arc<Streams>);
+
+/// What each stream has: an Envoy opens one for each secret.
+struct Streams {
+    /// Stream -> generation of the identity.
+    has: Mutex<BTreeMap<u64, u64>>,
+    /// The least of them; whoever follows nothing works by nothing.
+    least: watch::Sender<u64>,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self(Arc::new(Streams { has: Mutex::default(), least: watch::Sender::new(u64::MAX) }))
+    }
+}
+
+impl Copies {
+    /// Tells this identity what they have of it.
+    pub fn follow(&self, identity: &LiveIdentity) {
+        identity.copied(self.0.least.subscribe());
+    }
+
+    /// Observes a stream on which the revision of each snapshot is a generation.
+    pub fn observer(&self) -> Box<dyn Observer> {
+        let observer = Stream { number: rand::random(), streams: self.0.clone() };
+        self.0.has(observer.number, Some(0));
+        Box::new(observer)
+    }
+}
+
+impl Streams {
+    fn has(&self, stream: u64, generation: Option<u64>) {
+        let mut has = self.has.lock().unwrap_or_else(PoisonError::into_inner);
+        match generation {
+            Some(generation) => has.insert(stream, generation),
+            None => has.remove(&stream),
+        };
+        self.least.send_replace(has.values().min().copied().unwrap_or(u64::MAX));
+    }
+}
+
+struct Stream {
+    number: u64,
+    streams: Arc<Streams>,
+}
+
+impl Observer for Stream {
+    fn settled(&mut self, revision: &str) {
+        if let Ok(generation) = revision.parse() {
+            self.streams.has(self.number, Some(generation));
+        }
+    }
+
+    fn closed(&mut self) {
+        self.streams.has(self.number, None);
+    }
 }

@@ -12,12 +12,10 @@ use crate::jwk::JwtBundle;
 use crate::jwt;
 use crate::jwt_signer::Audience;
 use crate::live::LiveIdentity;
-use crate::obtain::{IdentityConfig, IdentityError};
+use crate::obtain::{CALL_TIMEOUT, IdentityConfig, IdentityError};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 
-/// How long the control plane may take to answer.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most tokens that are kept; beyond that, the one that ends first is forgotten.
 const MOST: usize = 256;
 
@@ -48,17 +46,69 @@ impl Token {
     }
 }
 
+/// Tokens that were fetched, by whom they are for. All of one identity.
+#[derive(Default)]
+pub struct Kept(Mutex<HashMap<Audience, Token>>);
+
+impl Kept {
+    /// The one for these audiences, while it is worth giving to somebody.
+    pub fn get(&self, audience: &Audience, id: &SpiffeId, bundle: &JwtBundle) -> Option<Token> {
+        self.kept().get(audience).filter(|token| token.is_good(id, bundle, SystemTime::now())).cloned()
+    }
+
+    /// Keeps one, and forgets those that have run out.
+    pub fn keep(&self, audience: &Audience, token: &Token) {
+        let mut kept = self.kept();
+        let now = SystemTime::now();
+        kept.retain(|_, token| now < token.expires);
+        if kept.len() >= MOST
+            && let Some(first) =
+                kept.iter().min_by_key(|(_, token)| token.expires).map(|(audience, _)| audience.clone())
+        {
+            kept.remove(&first);
+        }
+        kept.insert(audience.clone(), token.clone());
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<Audience, Token>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nobody takes what others would refuse: the answer must be for this identity and these audiences, by a key of the bundle.
+pub(crate) fn check(
+    answer: proto::IssueJwtResponse,
+    audience: &Audience,
+    id: &SpiffeId,
+    bundle: &Arc<JwtBundle>,
+) -> Result<Token, IdentityError> {
+    let unusable = |why: String| IdentityError::Unusable(format!("a JWT-SVID: {why}"));
+    let now = SystemTime::now();
+    let first = audience.values().first().map_or("", String::as_str);
+    let bundle = |_: &_| Some(bundle.clone());
+    let svid = jwt::validate(&answer.token, first, bundle, now).map_err(|error| unusable(error.to_string()))?;
+    if svid.id != *id {
+        return Err(unusable(format!("it is for {}, not for {id}", svid.id)));
+    }
+    if svid.audience != audience.values() {
+        return Err(unusable("it is for other audiences than were asked for".into()));
+    }
+    let expires = UNIX_EPOCH.checked_add(Duration::from_secs(answer.expires)).unwrap_or(UNIX_EPOCH);
+    let expires = expires.min(svid.expires);
+    Ok(Token { id: svid.id, text: answer.token.into(), expires, kid: svid.kid, fetched: now })
+}
+
 /// See the module.
 pub struct Tokens {
     config: IdentityConfig,
     live: Arc<LiveIdentity>,
-    kept: Mutex<HashMap<Audience, Token>>,
+    kept: Kept,
 }
 
 impl Tokens {
     /// For the identity of this process.
     pub(crate) fn new(config: IdentityConfig, live: Arc<LiveIdentity>) -> Self {
-        Self { config, live, kept: Mutex::default() }
+        Self { config, live, kept: Kept::default() }
     }
 
     /// A JWT-SVID of this workload for these audiences.
@@ -73,59 +123,24 @@ impl Tokens {
         if let Some(fault) = self.live.fault() {
             return Err(IdentityError::Unavailable(fault.to_string()));
         }
-        let kept = self.kept().get(audience).cloned();
-        if let Some(token) = kept.filter(|token| token.is_good(svid.id(), bundle.jwt(), SystemTime::now())) {
+        if let Some(token) = self.kept.get(audience, svid.id(), bundle.jwt()) {
             return Ok(token);
         }
-        let token = self.ask(audience).await?;
-        self.keep(audience, &token);
+        let token = self.ask(audience, svid.id()).await?;
+        self.kept.keep(audience, &token);
         Ok(token)
     }
 
     /// A connection of its own each time, so that it is the present certificate that asks.
-    async fn ask(&self, audience: &Audience) -> Result<Token, IdentityError> {
+    async fn ask(&self, audience: &Audience, id: &SpiffeId) -> Result<Token, IdentityError> {
         let channel = connect(&self.config.server, &self.live).await?;
         let mut call = tonic::Request::new(proto::IssueJwtRequest { audience: audience.values().to_vec() });
         call.set_timeout(CALL_TIMEOUT);
         let answer = IdentityClient::new(channel).issue_jwt(call).await;
-        let answer = answer.map_err(|status| IdentityError::from_status(&self.config.service, &status))?.into_inner();
-        self.check(answer, audience)
-    }
-
-    /// A workload does not take what others would refuse.
-    fn check(&self, answer: proto::IssueJwtResponse, audience: &Audience) -> Result<Token, IdentityError> {
-        let unusable = |why: String| IdentityError::Unusable(format!("a JWT-SVID: {why}"));
-        let state = self.live.load_full();
-        let own = state.svid().map(|svid| svid.id().clone());
-        let now = SystemTime::now();
-        let first = audience.values().first().map_or("", String::as_str);
-        let bundle = |_: &_| state.bundle().map(|bundle| bundle.jwt().clone());
-        let svid = jwt::validate(&answer.token, first, bundle, now).map_err(|error| unusable(error.to_string()))?;
-        if own.as_ref() != Some(&svid.id) {
-            return Err(unusable(format!("it is for {}, not for this workload", svid.id)));
-        }
-        if svid.audience != audience.values() {
-            return Err(unusable("it is for other audiences than were asked for".into()));
-        }
-        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(answer.expires)).unwrap_or(UNIX_EPOCH);
-        let expires = expires.min(svid.expires);
-        Ok(Token { id: svid.id, text: answer.token.into(), expires, kid: svid.kid, fetched: now })
-    }
-
-    fn keep(&self, audience: &Audience, token: &Token) {
-        let mut kept = self.kept();
-        let now = SystemTime::now();
-        kept.retain(|_, token| now < token.expires);
-        if kept.len() >= MOST
-            && let Some(first) =
-                kept.iter().min_by_key(|(_, token)| token.expires).map(|(audience, _)| audience.clone())
-        {
-            kept.remove(&first);
-        }
-        kept.insert(audience.clone(), token.clone());
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashMap<Audience, Token>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        let answer = answer.map_err(|status| IdentityError::from_status(&self.config.subject, &status))?.into_inner();
+        // Its key may be one that has come since.
+        let bundle = self.live.load().bundle().map(|bundle| bundle.jwt().clone());
+        let bundle = bundle.ok_or_else(|| IdentityError::Unavailable(OwnFault::Missing.to_string()))?;
+        check(answer, audience, id, &bundle)
     }
 }

@@ -23,6 +23,9 @@ pub enum NameError {
         "`{0}` is not a service name: write namespace/name, each 1 to 63 lower-case letters, digits and dashes, like prod/board"
     )]
     ServiceName(String),
+    /// Not the name of an agent.
+    #[error("`{0}` is not the name of an agent: use 1 to 63 lower-case letters, digits and dashes, like m1")]
+    AgentName(String),
 }
 
 /// A SPIFFE trust domain name (SPIFFE-ID s.2.1), 1 to 255 characters of `[a-z0-9._-]`.
@@ -77,7 +80,12 @@ pub struct SpiffeId {
 impl SpiffeId {
     /// The identity of a service of this mesh.
     pub fn for_service(trust_domain: &TrustDomain, service: &ServiceName) -> Self {
-        let text = format!("spiffe://{trust_domain}/ns/{}/sa/{}", service.namespace(), service.name());
+        Self::at(trust_domain, &format!("/ns/{}/sa/{}", service.namespace(), service.name()))
+    }
+
+    /// With a path that is known to be legal.
+    pub(crate) fn at(trust_domain: &TrustDomain, path: &str) -> Self {
+        let text = format!("spiffe://{trust_domain}{path}");
         Self { path_at: ("spiffe://".len() + trust_domain.as_str().len()) as u16, text: text.into() }
     }
 
@@ -234,6 +242,7 @@ macro_rules! serde_as_text {
         }
     )*};
 }
+pub(crate) use serde_as_text;
 serde_as_text!(TrustDomain, SpiffeId, ServiceName);
 
 #[cfg(test)]

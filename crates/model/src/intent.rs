@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attest::Attest;
 use crate::finding::Span;
 use crate::id::{ServiceName, SpiffeId, TrustDomain};
 use crate::mtls::Mtls;
@@ -124,6 +125,8 @@ pub struct Service {
     pub paths: Paths,
     /// Who decides whether calls to it are allowed.
     pub authorization: Authorization,
+    /// Which processes agents give its identity to; nobody if empty.
+    pub attest: Vec<Attest>,
     /// Where its sidecars are.
     pub endpoints: Endpoints,
     /// Subset -> labels that an endpoint must carry.

@@ -60,6 +60,7 @@ pub fn service(text: &str) -> Service {
         mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
+        attest: Vec::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod child;
 pub mod core_dumps;
+pub mod descriptors;
 pub mod exec;
 pub mod guard;
 pub mod signal;

@@ -1,12 +1,14 @@
 //! Weft: a service mesh in one binary. Every role is a subcommand; this file only parses and hands over.
 
 mod address;
+mod agent;
 mod command;
 mod decisions;
 mod demo;
 mod http;
 mod output;
 mod sidecar;
+mod state;
 mod up;
 
 use std::process::ExitCode;
@@ -36,6 +38,7 @@ enum Role {
     Up(up::Args),
     Server(Box<command::server::Args>),
     Sidecar(Box<sidecar::Args>),
+    Agent(Box<agent::Args>),
     Check(command::check::Args),
     Explain(Box<command::explain::Args>),
     #[command(subcommand)]
@@ -54,12 +57,12 @@ enum Role {
 impl Role {
     /// Whether it runs until it is told to stop.
     fn lasts(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Server(_) | Self::Sidecar(_) | Self::Demo(_))
+        matches!(self, Self::Up(_) | Self::Server(_) | Self::Sidecar(_) | Self::Agent(_) | Self::Demo(_))
     }
 
     /// Whether it has private keys in memory.
     fn holds_keys(&self) -> bool {
-        matches!(self, Self::Server(_) | Self::Sidecar(_))
+        matches!(self, Self::Server(_) | Self::Sidecar(_) | Self::Agent(_))
     }
 }
 
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Role::Up(args) => start(Threads::Many, "warn", up::run(args)),
         Role::Server(args) => start(Threads::Many, "info", command::server::run(*args).done()),
         Role::Sidecar(args) => start(Threads::One, "info", sidecar::run(*args)),
+        Role::Agent(args) => start(Threads::One, "info", agent::run(*args)),
         Role::Check(args) => command::check::run(&args),
         Role::Explain(args) => command::explain::run(&args),
         Role::Policy(command) => command::policy::run(&command),

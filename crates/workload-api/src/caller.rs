@@ -3,23 +3,32 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::net::UnixStream;
 
+use crate::process::Process;
+
 /// The process at the other end when it connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// Its user.
     pub uid: u32,
     /// Its id, over a Unix socket. It may be another process's by now.
     pub pid: Option<i32>,
+    /// A hold on that very process, where the listener takes one.
+    pub process: Option<Arc<Process>>,
 }
 
 impl Caller {
-    /// By SO_PEERCRED (unix(7)).
-    pub(crate) fn of_unix(stream: &UnixStream) -> io::Result<Self> {
+    /// By SO_PEERCRED (unix(7)); `held` with a hold on the process.
+    pub(crate) fn of_unix(stream: &UnixStream, held: bool) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
-        Ok(Self { uid: credentials.uid(), pid: credentials.pid() })
+        let process = match credentials.pid() {
+            Some(pid) if held => Some(Arc::new(Process::at_the_end_of(stream, pid)?)),
+            _ => None,
+        };
+        Ok(Self { uid: credentials.uid(), pid: credentials.pid(), process })
     }
 
     /// By the kernel's table of TCP sockets (proc(5)), of the network that this process is in: the connection's other end is there, with
@@ -29,7 +38,7 @@ impl Caller {
         let uid = owner(&table, there, here);
         let uid = uid
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the kernel does not say whose the other end is"))?;
-        Ok(Self { uid, pid: None })
+        Ok(Self { uid, pid: None, process: None })
     }
 }
 

@@ -9,6 +9,7 @@ mod endpoint;
 mod listen;
 mod messages;
 mod one;
+mod process;
 mod service;
 mod workloads;
 
@@ -16,7 +17,8 @@ pub use caller::Caller;
 pub use endpoint::{Endpoint, EndpointError};
 pub use listen::Listener;
 pub use one::OneWorkload;
-pub use service::{serve, service};
+pub use process::Process;
+pub use service::{caller, serve, service};
 pub use workloads::{Entitlement, Grant, Granted, Workloads, no_identity};
 
 /// The messages and the gRPC service of `proto/workload.proto`.

@@ -34,6 +34,7 @@ const MOST: usize = 2048;
 pub struct Listener {
     socket: Socket,
     endpoint: Endpoint,
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -51,13 +52,19 @@ impl Listener {
     pub async fn open(endpoint: &Endpoint) -> io::Result<Self> {
         let endpoint = endpoint.clone().absolute()?;
         match &endpoint {
-            Endpoint::Unix(path) => Ok(Self { socket: Socket::Unix(open_unix(path)?), endpoint }),
+            Endpoint::Unix(path) => Ok(Self { socket: Socket::Unix(open_unix(path)?), endpoint, held: false }),
             Endpoint::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
                 let endpoint = Endpoint::Tcp(listener.local_addr()?);
-                Ok(Self { socket: Socket::Tcp(listener), endpoint })
+                Ok(Self { socket: Socket::Tcp(listener), endpoint, held: false })
             }
         }
+    }
+
+    /// The same, with a hold on the process of each caller ([`Caller::process`]): it costs two file descriptors.
+    #[must_use]
+    pub fn holding_processes(self) -> Self {
+        Self { held: true, ..self }
     }
 
     /// Where it is: a path is absolute, a port is never 0.
@@ -68,7 +75,7 @@ impl Listener {
     /// The connections, as they come.
     pub(crate) fn connections(self) -> ReceiverStream<io::Result<Connection>> {
         let (sender, receiver) = mpsc::channel(16);
-        tokio::spawn(accept(self.socket, sender));
+        tokio::spawn(accept(self.socket, self.held, sender));
         ReceiverStream::new(receiver)
     }
 }
@@ -110,7 +117,7 @@ fn open_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Takes connections for as long as somebody wants them.
-async fn accept(socket: Socket, accepted: mpsc::Sender<io::Result<Connection>>) {
+async fn accept(socket: Socket, held: bool, accepted: mpsc::Sender<io::Result<Connection>>) {
     let crowd = Arc::new(Crowd::default());
     let mut told = false;
     loop {
@@ -118,7 +125,7 @@ async fn accept(socket: Socket, accepted: mpsc::Sender<io::Result<Connection>>) 
             match &socket {
                 Socket::Unix(listener) => {
                     let (stream, _) = listener.accept().await?;
-                    let caller = Caller::of_unix(&stream);
+                    let caller = Caller::of_unix(&stream, held);
                     Ok((Box::new(stream) as Box<dyn Bytes>, caller))
                 }
                 Socket::Tcp(listener) => {
@@ -149,7 +156,7 @@ async fn accept(socket: Socket, accepted: mpsc::Sender<io::Result<Connection>>) 
                 None
             }
         };
-        let uid = caller.map(|caller| caller.uid);
+        let uid = caller.as_ref().map(|caller| caller.uid);
         let Some(seat) = Crowd::enter(&crowd, uid) else {
             if !told {
                 tracing::warn!(uid, "too many connections to the Workload API: some are closed, now and later");
@@ -214,14 +221,14 @@ pub(crate) struct Connection {
 }
 
 /// Who is at its other end, in the extensions of each request; nobody, if the kernel did not say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer(pub(crate) Option<Caller>);
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer
+        self.peer.clone()
     }
 }
 

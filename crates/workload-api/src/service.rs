@@ -57,9 +57,10 @@ pub fn service(workloads: Arc<dyn Workloads>) -> SpiffeWorkloadApiServer<impl Sp
 ///
 /// # Errors
 /// `UNAVAILABLE`: the kernel did not say. That is not "nobody": clients keep what they have.
-pub(crate) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+pub fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     let peer = request.extensions().get::<Peer>();
-    peer.and_then(|peer| peer.0).ok_or_else(|| Status::unavailable("workload attestation failed: who calls is unknown"))
+    peer.and_then(|peer| peer.0.clone())
+        .ok_or_else(|| Status::unavailable("workload attestation failed: who calls is unknown"))
 }
 
 struct Api {

@@ -80,7 +80,7 @@ struct Fake {
 #[tonic::async_trait]
 impl Workloads for Fake {
     async fn attest(&self, caller: &Caller) -> Result<watch::Receiver<Entitlement>, Status> {
-        self.callers.lock().unwrap().push(*caller);
+        self.callers.lock().unwrap().push(caller.clone());
         Ok(self.entitled.subscribe())
     }
 
@@ -416,7 +416,7 @@ async fn the_caller_is_who_the_kernel_says_on_a_socket_and_on_loopback() {
     let own = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
     agent.client().await.fetch_x509svid(ask(X509svidRequest {})).await.unwrap();
     let seen = agent.fake.callers.lock().unwrap().pop().unwrap();
-    assert_eq!(seen, Caller { uid: own, pid: Some(i32::try_from(std::process::id()).unwrap()) });
+    assert_eq!((seen.uid, seen.pid), (own, Some(i32::try_from(std::process::id()).unwrap())));
 
     let listener = Listener::open(&"tcp://127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address: SocketAddr = listener.endpoint().to_string()["tcp://".len()..].parse().unwrap();
@@ -425,7 +425,8 @@ async fn the_caller_is_who_the_kernel_says_on_a_socket_and_on_loopback() {
     let dial = tower::service_fn(move |_| async move { TcpStream::connect(address).await.map(TokioIo::new) });
     let channel = Http::from_static("http://localhost").connect_with_connector(dial).await.unwrap();
     SpiffeWorkloadApiClient::new(channel).fetch_x509svid(ask(X509svidRequest {})).await.unwrap();
-    assert_eq!(agent.fake.callers.lock().unwrap().pop(), Some(Caller { uid: own, pid: None }));
+    let seen = agent.fake.callers.lock().unwrap().pop().unwrap();
+    assert_eq!((seen.uid, seen.pid), (own, None));
 }
 
 #[test]

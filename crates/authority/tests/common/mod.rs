@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
@@ -20,8 +21,9 @@ use weft_authority::{
     Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Records, Registrar,
 };
 use weft_identity::proto::PlainTextReport;
-use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
-use weft_model::{ServiceName, SpiffeId};
+use weft_identity::{Assignment, ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
+use weft_model::attest::{Attest, Selectors};
+use weft_model::{AgentName, ServiceName, SpiffeId, Subject};
 use weft_store::Store;
 
 pub const DOMAIN: &str = "acme.internal";
@@ -44,6 +46,9 @@ pub struct Intent {
     pub services: Mutex<BTreeMap<ServiceName, Duration>>,
     pub issued: Mutex<Vec<(SpiffeId, String, SystemTime)>>,
     pub plain_text: Mutex<Vec<(SpiffeId, PlainTextReport)>>,
+    /// Which processes agents give which identity to.
+    pub attest: Mutex<BTreeMap<ServiceName, Vec<Attest>>>,
+    changed: watch::Sender<u64>,
 }
 
 impl Intent {
@@ -54,12 +59,40 @@ impl Intent {
             None => services.remove(&service(name)),
         };
     }
+
+    /// Processes of this user on these machines, or on any, are this service from now on; no process is, without a user.
+    pub fn attest(&self, name: &str, agents: &[&str], uid: Option<u32>) {
+        let agents = agents.iter().map(|agent| agent.parse().unwrap()).collect();
+        let entry = uid.map(|uid| Attest { agents, selectors: Selectors { uid: Some(uid), ..Selectors::default() } });
+        self.attest.lock().unwrap().insert(service(name), entry.into_iter().collect());
+        self.changed.send_modify(|count| *count += 1);
+    }
 }
 
 #[tonic::async_trait]
 impl Registrar for Intent {
-    fn admits(&self, service: &ServiceName) -> Option<Admission> {
-        self.services.lock().unwrap().get(service).map(|ttl| Admission { ttl: *ttl, machine_life: MACHINE_LIFE })
+    fn admits(&self, subject: &Subject) -> Option<Admission> {
+        let ttl = match subject {
+            Subject::Service(service) => self.services.lock().unwrap().get(service).copied(),
+            Subject::Agent(_) => Some(HOUR),
+        };
+        ttl.map(|ttl| Admission { ttl, machine_life: MACHINE_LIFE })
+    }
+
+    fn assignments(&self, agent: &AgentName) -> Vec<Assignment> {
+        let services = self.services.lock().unwrap();
+        let attest = self.attest.lock().unwrap();
+        let assignment = |(service, entries): (&ServiceName, &Vec<Attest>)| {
+            let here = entries.iter().filter(|entry| entry.is_for(agent));
+            let any: Vec<_> = here.map(|entry| entry.selectors.clone()).collect();
+            let svid_ttl = *services.get(service)?;
+            (!any.is_empty()).then(|| Assignment { service: service.clone(), any, svid_ttl })
+        };
+        attest.iter().filter_map(assignment).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     async fn withdraw(&self, peer: &SpiffeId, node_id: &str) -> Result<Withdrawal, Status> {
@@ -125,6 +158,7 @@ impl Server {
             tokio::spawn(bans.clone().enforce(live.clone()));
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
+            tokio::spawn(records.clone().gather());
             let service = IdentityService::server(
                 authority.clone(),
                 tokens.clone(),
@@ -152,7 +186,7 @@ impl Server {
     }
 
     pub async fn token(&self, name: &str) -> JoinToken {
-        self.tokens.create(&service(name), self.authority.pin(), HOUR, SystemTime::now()).await.unwrap()
+        self.tokens.create(&name.parse().unwrap(), self.authority.pin(), HOUR, SystemTime::now()).await.unwrap()
     }
 
     /// An SVID without asking the service, as of `now`.

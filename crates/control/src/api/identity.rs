@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use weft_authority::trust::Kind;
-use weft_model::ServiceName;
+use weft_model::Subject;
 use weft_model::time::length;
 
 use super::{Answer, Api, body, error, json};
@@ -47,7 +47,7 @@ impl Api {
                 ("limit", Ok(most @ 1..=MOST_RECORDS)) => limit = most,
                 _ => {
                     let text = format!("`{name}={value}` cannot be asked for");
-                    let hint = "who is a service, a SPIFFE ID, serial:HEX, machine:NAME or the id of a key; limit is 1 to 4096";
+                    let hint = "who is a service, agent:NAME, a SPIFFE ID, serial:HEX, machine:NAME or the id of a key; limit is 1 to 4096";
                     return error(StatusCode::BAD_REQUEST, &text, hint);
                 }
             }
@@ -73,7 +73,7 @@ impl Api {
         counts.render()
     }
 
-    /// A token with which a workload becomes a service.
+    /// A token with which a workload becomes a service, or a machine's agent itself.
     pub(super) async fn join_token(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
         if let Some(answer) = self.refused(peer, &request, "join tokens are made", "weft identity join-token") {
             return answer;
@@ -82,8 +82,8 @@ impl Api {
             Ok(wanted) => wanted,
             Err(answer) => return answer,
         };
-        let service: ServiceName = match wanted.service.parse() {
-            Ok(service) => service,
+        let subject: Subject = match wanted.service.parse() {
+            Ok(subject) => subject,
             Err(problem) => return error(StatusCode::BAD_REQUEST, &format!("{problem}"), ""),
         };
         let Some(ttl) = length(&wanted.ttl).ok().filter(|ttl| (1..=86_400).contains(&ttl.as_secs())) else {
@@ -95,16 +95,21 @@ impl Api {
         }
         let known = {
             let state = self.hub.state();
-            state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(&service))
+            match &subject {
+                Subject::Service(service) => {
+                    state.mesh.as_ref().is_some_and(|mesh| mesh.intent().services.contains_key(service))
+                }
+                Subject::Agent(_) => true,
+            }
         };
         if !known {
-            let text = format!("the serving commit has no service {service}");
+            let text = format!("the serving commit has no service {subject}");
             return error(StatusCode::NOT_FOUND, &text, "commit a Service document for it first");
         }
-        match self.identities.join_token(&service, ttl).await {
+        match self.identities.join_token(&subject, ttl).await {
             Ok(token) => json(StatusCode::CREATED, &token),
             Err(problem) => {
-                tracing::error!(%service, problem, "no join token was made");
+                tracing::error!(%subject, problem, "no join token was made");
                 error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
             }
         }
@@ -158,7 +163,7 @@ impl Api {
             Ok(trust) => json(StatusCode::OK, &trust),
             Err(BanProblem::Starting) => self.ready(),
             Err(BanProblem::Refused(problem)) => {
-                let hint = "name a service like prod/web, a SPIFFE ID, serial:HEX or machine:NAME";
+                let hint = "name a service like prod/web, agent:NAME, a SPIFFE ID, serial:HEX or machine:NAME";
                 error(StatusCode::BAD_REQUEST, &problem, hint)
             }
             Err(BanProblem::Unknown(problem)) => {

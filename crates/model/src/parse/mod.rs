@@ -5,6 +5,7 @@
 //! is ignored silently: what is not understood is a finding.
 
 mod access;
+mod attest;
 mod authorization;
 mod declared;
 mod fields;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access;
+use super::attest;
 use super::authorization;
 use super::declared::Declared;
 use super::fields::{Field, Shape, not_yet, short};
@@ -35,13 +36,13 @@ const SERVICE: Shape = Shape {
         "mtls",
         "paths",
         "authorization",
+        "attest",
         "endpoints",
         "subsets",
         "access",
         "routes",
     ],
     later: &[
-        "attest",
         "health",
         "resilience",
         "users",
@@ -110,6 +111,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
     let paths = fields.optional("paths").map(|field| paths(field, protocol, report)).unwrap_or_default();
     let authorization =
         fields.optional("authorization").map(|field| authorization::read(field, report)).unwrap_or_default();
+    let attest = fields.optional("attest").map(|field| attest::read(field, report)).unwrap_or_default();
     let endpoints =
         fields.optional("endpoints").and_then(|field| endpoints(field, report)).unwrap_or(Endpoints::Registry);
     let subsets = fields.optional("subsets").map(|field| subsets(field, &endpoints, report)).unwrap_or_default();
@@ -130,6 +132,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         mtls,
         paths,
         authorization,
+        attest,
         endpoints,
         subsets,
         access,
@@ -150,6 +153,7 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
+        attest: Vec::new(),
         endpoints: Endpoints::Registry,
         subsets: BTreeMap::new(),
         access: Vec::new(),

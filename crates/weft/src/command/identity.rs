@@ -1,5 +1,6 @@
 //! `weft identity`: join tokens, certificates for programs that are no sidecars, and the keys that vouch for all of them.
 
+mod asked;
 mod bans;
 mod keys;
 mod shown;
@@ -12,7 +13,7 @@ use anyhow::Result;
 use weft_control::admin;
 use weft_control::status::{JoinTokenAnswer, JoinTokenRequest};
 use weft_identity::JoinToken;
-use weft_model::ServiceName;
+use weft_model::{AgentName, ServiceName, Subject};
 
 use crate::http::Api;
 use crate::output::{Format, hinted, say, span, unix_now};
@@ -20,7 +21,7 @@ use crate::output::{Format, hinted, say, span, unix_now};
 /// Join tokens and certificates
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Identity {
-    /// Make a one-time join token, with which a sidecar becomes a service. Run it on the control plane's machine, as its user
+    /// Make a one-time join token, with which a sidecar becomes a service, or a machine's agent itself. Run it on the control plane's machine, as its user
     #[command(alias = "token")]
     JoinToken(JoinTokenArgs),
     /// Show who has a certificate that lives, until when, and who is late or banned
@@ -37,6 +38,8 @@ pub(crate) enum Identity {
     Ban(bans::BanArgs),
     /// Lift a ban
     Unban(bans::UnbanArgs),
+    /// Show which identities the process that runs this has by the agent of its machine, or by another SPIFFE Workload API
+    Ask(asked::AskArgs),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
     Fetch(FetchArgs),
 }
@@ -45,8 +48,11 @@ pub(crate) enum Identity {
 #[derive(Debug, clap::Args)]
 pub(crate) struct JoinTokenArgs {
     /// Which service it may become
-    #[arg(long, value_name = "NAMESPACE/NAME")]
-    service: ServiceName,
+    #[arg(long, value_name = "NAMESPACE/NAME", required_unless_present = "agent")]
+    service: Option<ServiceName>,
+    /// Which machine's agent (`weft agent`) it may become
+    #[arg(long, value_name = "NAME", conflicts_with = "service")]
+    agent: Option<AgentName>,
     /// How long it can be redeemed, from 1s to 24h
     #[arg(long, default_value = "10m")]
     ttl: String,
@@ -91,20 +97,23 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
         Identity::Rotate(args) => keys::rotate(args).await,
         Identity::Ban(args) => bans::ban(args).await,
         Identity::Unban(args) => bans::unban(args).await,
+        Identity::Ask(args) => asked::ask(args).await,
         Identity::Fetch(args) => fetch(args).await,
     }
 }
 
 async fn join_token(args: JoinTokenArgs) -> Result<()> {
     let admin = admin_token(&args.state_dir)?;
-    let wanted = JoinTokenRequest { service: args.service.to_string(), ttl: args.ttl };
+    let subject = args.agent.map(Subject::Agent).or_else(|| args.service.map(Subject::Service));
+    let wanted = JoinTokenRequest { service: subject.map_or_else(String::new, |it| it.to_string()), ttl: args.ttl };
     let answer: JoinTokenAnswer = Api::new(args.server).post("/api/join-tokens", &admin, &wanted).await?;
     match args.output {
         Format::Json => say(format_args!("{}\n", serde_json::to_string_pretty(&answer)?)),
         Format::Text => {
             say(format_args!("{}\n", answer.token));
             let left = span(answer.expires_at.saturating_sub(unix_now()));
-            eprintln!("one sidecar can become {} with it within {left}", answer.service);
+            let who = if answer.service.parse::<ServiceName>().is_ok() { "sidecar" } else { "machine" };
+            eprintln!("one {who} can become {} with it within {left}", answer.service);
         }
     }
     Ok(())

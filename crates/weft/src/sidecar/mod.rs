@@ -184,7 +184,7 @@ async fn identify(args: &Args, place: &place::Place, node_id: String) -> Result<
     let join_token = given.map(parse_token).transpose()?;
     let config = IdentityConfig {
         server: args.server.clone(),
-        service: args.service.clone(),
+        subject: args.service.clone().into(),
         node_id,
         join_token,
         state_dir: place.state.clone(),

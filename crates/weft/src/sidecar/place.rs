@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rand::Rng;
 use weft_control::node::AgentNode;
 
 use super::args::{Args, DataPlane};
-use crate::output::hinted;
+use crate::state;
 
 /// A little more than a guard takes to kill what it guards.
 const ALONE_BOUND: Duration = Duration::from_secs(6);
@@ -36,14 +36,7 @@ impl Place {
     pub(crate) fn prepare(args: &Args) -> Result<Self> {
         let default = || Path::new("weft-sidecar").join(args.service.as_str().replace('/', "-"));
         let state = args.state_dir.clone().unwrap_or_else(default);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&state)
-            .with_context(|| format!("making the state folder {}", state.display()))?;
-        // Absolute, because children may run elsewhere.
-        let state = state.canonicalize().with_context(|| format!("finding the state folder {}", state.display()))?;
-        let lock = lock(&state)?;
+        let (state, lock) = state::take(&state, "sidecar")?;
         let instance = instance(&state).with_context(|| format!("naming this sidecar in {}", state.display()))?;
         Ok(Self { state, instance, advertise: args.advertise.or_else(|| reachable(args)), _lock: lock })
     }
@@ -86,20 +79,6 @@ impl Place {
             },
             certificate_expires: None,
         }
-    }
-}
-
-fn lock(state: &Path) -> Result<File> {
-    let path = state.join("lock");
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = open.with_context(|| format!("opening {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(hinted(
-            format!("another sidecar runs on the state folder {}", state.display()),
-            "stop it first, or give this one a folder of its own with --state-dir, and a join token for its first start",
-        )),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
     }
 }
 

@@ -1,75 +1,36 @@
 //! What the agent serves to a local Envoy beside its configuration: certificates, and decisions by the mesh's policy.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 use tonic::Status;
-use weft_identity::{LiveIdentity, sds};
+use weft_identity::LiveIdentity;
+use weft_identity::sds::{self, Copies};
 use weft_model::SpiffeId;
 use weft_policy::{Bundle, Engine};
-use weft_xds::{
-    Directory, Node, Observer, Rejection, Relay, Sink, Snapshot, Subscription, TakenBack, Update, type_url,
-};
+use weft_xds::{Directory, Node, Rejection, Relay, Sink, Snapshot, Subscription, TakenBack, Update, type_url};
 
 /// SDS: whoever may open the socket is this sidecar's own Envoy.
 pub(crate) struct Secrets {
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    streams: Arc<Streams>,
+    copies: Copies,
 }
 
 impl Secrets {
     /// Of this identity, which is told what Envoy has of it.
     pub(crate) fn new(identity: &Arc<LiveIdentity>) -> Self {
-        let streams = Arc::new(Streams { has: Mutex::default(), least: watch::Sender::new(u64::MAX) });
-        identity.copied(streams.least.subscribe());
-        Self { snapshots: sds::snapshots(identity.clone()), streams }
+        let copies = Copies::default();
+        copies.follow(identity);
+        Self { snapshots: sds::snapshots(identity.clone()), copies }
     }
 }
 
 #[tonic::async_trait]
 impl Directory for Secrets {
     async fn open(&self, _: Option<SpiffeId>, _: &Node) -> Result<Subscription, Status> {
-        let observer = Stream { number: rand::random(), streams: self.streams.clone() };
-        self.streams.has(observer.number, Some(0));
-        Ok(Subscription { snapshots: self.snapshots.clone(), observer: Box::new(observer) })
-    }
-}
-
-/// What each of Envoy's streams has: it opens one for each secret.
-struct Streams {
-    /// Stream -> generation of the identity.
-    has: Mutex<BTreeMap<u64, u64>>,
-    /// The least of them; an Envoy that follows nothing works by nothing.
-    least: watch::Sender<u64>,
-}
-
-impl Streams {
-    fn has(&self, stream: u64, generation: Option<u64>) {
-        let mut has = self.has.lock().unwrap_or_else(PoisonError::into_inner);
-        match generation {
-            Some(generation) => has.insert(stream, generation),
-            None => has.remove(&stream),
-        };
-        self.least.send_replace(has.values().min().copied().unwrap_or(u64::MAX));
-    }
-}
-
-struct Stream {
-    number: u64,
-    streams: Arc<Streams>,
-}
-
-impl Observer for Stream {
-    fn settled(&mut self, revision: &str) {
-        if let Ok(generation) = revision.parse() {
-            self.streams.has(self.number, Some(generation));
-        }
-    }
-
-    fn closed(&mut self) {
-        self.streams.has(self.number, None);
+        Ok(Subscription { snapshots: self.snapshots.clone(), observer: self.copies.observer() })
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct LocalMesh {
     pub(crate) http: SocketAddr,
     pub(crate) members: Vec<Member>,
     pub(crate) server: Child,
+    /// Where it serves xDS and identity.
+    pub(crate) xds: SocketAddr,
     /// The control plane's state folder.
     state: PathBuf,
 }
@@ -45,7 +47,7 @@ impl LocalMesh {
             .collect();
         let server = Child::start("the control plane", &args, &[], &folder.join("server.log"))?;
         let state = folder.join("server");
-        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server, state };
+        let mut mesh = Self { repo, api: Api::new(http.to_string()), http, members: Vec::new(), server, xds, state };
         mesh.serving().await?;
         let admin = admin_token(&mesh.state)?;
 

@@ -3,6 +3,7 @@
 //! Each step is a function that makes real calls through real sidecars and says what it saw, or what was wrong. Nothing here looks
 //! inside: a step knows what an app, a person at a terminal, or an operator could know.
 
+mod attested;
 mod decisions;
 mod identity;
 
@@ -65,6 +66,7 @@ pub(super) async fn run(mesh: &mut LocalMesh) -> bool {
     report.line("a root in wrong hands is out in seconds, no call fails", identity::stolen_root(mesh).await);
     report.line("a banned service is out within 2 s, the others go on", identity::banned(mesh).await);
     report.line("what became of it is on record", identity::recorded(mesh).await);
+    report.line("an agent gives a program its identity, and another none", attested::by_agent(mesh).await);
     let steps = [
         ("the same calls with Envoy beside prod/board", "prod/board"),
         ("the same calls with Envoy on both sides", "prod/web"),

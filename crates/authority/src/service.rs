@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_identity::bans::Leaf;
 use weft_identity::ca::Names;
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{Audience, Ban, Bans, JoinToken, MachineId, Withdrawal, machine, proto, wire};
+use weft_identity::{Audience, Ban, Bans, Federated, JoinToken, MachineId, Withdrawal, machine, proto, wire};
 use weft_model::{ServiceName, SpiffeId};
 use weft_xds::ConnectPeer;
 
@@ -66,20 +66,23 @@ pub struct IdentityService {
     machines: Machines,
     bans: BanList,
     records: Records,
+    federated: watch::Receiver<Arc<Federated>>,
     registrar: Arc<dyn Registrar>,
 }
 
 impl IdentityService {
-    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`].
+    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`]. `federated` are the bundles of other trust
+    /// domains, which every holder is told.
     pub fn server(
         authority: Arc<Authority>,
         tokens: JoinTokens,
         machines: Machines,
         bans: BanList,
         records: Records,
+        federated: watch::Receiver<Arc<Federated>>,
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
-        IdentityServer::new(Self { authority, tokens, machines, bans, records, registrar })
+        IdentityServer::new(Self { authority, tokens, machines, bans, records, federated, registrar })
     }
 
     /// Nothing is issued to whoever is banned, whatever they prove.
@@ -310,7 +313,8 @@ impl Identity for IdentityService {
         let holder = holders::key(&id, &first.node_id, &serial);
         self.authority.holds(&holder, first.sequence);
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(tell_all(self.authority.clone(), self.bans.published(), holder, said, sender));
+        let (bans, federated) = (self.bans.published(), self.federated.clone());
+        tokio::spawn(tell_all(self.authority.clone(), bans, federated, holder, said, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -338,6 +342,7 @@ impl Identity for IdentityService {
 async fn tell_all(
     authority: Arc<Authority>,
     mut bans: watch::Receiver<Arc<Bans>>,
+    mut federated: watch::Receiver<Arc<Federated>>,
     holder: String,
     mut said: Streaming<proto::Held>,
     sender: mpsc::Sender<Result<proto::Trust, Status>>,
@@ -347,7 +352,9 @@ async fn tell_all(
         let bundle = published.borrow_and_update().bundle.clone();
         let renew = authority.must_renew(&holder);
         let bans_now = wire::bans_to_proto(&bans.borrow_and_update());
-        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew, bans: Some(bans_now) };
+        let federation = Some(wire::federated_to_proto(&federated.borrow_and_update()));
+        let bundle = Some(wire::bundle_to_proto(&bundle));
+        let news = proto::Trust { bundle, renew, bans: Some(bans_now), federation };
         if sender.send(Ok(news)).await.is_err() {
             return;
         }
@@ -362,6 +369,10 @@ async fn tell_all(
                     Err(_) => return,
                 },
                 changed = bans.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                changed = federated.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
                 },

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, TlsCertificate, secret,
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+    spiffe_cert_validator_config,
 };
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
 use tokio::sync::watch;
 use weft_xds::{Resource, Snapshot, type_url};
 
+use crate::federated::Federated;
 use crate::files;
 use crate::live::{IdentityState, LiveIdentity};
 use crate::svid::{Svid, TrustBundle};
@@ -43,7 +47,7 @@ pub fn snapshot(state: &IdentityState) -> Snapshot {
         snapshot.insert(Resource::new(type_url::SECRET, CERTIFICATE, &certificate(svid)));
     }
     if let Some(bundle) = state.bundle() {
-        snapshot.insert(Resource::new(type_url::SECRET, BUNDLE, &validation(bundle)));
+        snapshot.insert(Resource::new(type_url::SECRET, BUNDLE, &validation(bundle, state.federated())));
     }
     snapshot
 }
@@ -57,10 +61,32 @@ fn certificate(svid: &Svid) -> Secret {
     Secret { name: CERTIFICATE.into(), r#type: Some(secret::Type::TlsCertificate(certificate)) }
 }
 
-fn validation(bundle: &TrustBundle) -> Secret {
-    let context = CertificateValidationContext {
-        trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
-        ..Default::default()
+/// Without federation a pool of roots is enough. With it, Envoy's default validator would take a certificate of any trust domain from any of
+/// the roots: its validator for SPIFFE judges each by the bundle of its own.
+fn validation(bundle: &TrustBundle, federated: &Federated) -> Secret {
+    let context = if federated.is_empty() {
+        CertificateValidationContext {
+            trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
+            ..Default::default()
+        }
+    } else {
+        let all = std::iter::once(bundle).chain(federated.iter().map(|bundle| &**bundle));
+        let trust_domain = |bundle: &TrustBundle| spiffe_cert_validator_config::TrustDomain {
+            name: bundle.trust_domain().as_str().to_owned(),
+            trust_bundle: Some(inline(files::certificates_pem(bundle.roots()))),
+            ..Default::default()
+        };
+        // An empty bundle trusts nobody, and Envoy would refuse the whole for it.
+        let trust_domains = all.filter(|bundle| !bundle.roots().is_empty()).map(trust_domain).collect();
+        let config = SpiffeCertValidatorConfig { trust_domains, ..Default::default() };
+        let config = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
+        CertificateValidationContext {
+            custom_validator_config: Some(TypedExtensionConfig {
+                name: "envoy.tls.cert_validator.spiffe".into(),
+                typed_config: Some(config),
+            }),
+            ..Default::default()
+        }
     };
     Secret { name: BUNDLE.into(), r#type: Some(secret::Type::ValidationContext(context)) }
 }

@@ -68,7 +68,7 @@ fn entitlement(live: &LiveIdentity) -> Entitlement {
         (Some(svid), Some(bundle)) if !bundle.roots().is_empty() => Entitlement::Granted(Arc::new(Grant {
             identities: vec![Granted { svid: svid.clone(), hint: String::new() }],
             bundle: bundle.clone(),
-            federated: Vec::new(),
+            federated: state.federated().iter().filter(|bundle| !bundle.roots().is_empty()).cloned().collect(),
         })),
         _ => Entitlement::NotYet,
     }

@@ -20,7 +20,7 @@ use weft_authority::{
     Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Records, Registrar,
 };
 use weft_identity::proto::PlainTextReport;
-use weft_identity::{ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
+use weft_identity::{ClientAuth, Federated, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
 use weft_model::{ServiceName, SpiffeId};
 use weft_store::Store;
 
@@ -125,12 +125,14 @@ impl Server {
             tokio::spawn(bans.clone().enforce(live.clone()));
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
+            let federated = tokio::sync::watch::Sender::<Arc<Federated>>::default();
             let service = IdentityService::server(
                 authority.clone(),
                 tokens.clone(),
                 machines,
                 bans.clone(),
                 records,
+                federated.subscribe(),
                 intent.clone(),
             );
             let router = tonic::transport::Server::builder().add_service(service);

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
@@ -86,6 +87,7 @@ pub struct Server {
     pub authority: Arc<Authority>,
     pub tokens: JoinTokens,
     pub bans: BanList,
+    pub federated: Arc<watch::Sender<Arc<Federated>>>,
     pub intent: Arc<Intent>,
     pub live: Arc<LiveIdentity>,
     pub address: SocketAddr,
@@ -125,7 +127,7 @@ impl Server {
             tokio::spawn(bans.clone().enforce(live.clone()));
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
-            let federated = tokio::sync::watch::Sender::<Arc<Federated>>::default();
+            let federated = Arc::new(watch::Sender::<Arc<Federated>>::default());
             let service = IdentityService::server(
                 authority.clone(),
                 tokens.clone(),
@@ -139,7 +141,7 @@ impl Server {
             tokio::spawn(async move {
                 router.serve_with_incoming(serve_tls(listener, config, own)).await.unwrap();
             });
-            Self { folder, authority, tokens, bans, intent, live, address, process: None }
+            Self { folder, authority, tokens, bans, federated, intent, live, address, process: None }
         };
         let mut server = process.spawn(start).await.unwrap();
         server.process = Some(process);

@@ -28,6 +28,8 @@ pub struct Mesh {
     pub authz: SocketAddr,
     /// HTTP API.
     pub api: SocketAddr,
+    /// Further options of the control plane, as they are given.
+    pub options: Vec<String>,
     folder: Folder,
 }
 
@@ -70,18 +72,33 @@ impl Mesh {
         Self::start_program(&peers::weft(), template, change)
     }
 
+    /// Starts a control plane with further options on a copy of this crate's `mesh/` folder.
+    #[track_caller]
+    pub fn start_with_options(options: &[&str], change: impl FnOnce(&Repo)) -> Self {
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh");
+        let mut mesh = Self::prepare(&peers::weft(), &template, change);
+        mesh.options = options.iter().map(ToString::to_string).collect();
+        mesh.start_server();
+        mesh
+    }
+
     /// The same with another `weft` than [`peers::weft`], for the control plane and for the sidecars.
     #[track_caller]
     pub fn start_program(program: &Path, template: &Path, change: impl FnOnce(&Repo)) -> Self {
+        let mut mesh = Self::prepare(program, template, change);
+        mesh.start_server();
+        mesh
+    }
+
+    #[track_caller]
+    fn prepare(program: &Path, template: &Path, change: impl FnOnce(&Repo)) -> Self {
         let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary folder");
         let repo = Repo::create(&folder.path().join("repo"), template);
         change(&repo);
         repo.commit("Adapt");
         let [xds, authz, api] = std::array::from_fn(|_| ports::free());
         let program = program.to_owned();
-        let mut mesh = Self { server: None, program, repo, xds, authz, api, folder: Folder(Some(folder)) };
-        mesh.start_server();
-        mesh
+        Self { server: None, program, repo, xds, authz, api, options: Vec::new(), folder: Folder(Some(folder)) }
     }
 
     /// The folder of everything.
@@ -105,6 +122,7 @@ impl Mesh {
             "--http".to_owned(),
             self.api.to_string(),
         ];
+        let args = args.into_iter().chain(self.options.iter().cloned());
         let mut server = Process::start(self.folder(), "server", &self.program, args, &[]);
         let head = self.repo.head();
         wait::until("the control plane to serve", wait::SOON, || {

@@ -15,6 +15,7 @@ mod disk;
 mod expiry;
 mod ext_authz;
 mod families;
+mod federation;
 mod harness;
 mod identity;
 mod idle;

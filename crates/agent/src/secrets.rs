@@ -86,8 +86,10 @@ fn snapshot(grant: &Grant, generation: u64) -> Snapshot {
     for granted in &grant.identities {
         snapshot.insert(sds::certificate(granted.svid.id().as_str(), &granted.svid));
     }
-    snapshot.insert(sds::validation(sds::BUNDLE, &grant.bundle));
-    snapshot.insert(sds::validation(&grant.bundle.trust_domain().id(), &grant.bundle));
+    snapshot.insert(sds::validation(sds::BUNDLE, &grant.bundle, &grant.federated));
+    for bundle in std::iter::once(&grant.bundle).chain(&grant.federated) {
+        snapshot.insert(sds::validation(&bundle.trust_domain().id(), bundle, []));
+    }
     snapshot
 }
 

@@ -10,7 +10,8 @@ use tonic::Status;
 use weft_identity::bans::Leaf;
 use weft_identity::saved::Saved;
 use weft_identity::{
-    Assignment, Audience, Bans, Identity, LiveIdentity, OnBehalf, OwnFault, Svid, Token, TrustBundle, schedule,
+    Assignment, Audience, Bans, Federated, Identity, LiveIdentity, OnBehalf, OwnFault, Svid, Token, TrustBundle,
+    schedule,
 };
 use weft_model::{AgentName, ServiceName, SpiffeId};
 use weft_workload_api::{Entitlement, Grant, Granted};
@@ -33,7 +34,7 @@ pub(crate) struct Workloads {
     stored: Stored,
     assigned: watch::Sender<Option<Arc<Vec<Assignment>>>>,
     /// What vouches before the agent has an identity: that of its last one.
-    before: (Option<Arc<TrustBundle>>, Arc<Bans>),
+    before: Before,
     live: watch::Sender<Option<Arc<LiveIdentity>>>,
     on_behalf: watch::Sender<Option<Arc<OnBehalf>>>,
     /// Changes with everything that is nobody's alone: bundle, bans, assignments.
@@ -47,6 +48,13 @@ pub(crate) struct Workloads {
     pub(crate) reading: Semaphore,
     writing: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
+}
+
+/// See [`Workloads`].
+struct Before {
+    bundle: Option<Arc<TrustBundle>>,
+    federated: Federated,
+    bans: Arc<Bans>,
 }
 
 /// A share in the certificate of a service, which is kept for as long as there is one.
@@ -67,7 +75,7 @@ impl Workloads {
             machine,
             assigned: watch::Sender::new(stored.assignments().map(Arc::new)),
             stored,
-            before: (bundle, Arc::new(Bans::load(state))),
+            before: Before { bundle, federated: Federated::load(state), bans: Arc::new(Bans::load(state)) },
             live: watch::Sender::default(),
             on_behalf: watch::Sender::default(),
             common: watch::Sender::default(),
@@ -186,14 +194,22 @@ impl Workloads {
     pub(crate) fn bundle(&self) -> Option<Arc<TrustBundle>> {
         match self.live() {
             Some(live) => live.load().bundle().cloned(),
-            None => self.before.0.clone(),
+            None => self.before.bundle.clone(),
+        }
+    }
+
+    /// The bundles of other trust domains.
+    fn federated(&self) -> Vec<Arc<TrustBundle>> {
+        match self.live() {
+            Some(live) => live.load().federated().iter().cloned().collect(),
+            None => self.before.federated.iter().cloned().collect(),
         }
     }
 
     fn bans(&self) -> Arc<Bans> {
         match self.live() {
             Some(live) => live.bans().borrow().clone(),
-            None => self.before.1.clone(),
+            None => self.before.bans.clone(),
         }
     }
 
@@ -282,7 +298,10 @@ impl Workloads {
         match identities.is_empty() {
             _ if banned == leases.len() => Entitlement::Nothing,
             true => Entitlement::NotYet,
-            false => Entitlement::Granted(Arc::new(Grant { identities, bundle, federated: Vec::new() })),
+            false => {
+                let federated = self.federated();
+                Entitlement::Granted(Arc::new(Grant { identities, bundle, federated }))
+            }
         }
     }
 

@@ -144,8 +144,8 @@ async fn advance_kind(
 
 fn patience(kind: Kind, lives: Lives) -> Patience {
     match kind {
-        Kind::X509 => Patience { longest: lives.retired.as_secs(), fetchers: 0 },
-        Kind::Jwt => Patience { longest: lives.jwt_retired.as_secs(), fetchers: COPIES.as_secs() },
+        Kind::X509 => Patience { longest: lives.retired.as_secs(), fetchers: lives.fetchers.as_secs() },
+        Kind::Jwt => Patience { longest: lives.jwt_retired.as_secs(), fetchers: COPIES.max(lives.fetchers).as_secs() },
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Lives {
     /// How long a key for JWT-SVIDs that signs no more stays in the bundle: as long as any token can live that it signed, and a little
     /// longer, because of several servers one may hear late that it does not sign any more. Default 10 minutes.
     pub jwt_retired: Duration,
+    /// How long a root or key is published at the least before it signs, for those who fetch the bundle now and then: other trust domains
+    /// (SPIFFE Federation s.4.1). Default none. A compromised one is not waited for.
+    pub fetchers: Duration,
     /// How long a root vouches for its successor, for machines that were away meanwhile. Default 30 days.
     pub vouched: Duration,
 }
@@ -33,6 +36,7 @@ impl Default for Lives {
             jwt: 30 * day,
             token: 5 * minute,
             jwt_retired: 10 * minute,
+            fetchers: Duration::ZERO,
             vouched: 30 * day,
         }
     }

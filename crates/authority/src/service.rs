@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{Bans, JoinToken, MachineId, machine, proto, wire};
+use weft_identity::{Bans, Federated, JoinToken, MachineId, machine, proto, wire};
 use weft_model::{SpiffeId, Subject};
 use weft_xds::ConnectPeer;
 
@@ -25,20 +25,23 @@ pub struct IdentityService {
     issuer: Arc<Issuer>,
     tokens: JoinTokens,
     records: Records,
+    federated: watch::Receiver<Arc<Federated>>,
 }
 
 impl IdentityService {
-    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`].
+    /// The service, ready to be added to a server whose connections are [`weft_identity::TlsIo`]. `federated` are the bundles of other trust
+    /// domains, which every holder is told.
     pub fn server(
         authority: Arc<Authority>,
         tokens: JoinTokens,
         machines: Machines,
         bans: BanList,
         records: Records,
+        federated: watch::Receiver<Arc<Federated>>,
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
         let issuer = Arc::new(Issuer { authority, machines, bans, registrar });
-        IdentityServer::new(Self { issuer, tokens, records })
+        IdentityServer::new(Self { issuer, tokens, records, federated })
     }
 
     /// Redeems a join token, which comes back, and enrols the machine that came with it.
@@ -171,7 +174,8 @@ impl Identity for IdentityService {
         let holder = Held { own: holders::key(&id, &first.node_id, &peer.serial), through: agents::holds_as(&peer) };
         holder.holds(&self.issuer.authority, first.sequence);
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(tell_all(self.issuer.authority.clone(), self.issuer.bans.published(), holder, said, sender));
+        let (bans, federated) = (self.issuer.bans.published(), self.federated.clone());
+        tokio::spawn(tell_all(self.issuer.authority.clone(), bans, federated, holder, said, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -236,6 +240,7 @@ impl Held {
 async fn tell_all(
     authority: Arc<Authority>,
     mut bans: watch::Receiver<Arc<Bans>>,
+    mut federated: watch::Receiver<Arc<Federated>>,
     holder: Held,
     mut said: Streaming<proto::Held>,
     sender: mpsc::Sender<Result<proto::Trust, Status>>,
@@ -245,7 +250,9 @@ async fn tell_all(
         let bundle = published.borrow_and_update().bundle.clone();
         let renew = authority.must_renew(&holder.own);
         let bans_now = wire::bans_to_proto(&bans.borrow_and_update());
-        let news = proto::Trust { bundle: Some(wire::bundle_to_proto(&bundle)), renew, bans: Some(bans_now) };
+        let federation = Some(wire::federated_to_proto(&federated.borrow_and_update()));
+        let bundle = Some(wire::bundle_to_proto(&bundle));
+        let news = proto::Trust { bundle, renew, bans: Some(bans_now), federation };
         if sender.send(Ok(news)).await.is_err() {
             return;
         }
@@ -260,6 +267,10 @@ async fn tell_all(
                     Err(_) => return,
                 },
                 changed = bans.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                changed = federated.changed() => match changed {
                     Ok(()) => break,
                     Err(_) => return,
                 },

@@ -32,18 +32,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) fn outbound(trust_domain: &TrustDomain, service: &Service, subset: Option<&str>) -> Arc<Resource> {
     let name = names::outbound_cluster(service, subset);
     let peer = SpiffeId::for_service(trust_domain, &service.name);
+    let cluster = between(&peer, service, subset, eds(&name, LbPolicy::LeastRequest));
+    Resource::new(type_url::CLUSTER, &name, &cluster)
+}
+
+/// The cluster of a service of another trust domain, which is where the intent says.
+pub(crate) fn foreign(peer: &SpiffeId, service: &Service, addresses: &[SocketAddr]) -> Arc<Resource> {
+    let name = names::outbound_cluster(service, None);
+    let fixed = Cluster { lb_policy: LbPolicy::LeastRequest.into(), ..fixed(&name, addresses) };
+    Resource::new(type_url::CLUSTER, &name, &between(peer, service, None, fixed))
+}
+
+/// Mutual TLS with `peer`, and HTTP/2 unless it is bytes that are carried.
+fn between(peer: &SpiffeId, service: &Service, subset: Option<&str>, cluster: Cluster) -> Cluster {
     let http = service.protocol != Protocol::Tcp;
-    let cluster = Cluster {
-        transport_socket: Some(tls::upstream(&peer, names::sni(service, subset), if http { &["h2"] } else { &[] })),
+    Cluster {
+        transport_socket: Some(tls::upstream(peer, names::sni(service, subset), if http { &["h2"] } else { &[] })),
         typed_extension_protocol_options: if http {
             speaking(http2(), limits::BETWEEN.of_responses())
         } else {
             HashMap::new()
         },
         circuit_breakers: Some(bounds()),
-        ..eds(&name, LbPolicy::LeastRequest)
-    };
-    Resource::new(type_url::CLUSTER, &name, &cluster)
+        ..cluster
+    }
 }
 
 /// The same for a proxyless gRPC client. gRPC knows `LEAST_REQUEST` only as an experiment.
@@ -64,7 +76,7 @@ pub(crate) fn inbound(service: &Service, app: SocketAddr) -> Arc<Resource> {
             Protocol::Tcp => HashMap::new(),
         },
         circuit_breakers: Some(bounds()),
-        ..fixed(&name, Some(app))
+        ..fixed(&name, &[app])
     };
     Resource::new(type_url::CLUSTER, &name, &cluster)
 }
@@ -76,14 +88,14 @@ pub(crate) fn control_plane(name: &str, trust_domain: &TrustDomain, address: Opt
         transport_socket: Some(tls::upstream(&peer, name.to_owned(), &["h2"])),
         typed_extension_protocol_options: speaking(http2(), limits::BETWEEN.of_responses()),
         circuit_breakers: Some(bounds()),
-        ..fixed(name, address)
+        ..fixed(name, address.as_slice())
     };
     Resource::new(type_url::CLUSTER, name, &cluster)
 }
 
-fn fixed(name: &str, address: Option<SocketAddr>) -> Cluster {
-    let lb_endpoints = address.into_iter().map(|address| {
-        let endpoint = Endpoint { address: socket_address(address), ..Default::default() };
+fn fixed(name: &str, addresses: &[SocketAddr]) -> Cluster {
+    let lb_endpoints = addresses.iter().map(|address| {
+        let endpoint = Endpoint { address: socket_address(*address), ..Default::default() };
         LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() }
     });
     Cluster {

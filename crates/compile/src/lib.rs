@@ -11,6 +11,7 @@ mod authz;
 pub mod bootstrap;
 mod cluster;
 mod endpoint;
+mod foreign;
 pub mod headers;
 mod hop;
 mod limits;
@@ -93,9 +94,8 @@ pub fn compile(mesh: &CompiledMesh, endpoints: &EndpointSet, proxy: &Proxy) -> S
 /// What only this one sidecar has.
 fn own_side(mesh: &CompiledMesh, service: &Service, proxy: &Proxy, snapshot: &mut Snapshot) {
     snapshot.insert(listener::egress(proxy, mesh.neighbours(service).slashes));
-    let of_mesh = &mesh.intent().mesh;
-    let trust_domain = &of_mesh.trust_domain;
-    snapshot.insert(listener::ingress(proxy, service, of_mesh));
+    let trust_domain = &mesh.intent().mesh.trust_domain;
+    snapshot.insert(listener::ingress(proxy, service, mesh.intent()));
     authz::server(proxy, service, trust_domain).into_iter().for_each(|cluster| snapshot.insert(cluster));
     snapshot.insert(cluster::inbound(service, proxy.app));
     snapshot.insert(mesh.bundle(service));

@@ -28,8 +28,8 @@ use envoy_types::pb::envoy::extensions::http::early_header_mutation::header_muta
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
-use weft_model::Mtls;
-use weft_model::intent::{EscapedSlashes, Mesh, PolicyInputs, Protocol, Service, Slashes};
+use weft_model::intent::{EscapedSlashes, PolicyInputs, Protocol, Service, Slashes};
+use weft_model::{Intent, Mtls};
 use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
@@ -72,8 +72,9 @@ const FLUSH: Duration = Duration::from_secs(300);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Mutual TLS from other sidecars, and plain text where the service takes it; each request (or TCP connection) is decided on, then goes to the app.
-pub(crate) fn ingress(proxy: &Proxy, service: &Service, mesh: &Mesh) -> Arc<Resource> {
-    let trust_domain = &mesh.trust_domain;
+pub(crate) fn ingress(proxy: &Proxy, service: &Service, intent: &Intent) -> Arc<Resource> {
+    let mesh = &intent.mesh;
+    let trust_domains = std::iter::once(&mesh.trust_domain).chain(intent.trust_domains.keys());
     let (filters, alpn): (_, &[&str]) = match service.protocol {
         Protocol::Http | Protocol::Grpc => (vec![ingress_http(proxy, service, &mesh.policy)], &["h2", "http/1.1"]),
         Protocol::Tcp => (ingress_tcp(proxy, service), &[]),
@@ -82,7 +83,7 @@ pub(crate) fn ingress(proxy: &Proxy, service: &Service, mesh: &Mesh) -> Arc<Reso
         name: INGRESS.to_owned(),
         address: socket_address(proxy.ingress),
         traffic_direction: TrafficDirection::Inbound.into(),
-        filter_chains: vec![chain(filters, Some(tls::downstream(trust_domain, alpn)))],
+        filter_chains: vec![chain(filters, Some(tls::downstream(trust_domains, alpn)))],
         ..Default::default()
     };
     let listener = match service.mtls {

@@ -11,6 +11,7 @@ use weft_policy::{BreakGlass, PolicyModel};
 use weft_xds::{Resource, Resources, type_url};
 
 use crate::endpoint::{self, Endpoint, EndpointSet};
+use crate::foreign::{self, Foreign};
 use crate::{cluster, hop, listener, names, route, wire};
 
 /// Name of the resource that holds the commit.
@@ -24,6 +25,7 @@ pub struct CompiledMesh {
     revision_id: Arc<str>,
     break_glass: Option<BreakGlass>,
     parts: BTreeMap<ServiceName, Parts>,
+    foreign: OnceLock<Vec<Foreign>>,
 }
 
 /// What one service contributes: as a callee to everyone who may call it, and as a caller to its own replicas. Filled on demand,
@@ -66,7 +68,15 @@ impl CompiledMesh {
     pub fn new(intent: Arc<Intent>, policy: Arc<PolicyModel>, revision: &str) -> Self {
         let parts = intent.services.keys().map(|name| (name.clone(), Parts::default())).collect();
         let resource = Resource::from_bytes(type_url::REVISION, REVISION_NAME, revision.as_bytes().to_vec());
-        Self { intent, policy, revision: resource, revision_id: revision.into(), break_glass: None, parts }
+        Self {
+            intent,
+            policy,
+            revision: resource,
+            revision_id: revision.into(),
+            break_glass: None,
+            parts,
+            foreign: OnceLock::new(),
+        }
     }
 
     /// The same commit with the glass broken, or whole again.
@@ -119,7 +129,9 @@ impl CompiledMesh {
         self.parts(caller).neighbours.get_or_init(|| {
             let callees = self.callees(&caller.name);
             let clusters = self.services(&callees).flat_map(|callee| self.clusters(callee)).cloned();
-            let hosts = self.services(&callees).map(|callee| self.host(callee, caller)).collect();
+            let clusters = clusters.chain(self.foreign().iter().map(|foreign| foreign.cluster.clone()));
+            let hosts = self.services(&callees).map(|callee| self.host(callee, caller));
+            let hosts = hosts.chain(self.foreign().iter().map(|foreign| foreign.host.clone())).collect();
             let message = wire::RouteConfiguration { name: hop::EGRESS.to_owned(), virtual_hosts: hosts };
             let routes = [Resource::new(type_url::ROUTE, hop::EGRESS, &message)];
             let keeps = self.services(&callees).any(|callee| callee.paths.slashes == Slashes::Keep);
@@ -172,6 +184,11 @@ impl CompiledMesh {
         let resources: Vec<_> = std::iter::once((None, None)).chain(of_subsets).map(encode).collect();
         *last = Some(Assignments { endpoints, resources: resources.clone() });
         resources
+    }
+
+    /// What every sidecar gets of the services of other trust domains: whom those let in is theirs to say.
+    fn foreign(&self) -> &[Foreign] {
+        self.foreign.get_or_init(|| foreign::all(&self.intent))
     }
 
     fn services<'a>(&'a self, names: &'a [ServiceName]) -> impl Iterator<Item = &'a Service> {

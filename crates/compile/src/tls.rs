@@ -26,7 +26,7 @@ pub const BUNDLE_SECRET: &str = "ROOTCA";
 pub(crate) fn upstream(peer: &SpiffeId, sni: String, alpn: &[&str]) -> TransportSocket {
     let san = MatchPattern::Exact(peer.as_str().to_owned());
     socket(&UpstreamTlsContext {
-        common_tls_context: Some(common(san, alpn)),
+        common_tls_context: Some(common(vec![san], alpn)),
         sni,
         // No resumption: a peer whose certificate expired or whose CA was withdrawn must not slip through on an old session.
         max_session_keys: uint32(0),
@@ -34,11 +34,11 @@ pub(crate) fn upstream(peer: &SpiffeId, sni: String, alpn: &[&str]) -> Transport
     })
 }
 
-/// Towards the callers: any workload of the trust domain may connect, what it may do is for the policy.
-pub(crate) fn downstream(trust_domain: &TrustDomain, alpn: &[&str]) -> TransportSocket {
-    let san = MatchPattern::Prefix(format!("{}/", trust_domain.id()));
+/// Towards the callers: any workload of these trust domains may connect, what it may do is for the policy.
+pub(crate) fn downstream<'a>(trust_domains: impl Iterator<Item = &'a TrustDomain>, alpn: &[&str]) -> TransportSocket {
+    let sans = trust_domains.map(|domain| MatchPattern::Prefix(format!("{}/", domain.id()))).collect();
     socket(&DownstreamTlsContext {
-        common_tls_context: Some(common(san, alpn)),
+        common_tls_context: Some(common(sans, alpn)),
         require_client_certificate: boolean(true),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
@@ -70,9 +70,10 @@ pub(crate) fn upstream_for_grpc(peer: &SpiffeId) -> TransportSocket {
     })
 }
 
-fn common(san: MatchPattern, alpn: &[&str]) -> CommonTlsContext {
+fn common(sans: Vec<MatchPattern>, alpn: &[&str]) -> CommonTlsContext {
     let secret = |name: &str| SdsSecretConfig { name: name.to_owned(), sds_config: agent_source() };
-    let san = SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(string(san)), oid: String::new() };
+    let san =
+        |san| SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(string(san)), oid: String::new() };
     CommonTlsContext {
         tls_params: Some(TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
@@ -85,7 +86,7 @@ fn common(san: MatchPattern, alpn: &[&str]) -> CommonTlsContext {
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(
             CombinedCertificateValidationContext {
                 default_validation_context: Some(CertificateValidationContext {
-                    match_typed_subject_alt_names: vec![san],
+                    match_typed_subject_alt_names: sans.into_iter().map(san).collect(),
                     ..Default::default()
                 }),
                 validation_context_sds_secret_config: Some(secret(BUNDLE_SECRET)),

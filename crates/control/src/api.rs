@@ -106,6 +106,8 @@ impl Api {
             "/api/status" => json(StatusCode::OK, &self.status()),
             "/api/proxies" => json(StatusCode::OK, &self.hub.state().proxies()),
             "/api/identity" => self.trust(),
+            "/api/identity/bundle" => self.bundle(),
+            "/api/identity/federation" => self.federation(),
             "/api/identities" => self.certificates(),
             "/api/identity/records" => self.records(request.uri().query().unwrap_or_default()),
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),

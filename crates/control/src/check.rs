@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use weft_identity::Document;
 use weft_model::finding::{Finding, Severity};
-use weft_model::intent::Intent;
+use weft_model::intent::{ForeignDomain, Intent, Profile};
 use weft_model::parse;
 use weft_model::source::SourceFile;
 
@@ -27,6 +28,7 @@ pub fn check(files: &[SourceFile]) -> Checked {
     let parse::Draft { intent, mut findings } = parse::draft(files);
     if let Some(draft) = &intent {
         findings.extend(weft_policy::check(draft));
+        findings.extend(draft.trust_domains.values().filter_map(first_bundle));
     }
     if let Some(intent) = &intent
         && findings.iter().all(|finding| finding.severity != Severity::Error)
@@ -37,6 +39,24 @@ pub fn check(files: &[SourceFile]) -> Checked {
     findings.dedup();
     let sound = findings.iter().all(|finding| finding.severity != Severity::Error);
     Checked { intent: intent.filter(|_| sound), findings }
+}
+
+/// What is wrong with the bundle that a federation begins with.
+fn first_bundle(domain: &ForeignDomain) -> Option<Finding> {
+    let Profile::Spiffe { bundle, span, .. } = &domain.profile else { return None };
+    let read = Document::read(&domain.name, bundle.as_bytes());
+    let problem = match read {
+        Ok(document) if document.bundle.roots().is_empty() => "it has no certificate".to_owned(),
+        Ok(_) => return None,
+        Err(why) => why,
+    };
+    Some(Finding {
+        code: weft_model::code::BAD_FEDERATION,
+        severity: Severity::Error,
+        message: format!("the bundle of {} cannot be used: {problem}", domain.name),
+        hint: "write what `weft identity bundle` prints there, or what its bundle endpoint answers".to_owned(),
+        span: Some(span.clone()),
+    })
 }
 
 /// The mesh's own tests decide and route with what the same commit says, so they are run when nothing else is wrong.

@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use weft_authority::trust::{Key, Kind, Phase};
 use weft_authority::{Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records};
+use weft_federation::{Keeper, State};
 use weft_identity::bans::Leaf;
-use weft_identity::{Ban, Banned};
-use weft_model::{SpiffeId, Subject};
+use weft_identity::{Ban, Banned, document};
+use weft_model::{SpiffeId, Subject, TrustDomain};
 
 use crate::status::{
-    BanStatus, BehindStatus, CertificateStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus, unix_seconds,
+    BanStatus, BehindStatus, CertificateStatus, FederationStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus,
+    unix_seconds,
 };
 
 /// What should have happened so long ago has failed, and more than once.
@@ -25,6 +27,7 @@ struct Open {
     bans: BanList,
     authority: Arc<Authority>,
     records: Records,
+    federation: Arc<Keeper>,
 }
 
 /// Why somebody was not banned, or still is.
@@ -51,8 +54,15 @@ pub(crate) enum RotateError {
 
 impl Identities {
     /// From now on they are there.
-    pub(crate) fn open(&self, tokens: JoinTokens, bans: BanList, authority: Arc<Authority>, records: Records) {
-        let _ = self.0.set(Open { tokens, bans, authority, records }); // once: see `ControlPlane::serve`
+    pub(crate) fn open(
+        &self,
+        tokens: JoinTokens,
+        bans: BanList,
+        authority: Arc<Authority>,
+        records: Records,
+        federation: Arc<Keeper>,
+    ) {
+        let _ = self.0.set(Open { tokens, bans, authority, records, federation }); // once: see `ControlPlane::serve`
     }
 
     fn authority(&self) -> Option<&Arc<Authority>> {
@@ -79,6 +89,33 @@ impl Identities {
     /// What the mesh vouches with.
     pub(crate) fn trust(&self) -> Option<TrustStatus> {
         self.0.get().map(|open| status(&open.authority, &open.bans))
+    }
+
+    /// The bundle of this trust domain, as others get it.
+    pub(crate) fn bundle(&self) -> Option<String> {
+        self.authority().map(|authority| document::write(&authority.bundle(), None))
+    }
+
+    /// The other trust domains, and how it is going with their bundles.
+    pub(crate) fn federation(&self) -> Option<Vec<FederationStatus>> {
+        let Open { federation, .. } = self.0.get()?;
+        let bundles = federation.published().borrow().clone();
+        let status = |(domain, state): (TrustDomain, State)| {
+            let bundle = bundles.get(&domain);
+            FederationStatus {
+                trust_domain: domain.to_string(),
+                sequence: bundle.map(|bundle| bundle.sequence()),
+                roots: bundle.map_or(0, |bundle| bundle.roots().len()),
+                jwt_keys: bundle.map_or(0, |bundle| bundle.jwt().keys().len()),
+                fetched_at: state.fetched_at.map(unix_seconds),
+                next_at: state.next_at.map(unix_seconds),
+                fetches: state.fetches,
+                failures: state.failures,
+                failing_since: state.failing_since.map(unix_seconds),
+                error: state.error,
+            }
+        };
+        Some(federation.states().into_iter().map(status).collect())
     }
 
     /// Every certificate that lives.
@@ -143,6 +180,15 @@ impl Identities {
                 warnings.push(format!(
                     "{kind} {id} still signs in the last quarter of its life: `weft identity tree` shows who it waits for"
                 ));
+            }
+        }
+        for one in self.federation().unwrap_or_default() {
+            if let Some(why) = one.error {
+                let what = match one.sequence {
+                    Some(_) => "goes on with the bundle of before",
+                    None => "has no bundle, so nobody of it is trusted",
+                };
+                warnings.push(format!("trust domain {} {what}: {why}", one.trust_domain));
             }
         }
         warnings

@@ -31,5 +31,5 @@ pub mod tracker;
 
 pub use directory::MeshDirectory;
 pub use engines::Engines;
-pub use server::{ControlError, ControlPlane, Etcd, ServerConfig, Serving};
+pub use server::{BundleEndpoint, ControlError, ControlPlane, Etcd, ServerConfig, Serving};
 pub use weft_git as git;

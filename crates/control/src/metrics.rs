@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::status::FederationStatus;
+
 /// Grows only.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -232,6 +234,32 @@ fn histogram(out: &mut String, name: &str, help: &str, histogram: &Histogram) {
     }
     count += buckets[histogram.bounds.len()];
     let _ = write!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}\n");
+}
+
+/// The other trust domains, by name.
+pub(crate) fn federation(all: &[FederationStatus]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    type Value = fn(&FederationStatus) -> u64;
+    let families: [(&str, &str, &str, Value); 4] = [
+        ("weft_federation_fetches_total", "counter", "Fetches of the bundle of another trust domain.", |one| {
+            one.fetches
+        }),
+        ("weft_federation_failures_total", "counter", "Those that brought nothing.", |one| one.failures),
+        ("weft_federation_roots", "gauge", "Roots of another trust domain that are in force.", |one| one.roots as u64),
+        ("weft_federation_sequence", "gauge", "Number of the bundle that is in force.", |one| {
+            one.sequence.unwrap_or(0)
+        }),
+    ];
+    let mut text = String::new();
+    for (name, kind, help, value) in families {
+        let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for one in all {
+            let _ = writeln!(text, "{name}{{trust_domain=\"{}\"}} {}", one.trust_domain, value(one));
+        }
+    }
+    text
 }
 
 #[cfg(test)]

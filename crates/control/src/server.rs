@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines, Records};
 use weft_decision_log::{DecisionLog, PlainText};
+use weft_federation::{Certificate, Endpoint, Keeper, WebRoots};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{EtcdAddress, EtcdFiles, Store, StoreError};
 use weft_xds::{AdsServer, server_builder};
@@ -59,6 +60,21 @@ pub struct ServerConfig {
     pub grace: Duration,
     /// Names by which clients that check names call the xDS port, besides `localhost` and its own address.
     pub names: Vec<String>,
+    /// Where other trust domains fetch the bundle of this one, if they may.
+    pub bundle: Option<BundleEndpoint>,
+    /// PEM file of the CAs by which `https_web` endpoints of other trust domains are judged, instead of the system's.
+    pub federation_ca: Option<PathBuf>,
+}
+
+/// Where the bundle is published.
+#[derive(Clone, Debug)]
+pub struct BundleEndpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// PEM files of certificate chain and key: `https_web`. Without, it is `https_spiffe` by the control plane's own SVID.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// When others are to look again. A root or key is published for three times as long before it signs.
+    pub refresh_hint: Duration,
 }
 
 /// A store that several servers share.
@@ -109,6 +125,16 @@ pub enum ControlError {
         purpose: &'static str,
         /// Why not.
         source: std::io::Error,
+    },
+    /// A file of certificates or of a key cannot be used.
+    #[error("cannot use {} {}: {why}", purpose, file.display())]
+    Certificates {
+        /// What it is for.
+        purpose: &'static str,
+        /// Which.
+        file: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// There was no commit to serve when it was asked for.
     #[error("no commit has passed the check")]
@@ -196,7 +222,10 @@ impl ControlPlane {
         let listener = listen(self.config.xds, "xDS and identity").await?;
         let xds = local_address(&listener, self.config.xds);
         let own = self.own_name.as_ref().map_or(OWN_NAME, |own| &own.name);
-        let authority = Authority::open(self.store.clone(), domain, own, Lives::default(), SystemTime::now()).await?;
+        // Others may miss two looks at the bundle before a call to them fails.
+        let fetchers = self.config.bundle.as_ref().map_or(Duration::ZERO, |bundle| 3 * bundle.refresh_hint);
+        let lives = Lives { fetchers, ..Lives::default() };
+        let authority = Authority::open(self.store.clone(), domain, own, lives, SystemTime::now()).await?;
         let authority = Arc::new(authority);
         let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
         let tokens = JoinTokens::new(self.store.clone());
@@ -209,7 +238,9 @@ impl ControlPlane {
             .map_err(|source| ControlError::State { folder: self.config.state.clone(), source })?;
         tokio::spawn(records.clone().gather());
         tokio::spawn(records.clone().follow(authority.published()));
-        self.identities.open(tokens.clone(), bans.clone(), authority.clone(), records.clone());
+        let federation = self.federate()?;
+        self.identities.open(tokens.clone(), bans.clone(), authority.clone(), records.clone(), federation.clone());
+        self.publish_bundle(&authority, &identity).await?;
 
         let config = tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]);
         let connections = serve_tls(listener, config, identity.clone());
@@ -218,7 +249,15 @@ impl ControlPlane {
         let machines = Machines::new(self.store.clone());
         let server = server_builder()
             .add_service(ads.ads())
-            .add_service(IdentityService::server(authority, tokens, machines, bans, records, registrar))
+            .add_service(IdentityService::server(
+                authority,
+                tokens,
+                machines,
+                bans,
+                records,
+                federation.published(),
+                registrar,
+            ))
             .serve_with_incoming(connections);
         tokio::spawn(async move {
             if let Err(error) = server.await {
@@ -226,6 +265,62 @@ impl ControlPlane {
             }
         });
         Ok(Serving { xds, identity })
+    }
+
+    /// Fetches and keeps the bundles of the trust domains that the serving commit names.
+    fn federate(&self) -> Result<Arc<Keeper>, ControlError> {
+        let roots = match &self.config.federation_ca {
+            None => WebRoots::system(),
+            Some(file) => WebRoots::file(file).map_err(|why| ControlError::Certificates {
+                purpose: "the CAs of other trust domains' endpoints",
+                file: file.clone(),
+                why,
+            })?,
+        };
+        let keeper = Keeper::new(self.store.clone(), roots);
+        let (hub, mut progress) = (self.hub.clone(), self.hub.progress());
+        let wanted = move || hub.state().mesh.as_ref().map(|mesh| mesh.intent().trust_domains.clone());
+        let (tell, told) = watch::channel(Arc::new(wanted().unwrap_or_default()));
+        tokio::spawn(keeper.clone().run(told));
+        tokio::spawn(async move {
+            while progress.changed().await.is_ok() {
+                let Some(now) = wanted() else { continue };
+                tell.send_if_modified(|before| {
+                    let changed = **before != now;
+                    if changed {
+                        *before = Arc::new(now);
+                    }
+                    changed
+                });
+            }
+        });
+        Ok(keeper)
+    }
+
+    /// Publishes the bundle of this trust domain, if it is to be.
+    async fn publish_bundle(
+        &self,
+        authority: &Arc<Authority>,
+        identity: &Arc<LiveIdentity>,
+    ) -> Result<(), ControlError> {
+        let Some(BundleEndpoint { address, certificate, refresh_hint }) = self.config.bundle.clone() else {
+            return Ok(());
+        };
+        let listener = listen(address, "the trust bundle").await?;
+        let address = local_address(&listener, address);
+        let (profile, certificate, file) = match certificate {
+            Some((chain, key)) => ("https_web", Certificate::Web { chain: chain.clone(), key }, chain),
+            None => ("https_spiffe", Certificate::Spiffe(identity.clone()), PathBuf::new()),
+        };
+        let authority = authority.clone();
+        let endpoint = Endpoint { bundle: Box::new(move || authority.bundle()), refresh_hint };
+        endpoint.serve(listener, certificate).map_err(|error| ControlError::Certificates {
+            purpose: "the certificate of the bundle endpoint",
+            file,
+            why: error.to_string(),
+        })?;
+        tracing::info!(%address, profile, "the trust bundle for other trust domains");
+        Ok(())
     }
 
     /// From now on the API says that this control plane serves: to be called when everything listens that a client can ask.

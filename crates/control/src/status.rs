@@ -340,6 +340,31 @@ pub struct TrustStatus {
     pub bans: Vec<BanStatus>,
 }
 
+/// `GET /api/identity/federation`: another trust domain, and how it is going with its bundle. Times are in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FederationStatus {
+    /// Its name.
+    pub trust_domain: String,
+    /// Number of the bundle in force; none without one, and then nobody of it is trusted.
+    pub sequence: Option<u64>,
+    /// Roots in it.
+    pub roots: usize,
+    /// Keys for JWT-SVIDs in it.
+    pub jwt_keys: usize,
+    /// The last fetch that brought a bundle, since this server was started.
+    pub fetched_at: Option<u64>,
+    /// When the next one is due.
+    pub next_at: Option<u64>,
+    /// Fetches since this server was started.
+    pub fetches: u64,
+    /// Those of them that brought nothing.
+    pub failures: u64,
+    /// Since when none has brought anything.
+    pub failing_since: Option<u64>,
+    /// Why the last one has not.
+    pub error: Option<String>,
+}
+
 /// `GET /api/identity/records`: one line of the identity log.
 pub use weft_authority::{Event as IdentityEvent, Record as IdentityRecord};
 

@@ -56,6 +56,8 @@ async fn ready_means_that_a_join_token_can_be_had() {
         http: any,
         grace: Duration::from_secs(1),
         names: Vec::new(),
+        bundle: None,
+        federation_ca: None,
     };
     let control = ControlPlane::start(config).await.expect("starts");
     let api = control.http();

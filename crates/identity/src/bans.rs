@@ -196,7 +196,7 @@ impl Leaf {
     }
 }
 
-/// Ends when the peer of a connection is banned.
+/// Ends when the peer of a connection is banned, or its trust domain is federated no more.
 #[derive(Debug)]
 pub struct CutOff(oneshot::Receiver<()>);
 
@@ -238,9 +238,14 @@ impl OpenPeers {
 
     /// Cuts off whoever is banned; returns how many.
     pub(crate) fn cut(&self, bans: &Bans) -> usize {
+        self.cut_if(|leaf| bans.of(leaf).is_some())
+    }
+
+    /// Cuts off whomever this is true of; returns how many.
+    pub(crate) fn cut_if(&self, is_out: impl Fn(&Leaf) -> bool) -> usize {
         let mut open = self.open();
-        let banned = open.peers.extract_if(.., |(leaf, _)| bans.of(leaf).is_some());
-        banned.filter_map(|(_, cut)| cut.send(()).ok()).count()
+        let out = open.peers.extract_if(.., |(leaf, _)| is_out(leaf));
+        out.filter_map(|(_, cut)| cut.send(()).ok()).count()
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

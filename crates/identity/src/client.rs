@@ -15,6 +15,7 @@ use crate::bans::Bans;
 use crate::ca::{KeyRequest, rfc3339};
 use crate::certificate::hex;
 use crate::connect::{connect, is_pinned};
+use crate::federated::Federated;
 use crate::follow::follow;
 use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
@@ -52,6 +53,7 @@ impl Identity {
     pub async fn start(config: IdentityConfig) -> Result<Self, IdentityError> {
         let live = LiveIdentity::empty();
         live.set_bans(Bans::load(&config.state_dir));
+        live.set_federated(Federated::load(&config.state_dir));
         let mut renewal = config.clone();
         let issued_at = match before(&config) {
             Before::Usable(saved) => {

@@ -119,6 +119,9 @@ pub enum PeerError {
     /// There is no bundle for the peer's trust domain.
     #[error("the peer {0} is of another trust domain than {1}, and there is no bundle for it")]
     ForeignTrustDomain(SpiffeId, TrustDomain),
+    /// The bundle of the peer's trust domain is of no use.
+    #[error("nobody of trust domain {0} can be verified: {1}")]
+    ForeignBundle(TrustDomain, String),
     /// RFC 5280 s.6.1: no path to the bundle.
     #[error("the certificate of {0} was not issued under the bundle of trust domain {1}")]
     UnknownIssuer(SpiffeId, TrustDomain),

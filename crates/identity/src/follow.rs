@@ -11,13 +11,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::bans::Bans;
 use crate::connect::connect;
 use crate::fault::OwnFault;
+use crate::federated::Federated;
 use crate::live::LiveIdentity;
 use crate::obtain::{IdentityConfig, IdentityError, verify_own};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 use crate::saved::save_bundle;
 use crate::schedule;
-use crate::wire::{bans_from_proto, bundle_from_proto};
+use crate::wire::{bans_from_proto, bundle_from_proto, federated_from_proto};
 
 /// Stands in for the life of a certificate: back-off goes up to 5 s.
 const LIFE: Duration = Duration::from_secs(100);
@@ -73,6 +74,9 @@ async fn follow_once(
         if let Some(bans) = trust.bans {
             take_over_bans(bans_from_proto(bans), &config.state_dir, live, renew);
         }
+        if let Some(federation) = trust.federation {
+            take_over_federated(federated_from_proto(federation), &config.state_dir, live);
+        }
         if let Some(bundle) = trust.bundle {
             owed = Some(take_over(bundle, &config.state_dir, live, renew).map_err(IdentityError::Unusable)?);
         }
@@ -97,6 +101,19 @@ fn take_over_bans(bans: Bans, state_dir: &Path, live: &LiveIdentity, renew: &Not
     if let Some(OwnFault::Banned { .. }) = live.fault() {
         renew.notify_one(); // it says so, and tries to come back
     }
+}
+
+/// Puts the bundles of other trust domains in force, and those of before out of it.
+fn take_over_federated(federated: Federated, state_dir: &Path, live: &LiveIdentity) {
+    if **live.load().federated() == federated {
+        return;
+    }
+    if let Err(error) = federated.save(state_dir) {
+        tracing::warn!(%error, "other trust domains' bundles are in force, but were not saved: a restart would begin with those before");
+    }
+    let domains = federated.iter().map(|bundle| bundle.trust_domain().to_string()).collect::<Vec<_>>().join(", ");
+    tracing::info!(domains, "the bundles of other trust domains have changed");
+    live.set_federated(federated);
 }
 
 /// Puts a bundle in force, unless it is older than the present one; returns the sequence of the one in force.

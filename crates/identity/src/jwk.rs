@@ -56,6 +56,15 @@ impl Curve {
         }
     }
 
+    /// Its object identifier in DER (RFC 5480 s.2.1.1.1).
+    fn oid(self) -> &'static [u8] {
+        match self {
+            Self::P256 => &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7],
+            Self::P384 => &[6, 5, 0x2b, 0x81, 4, 0, 0x22],
+            Self::P521 => &[6, 5, 0x2b, 0x81, 4, 0, 0x23],
+        }
+    }
+
     /// Bytes of one coordinate.
     fn length(self) -> usize {
         match self {
@@ -91,17 +100,109 @@ impl JwtKey {
 
     /// As a JWK (RFC 7517 s.4), without `use`: what is in a bundle for JWT-SVIDs is for nothing else.
     fn jwk(&self) -> Value {
-        match &self.material {
-            Material::Ec { curve, point } => {
-                let (x, y) = point[1..].split_at(curve.length());
-                json!({
-                    "kty": "EC", "kid": self.kid, "crv": curve.name(),
-                    "x": BASE64URL.encode(x), "y": BASE64URL.encode(y),
-                })
+        let mut members = members(&self.material);
+        members["kid"] = self.kid.clone().into();
+        members
+    }
+
+    /// The same for a document that has keys of other uses too (JWT-SVID s.6.1).
+    pub(crate) fn jwk_for_bundle(&self) -> Value {
+        let mut members = self.jwk();
+        members["use"] = JWT_SVID.into();
+        members
+    }
+
+    /// From the members of a JWK (RFC 7518 s.6.2.1 and s.6.3.1).
+    ///
+    /// # Errors
+    /// In words: there is no `kid`, or the members are no key.
+    pub(crate) fn from_jwk(kid: &str, members: &Members) -> Result<Self, String> {
+        let spki = members.spki().map_err(|why| format!("the key `{kid}` for JWT-SVIDs {why}"))?;
+        Self::from_spki(kid, spki)
+    }
+}
+
+/// The `use` of keys for JWT-SVIDs (JWT-SVID s.6.1).
+pub(crate) const JWT_SVID: &str = "jwt-svid";
+
+/// The members of a JWK that say which key it is.
+#[derive(Debug, Default, serde::Deserialize)]
+pub(crate) struct Members {
+    pub(crate) kty: Option<String>,
+    crv: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+}
+
+impl Members {
+    /// As SubjectPublicKeyInfo, DER (RFC 5480 s.2.1.1, RFC 8017 A.1).
+    fn spki(&self) -> Result<Vec<u8>, String> {
+        let bytes = |name: &str, text: &Option<String>| {
+            let text = text.as_deref().ok_or_else(|| format!("has no `{name}`"))?;
+            BASE64URL.decode(text).map_err(|error| format!("has a `{name}` that is not base64url: {error}"))
+        };
+        let bits = |content: &[u8]| der(3, &[&[0], content].concat());
+        match self.kty.as_deref() {
+            Some("EC") => {
+                let curve = [Curve::P256, Curve::P384, Curve::P521].into_iter();
+                let curve = curve.into_iter().find(|curve| Some(curve.name()) == self.crv.as_deref());
+                let curve = curve.ok_or("is on a curve that JWT-SVIDs do not have; P-256, P-384 and P-521 are")?;
+                let (x, y) = (bytes("x", &self.x)?, bytes("y", &self.y)?);
+                if x.len() != curve.length() || y.len() != curve.length() {
+                    return Err("has coordinates of another length than its curve's".into());
+                }
+                let algorithm = der(0x30, &[EC_PUBLIC_KEY, curve.oid()].concat());
+                Ok(der(0x30, &[algorithm, bits(&[&[4][..], &x, &y].concat())].concat()))
             }
-            Material::Rsa { n, e } => {
-                json!({"kty": "RSA", "kid": self.kid, "n": BASE64URL.encode(n), "e": BASE64URL.encode(e)})
+            Some("RSA") => {
+                let number = |bytes: Vec<u8>| {
+                    let plain = unsigned(&bytes);
+                    let sign: &[u8] = if plain.first().is_none_or(|first| first & 0x80 != 0) { &[0] } else { &[] };
+                    der(2, &[sign, &plain].concat())
+                };
+                let key = der(0x30, &[number(bytes("n", &self.n)?), number(bytes("e", &self.e)?)].concat());
+                let algorithm = der(0x30, &[RSA_ENCRYPTION, &[5, 0]].concat());
+                Ok(der(0x30, &[algorithm, bits(&key)].concat()))
             }
+            _ => Err("is neither ECDSA nor RSA".into()),
+        }
+    }
+}
+
+/// id-ecPublicKey and rsaEncryption, as object identifiers in DER.
+const EC_PUBLIC_KEY: &[u8] = &[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+const RSA_ENCRYPTION: &[u8] = &[6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+
+/// One element of DER (X.690 s.8.1).
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len();
+    let mut element = vec![tag];
+    if length < 128 {
+        element.push(length as u8);
+    } else {
+        let bytes = length.to_be_bytes();
+        let bytes = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
+        element.push(0x80 | bytes.len() as u8);
+        element.extend_from_slice(bytes);
+    }
+    element.extend_from_slice(content);
+    element
+}
+
+/// As members of a JWK: what a key consists of.
+pub(crate) fn members(material: &Material) -> Value {
+    match material {
+        Material::Ec { curve, point } => {
+            let (x, y) = point[1..].split_at(curve.length());
+            json!({
+                "kty": "EC", "crv": curve.name(),
+                "x": BASE64URL.encode(x), "y": BASE64URL.encode(y),
+            })
+        }
+        Material::Rsa { n, e } => {
+            json!({"kty": "RSA", "n": BASE64URL.encode(n), "e": BASE64URL.encode(e)})
         }
     }
 }
@@ -112,7 +213,7 @@ impl fmt::Debug for JwtKey {
     }
 }
 
-fn material(spki: &[u8]) -> Result<Material, String> {
+pub(crate) fn material(spki: &[u8]) -> Result<Material, String> {
     let (rest, info) = SubjectPublicKeyInfo::from_der(spki).map_err(|error| format!("is malformed: {error}"))?;
     if !rest.is_empty() {
         return Err("is malformed: bytes follow it".into());

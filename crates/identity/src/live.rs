@@ -9,10 +9,11 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
-use weft_model::SpiffeId;
+use weft_model::{SpiffeId, TrustDomain};
 
 use crate::bans::{Bans, CutOff, Leaf, OpenPeers};
 use crate::fault::{OwnFault, PeerError};
+use crate::federated::Federated;
 use crate::peer::{self, Role, VerifiedIssuer, at};
 use crate::svid::{Svid, TrustBundle};
 
@@ -24,6 +25,7 @@ const CLOCK_LOOK: Duration = Duration::from_secs(1);
 pub struct IdentityState {
     svid: Option<Arc<Svid>>,
     bundle: Option<Arc<TrustBundle>>,
+    federated: Arc<Federated>,
     issuer: Option<VerifiedIssuer>,
     generation: u64,
 }
@@ -37,6 +39,16 @@ impl IdentityState {
     /// The bundle, if there is one yet.
     pub fn bundle(&self) -> Option<&Arc<TrustBundle>> {
         self.bundle.as_ref()
+    }
+
+    /// The bundles of other trust domains, by which those are judged who belong to them.
+    pub fn federated(&self) -> &Arc<Federated> {
+        &self.federated
+    }
+
+    /// The bundle by which somebody of this trust domain is judged; never that of another one.
+    pub fn bundle_of(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
+        self.bundle.as_ref().filter(|own| own.trust_domain() == domain).or_else(|| self.federated.get(domain))
     }
 
     /// Grows by one with each change; 0 is the empty identity.
@@ -79,7 +91,7 @@ impl IdentityState {
         role: Role,
     ) -> Result<SpiffeId, PeerError> {
         let bundle = self.bundle.as_ref().ok_or(OwnFault::Missing)?;
-        peer::verify(bundle, self.issuer.as_ref(), leaf, rest, now, role)
+        peer::verify_among(bundle, &self.federated, self.issuer.as_ref(), leaf, rest, now, role)
     }
 
     /// For the fuzz target `certificate`: who a client is that shows this chain, leaf first.
@@ -149,6 +161,22 @@ impl LiveIdentity {
     pub fn set_bundle(&self, bundle: TrustBundle) {
         let bundle = Arc::new(bundle);
         self.update(|old| (old.svid.clone(), Some(bundle.clone())));
+    }
+
+    /// From now on peers of other trust domains are judged by these bundles, and those of a trust domain that is not among them are not
+    /// taken; whoever is here already of such a one is cut off.
+    pub fn set_federated(&self, federated: Federated) {
+        let federated = Arc::new(federated);
+        self.change(|old| (old.svid.clone(), old.bundle.clone(), federated.clone()));
+        let state = self.load_full();
+        let cut =
+            self.peers.cut_if(|leaf| state.bundle.is_some() && state.bundle_of(&leaf.id.trust_domain()).is_none());
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "connections of peers of trust domains that are federated no more are cut off"
+            );
+        }
     }
 
     /// Sees the generation after each change; changes that follow closely may be seen as one.
@@ -223,6 +251,10 @@ impl LiveIdentity {
         let leaf = Leaf::of(leaf)?;
         let cut_off = self.peers.enter(leaf.clone());
         // After it was entered: whoever bans now either finds it or is seen here.
+        let (state, domain) = (self.load(), leaf.id.trust_domain());
+        if let (Some(own), None) = (state.bundle(), state.bundle_of(&domain)) {
+            return Err(PeerError::ForeignTrustDomain(leaf.id, own.trust_domain().clone()));
+        }
         match self.bans.borrow().of(&leaf) {
             Some(ban) => Err(PeerError::Banned { id: leaf.id, reason: ban.reason.clone() }),
             None => Ok(cut_off),
@@ -252,15 +284,22 @@ impl LiveIdentity {
     }
 
     fn update(&self, next: impl Fn(&IdentityState) -> (Option<Arc<Svid>>, Option<Arc<TrustBundle>>)) {
+        self.change(|old| {
+            let (svid, bundle) = next(old);
+            (svid, bundle, old.federated.clone())
+        });
+    }
+
+    fn change(&self, next: impl Fn(&IdentityState) -> (Option<Arc<Svid>>, Option<Arc<TrustBundle>>, Arc<Federated>)) {
         self.generation.send_modify(|generation| {
             // Writers are serialised by the watch's lock; readers never wait for it.
-            let (svid, bundle) = next(&self.state.load());
+            let (svid, bundle, federated) = next(&self.state.load());
             *generation += 1;
             let issuer = match (&svid, &bundle) {
                 (Some(svid), Some(bundle)) => peer::verified_issuer(svid, bundle, UnixTime::now()),
                 _ => None,
             };
-            self.state.store(Arc::new(IdentityState { svid, bundle, issuer, generation: *generation }));
+            self.state.store(Arc::new(IdentityState { svid, bundle, federated, issuer, generation: *generation }));
         });
     }
 }

@@ -11,6 +11,7 @@ use weft_model::{SpiffeId, TrustDomain};
 use crate::certificate::{check_leaf, check_signing, parse, validity};
 use crate::crypto;
 use crate::fault::PeerError;
+use crate::federated::Federated;
 use crate::svid::{Svid, TrustBundle};
 
 /// Who must answer a connection that this process opens.
@@ -55,6 +56,31 @@ pub(crate) struct VerifiedIssuer {
 impl fmt::Debug for VerifiedIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedIssuer").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// The same as [`verify`] where there are bundles of other trust domains: each peer is judged by that of its own, and by no other
+/// (SPIFFE Federation s.7.3).
+pub(crate) fn verify_among(
+    own: &TrustBundle,
+    federated: &Federated,
+    issuer: Option<&VerifiedIssuer>,
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    now: UnixTime,
+    role: Role,
+) -> Result<SpiffeId, PeerError> {
+    if federated.is_empty() {
+        return verify(own, issuer, leaf, rest, now, role);
+    }
+    let domain = check_leaf(&parse(leaf)?)?.trust_domain();
+    match federated.get(&domain).filter(|_| domain != *own.trust_domain()) {
+        Some(foreign) => verify(foreign, None, leaf, rest, now, role).map_err(|error| match error {
+            // It is the peer's roots that have run out, and not this process's identity.
+            PeerError::Own(fault) => PeerError::ForeignBundle(domain, fault.to_string()),
+            other => other,
+        }),
+        None => verify(own, issuer, leaf, rest, now, role),
     }
 }
 

@@ -82,6 +82,14 @@ pub struct Trust {
     /// Who is banned: all of them, whenever that changes.
     #[prost(message, optional, tag = "10")]
     pub bans: ::core::option::Option<Bans>,
+    /// The bundles of the trust domains that this one is federated with: all of them, whenever one changes.
+    #[prost(message, optional, tag = "11")]
+    pub federation: ::core::option::Option<Federation>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Federation {
+    #[prost(message, repeated, tag = "1")]
+    pub all: ::prost::alloc::vec::Vec<Bundle>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Bans {

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, TlsCertificate, secret,
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+    spiffe_cert_validator_config,
 };
+use envoy_types::pb::google::protobuf::Any;
+use prost::{Message, Name};
 use tokio::sync::watch;
 use weft_xds::{Observer, Resource, Snapshot, type_url};
 
@@ -44,7 +47,7 @@ pub fn snapshot(state: &IdentityState) -> Snapshot {
         snapshot.insert(certificate(CERTIFICATE, svid));
     }
     if let Some(bundle) = state.bundle() {
-        snapshot.insert(validation(BUNDLE, bundle));
+        snapshot.insert(validation(BUNDLE, bundle, state.federated().iter()));
     }
     snapshot
 }
@@ -60,11 +63,39 @@ pub fn certificate(name: &str, svid: &Svid) -> Arc<Resource> {
     Resource::new(type_url::SECRET, name, &secret)
 }
 
-/// A bundle as a secret of this name.
-pub fn validation(name: &str, bundle: &TrustBundle) -> Arc<Resource> {
-    let context = CertificateValidationContext {
-        trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
-        ..Default::default()
+/// A bundle as a secret of this name, and with it those of other trust domains, if there are any. Without them a pool of roots is enough. With
+/// them, Envoy's default validator would take a certificate of any trust domain from any of the roots: its validator for SPIFFE judges each by
+/// the bundle of its own.
+pub fn validation<'a>(
+    name: &str,
+    bundle: &'a TrustBundle,
+    federated: impl IntoIterator<Item = &'a Arc<TrustBundle>>,
+) -> Arc<Resource> {
+    let mut all = vec![bundle];
+    all.extend(federated.into_iter().map(|bundle| &**bundle));
+    let context = if all.len() == 1 {
+        CertificateValidationContext {
+            trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
+            ..Default::default()
+        }
+    } else {
+        let trust_domain = |bundle: &TrustBundle| spiffe_cert_validator_config::TrustDomain {
+            name: bundle.trust_domain().as_str().to_owned(),
+            trust_bundle: Some(inline(files::certificates_pem(bundle.roots()))),
+            ..Default::default()
+        };
+        // An empty bundle trusts nobody, and Envoy would refuse the whole for it.
+        let some = all.into_iter().filter(|bundle| !bundle.roots().is_empty());
+        let config =
+            SpiffeCertValidatorConfig { trust_domains: some.map(trust_domain).collect(), ..Default::default() };
+        let config = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
+        CertificateValidationContext {
+            custom_validator_config: Some(TypedExtensionConfig {
+                name: "envoy.tls.cert_validator.spiffe".into(),
+                typed_config: Some(config),
+            }),
+            ..Default::default()
+        }
     };
     let secret = Secret { name: name.into(), r#type: Some(secret::Type::ValidationContext(context)) };
     Resource::new(type_url::SECRET, name, &secret)

@@ -166,6 +166,11 @@ impl TrustBundle {
         &self.trust_domain
     }
 
+    /// Whether the other one vouches with the same, whatever its number.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.roots == other.roots && self.jwt == other.jwt
+    }
+
     /// The certificates.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots

@@ -19,6 +19,8 @@ pub use crate::crypto::provider;
 use crate::fault::{OwnFault, PeerError};
 use crate::live::LiveIdentity;
 pub use crate::peer::PeerMatch;
+use crate::peer::{Role, verify};
+use crate::svid::TrustBundle;
 use crate::verify::{ClientVerifier, Expected, Judge, ServerVerifier};
 
 /// Whether a listener asks its clients for a certificate. Any certificate that is shown must be valid.
@@ -46,10 +48,45 @@ pub fn server_config(identity: Arc<LiveIdentity>, client_auth: ClientAuth, alpn:
     };
     let expired_too = client_auth == ClientAuth::Required;
     let mut config = builder.with_cert_resolver(Arc::new(OwnCertificate { identity, expired_too }));
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    config = without_resumption(config);
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
+}
+
+/// For an endpoint that anybody may read, by whatever TLS a stranger speaks: 1.3 or 1.2 (SPIFFE Federation s.5), without a client
+/// certificate. It shows this process's certificate of the moment, and nothing once that has expired.
+pub fn public_server_config(identity: Arc<LiveIdentity>) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(provider().clone())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("aws-lc has suites and groups of both")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(OwnCertificate { identity, expired_too: false }));
+    Arc::new(without_resumption(config))
+}
+
+/// Neither by ticket nor by session id.
+pub fn without_resumption(mut config: ServerConfig) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
+}
+
+/// For connections to the workload `expected`, judged by this bundle and no other; nothing is shown to it. TLS 1.3 only.
+pub fn client_config_by(bundle: Arc<TrustBundle>, expected: SpiffeId) -> Arc<ClientConfig> {
+    client(Arc::new(ByBundle { bundle, expected: PeerMatch::Exact(expected) }), None, &[])
+}
+
+/// Who is of a bundle that is not this process's own.
+#[derive(Debug)]
+struct ByBundle {
+    bundle: Arc<TrustBundle>,
+    expected: PeerMatch,
+}
+
+impl Judge for ByBundle {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+        self.expected.check(&verify(&self.bundle, None, leaf, rest, now, Role::Server)?)
+    }
 }
 
 /// For connections to `expected`. Cheap (a few hundred bytes, no parsing), so one per cluster is fine; a rotation needs no new one.

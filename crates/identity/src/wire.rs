@@ -3,6 +3,7 @@
 use rustls::pki_types::CertificateDer;
 
 use crate::bans::{Ban, Banned, Bans};
+use crate::federated::Federated;
 use crate::jwk::JwtKey;
 use crate::proto;
 use crate::svid::TrustBundle;
@@ -37,6 +38,22 @@ pub fn bundle_from_proto(bundle: proto::Bundle) -> Result<TrustBundle, String> {
     let whole = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
     let whole = whole.with_jwt_keys(keys.collect::<Result<_, _>>()?).map_err(|error| error.to_string())?;
     Ok(whole.with_sequence(bundle.sequence))
+}
+
+/// The bundles of other trust domains as they go over the wire.
+pub fn federated_to_proto(federated: &Federated) -> proto::Federation {
+    proto::Federation { all: federated.iter().map(|bundle| bundle_to_proto(bundle)).collect() }
+}
+
+/// The same as they came. One that is of no use leaves its trust domain without a bundle, and the others as they are.
+pub fn federated_from_proto(federation: proto::Federation) -> Federated {
+    let one = |bundle: proto::Bundle| {
+        let domain = bundle.trust_domain.clone();
+        bundle_from_proto(bundle).map_err(|why| {
+            tracing::error!(domain, why, "the bundle of another trust domain is of no use: nobody of it is trusted");
+        })
+    };
+    Federated::new(federation.all.into_iter().filter_map(|bundle| one(bundle).ok()))
 }
 
 /// Bans as they go over the wire.

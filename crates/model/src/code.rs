@@ -42,6 +42,8 @@ pub const DUPLICATE_SERVICE: &str = "WEFT0122";
 pub const DUPLICATE_ROLE: &str = "WEFT0123";
 /// Two `Operator` documents with one name.
 pub const DUPLICATE_OPERATOR: &str = "WEFT0125";
+/// Two `TrustDomain` documents with one name, or one of the mesh itself.
+pub const DUPLICATE_TRUST_DOMAIN: &str = "WEFT0126";
 /// An attribute, or a value of one, that `Mesh.attributes` does not declare.
 pub const UNDECLARED_ATTRIBUTE: &str = "WEFT0124";
 /// A service or namespace that no document declares.
@@ -50,6 +52,8 @@ pub const UNKNOWN_SERVICE: &str = "WEFT0130";
 pub const UNKNOWN_ROLE: &str = "WEFT0131";
 /// A subset that the service does not declare.
 pub const UNKNOWN_SUBSET: &str = "WEFT0132";
+/// A trust domain that no document declares.
+pub const UNKNOWN_TRUST_DOMAIN: &str = "WEFT0133";
 /// A caller that is not written as one.
 pub const BAD_CALLER: &str = "WEFT0140";
 /// An `allow` entry that is not `METHOD /path`.
@@ -70,6 +74,8 @@ pub const ROLE_CIRCLE: &str = "WEFT0147";
 pub const BAD_INPUT: &str = "WEFT0148";
 /// A call of a test that is not written as one.
 pub const BAD_TEST: &str = "WEFT0149";
+/// An endpoint, a profile, a bundle or a service of another trust domain that cannot be used.
+pub const BAD_FEDERATION: &str = "WEFT0150";
 /// A service whose calls are allowed when nobody can be asked.
 pub const FAIL_OPEN: &str = "WEFT0215";
 /// Bytes that may be TLS or not, of a protocol in which the server may speak first.

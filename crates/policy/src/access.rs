@@ -80,6 +80,7 @@ fn policy(service: &Service, rule: &AccessRule, caller: &Caller, condition: &Opt
         Caller::Namespace(name) => (json!({"op": "in", "entity": entity("Namespace", name)}), format!("{name}/*")),
         Caller::Role(name) => (json!({"op": "in", "entity": entity("Role", name)}), format!("role:{name}")),
         Caller::Anyone => (json!({"op": "All"}), "*".to_owned()),
+        Caller::Foreign(id) => (json!({"op": "==", "entity": entity("Service", id.as_str())}), id.to_string()),
         Caller::PlainText => (json!({"op": "==", "entity": entity("Service", PLAIN_TEXT)}), PLAIN_TEXT.to_owned()),
     };
     let mut form = json!({
@@ -132,6 +133,9 @@ mod tests {
         prop_oneof![
             Just(Caller::Anyone),
             Just(Caller::PlainText),
+            "[a-z]{1,8}".prop_map(|name| {
+                Caller::Foreign(format!("spiffe://other.test/ns/prod/sa/{name}").parse().expect("legal"))
+            }),
             "\\PC{0,12}".prop_map(|name| Caller::Role(name.into())),
             "\\PC{0,12}".prop_map(|name| Caller::Namespace(name.into())),
             Just(Caller::Service("prod/web".parse().expect("legal"))),

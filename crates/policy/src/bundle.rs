@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weft_model::intent::{Paths, PolicyInputs};
-use weft_model::{ServiceName, TrustDomain};
+use weft_model::{ServiceName, SpiffeId, TrustDomain};
 
 use crate::break_glass::BreakGlass;
 pub use crate::entities::ServiceFacts;
@@ -92,6 +92,9 @@ pub struct Bundle {
     /// Whether the service takes calls in plain text, and so policies know of such callers. Left out of the document where it does not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub plain_text: bool,
+    /// Identities of other trust domains that some `permit` could allow, sorted. Left out of the document where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<SpiffeId>,
     /// Left out of the document where it is not on, and where no policy asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub break_glass: Option<BreakGlass>,
@@ -128,6 +131,7 @@ impl Bundle {
             inputs: PolicyInputs::default(),
             paths: Paths::default(),
             plain_text: false,
+            foreign: Vec::new(),
             break_glass: None,
             policies: Vec::new(),
             shadow: Vec::new(),

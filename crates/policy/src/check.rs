@@ -7,11 +7,11 @@ use cedar_policy::{EntityUid, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use serde_json::Value;
 use weft_model::intent::{Intent, Mesh};
-use weft_model::{Finding, PLAIN_TEXT, Severity};
+use weft_model::{Finding, PLAIN_TEXT, Severity, SpiffeId, TrustDomain};
 
 use crate::scope::Universe;
 use crate::source::{SHADOW, Source};
-use crate::{bound, covered, never, plain_text, read, schema, scope, spelled, together, unheard, users};
+use crate::{bound, covered, entities, never, plain_text, read, schema, scope, spelled, together, unheard, users};
 
 /// What Cedar says to whoever compares a number with a text, and what helps.
 const CEDAR_ON_TYPES: &str = "Types must be exactly equal to be compatible";
@@ -57,7 +57,8 @@ fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings:
     let roles = scope::roles_of_services(intent);
     let services: Vec<_> =
         intent.services.keys().map(|name| (name, roles.get(name).map_or(&[][..], |roles| &roles[..]))).collect();
-    let universe = Universe::new(services.iter().copied());
+    let foreign = scope::foreign_callers(sources.iter().map(|source| &source.policy));
+    let universe = Universe::new(services.iter().copied(), &foreign);
     unheard::warn(intent, &universe, sources, findings);
     together::warn(sources, findings);
     let of_calls: Vec<Source> =
@@ -68,7 +69,7 @@ fn advise(intent: &Intent, sources: &[Source], told: &HashSet<String>, findings:
     users::warn(sources, findings);
     // Where something is wrong, it says too little of what it is for.
     if findings.iter().all(|finding| finding.severity != Severity::Error) {
-        never::warn(intent, &roles, &universe, sources, told, findings);
+        never::warn(intent, &roles, &universe, &foreign, sources, told, findings);
         covered::warn(&services, sources, findings);
     }
 }
@@ -118,6 +119,8 @@ fn validate(schema: Schema, written: &[&Source], findings: &mut Vec<Finding>) ->
 
 /// Every entity that a policy may name.
 struct Names {
+    trust_domains: BTreeSet<TrustDomain>,
+    own_domain: TrustDomain,
     known: HashMap<&'static str, BTreeSet<String>>,
 }
 
@@ -125,6 +128,8 @@ impl Names {
     fn of(intent: &Intent) -> Self {
         let services = intent.services.keys();
         Self {
+            trust_domains: intent.trust_domains.keys().cloned().collect(),
+            own_domain: intent.mesh.trust_domain.clone(),
             known: HashMap::from([
                 ("Service", services.clone().map(ToString::to_string).chain([PLAIN_TEXT.to_owned()]).collect()),
                 ("Namespace", services.map(|name| name.namespace().to_owned()).collect()),
@@ -141,6 +146,10 @@ impl Names {
             source.policy.entity_literals().into_iter().filter(|uid| !self.knows(uid)).collect();
         for uid in unknown {
             let (kind, name) = (uid.type_name().to_string(), uid.id().unescaped());
+            if let Some(id) = entities::as_foreign(&uid) {
+                findings.push(self.foreign(source, &id));
+                continue;
+            }
             let hint = match self.known.get(kind.as_str()).and_then(|known| nearest(name, known)) {
                 Some(near) => format!("did you mean {kind}::\"{near}\"?"),
                 None => format!(
@@ -158,7 +167,27 @@ impl Names {
         }
     }
 
+    /// What to say of an identity that is none of another trust domain, or of one that nobody declares.
+    fn foreign(&self, source: &Source, id: &SpiffeId) -> Finding {
+        let domain = id.trust_domain();
+        let hint = match (domain == self.own_domain, id.service()) {
+            (true, Some(service)) => format!("write Service::\"{service}\": services of the mesh have their names"),
+            (true, None) => "name a service of the mesh, like Service::\"prod/web\"".to_owned(),
+            (false, _) => format!("declare it with `kind: TrustDomain`, `name: {domain}`, or remove the policy"),
+        };
+        Finding {
+            code: "WEFT0204",
+            severity: Severity::Error,
+            message: format!("Service::\"{id}\" does not exist in this mesh"),
+            hint,
+            span: Some(source.span(place_of(source, id.as_str()))),
+        }
+    }
+
     fn knows(&self, uid: &EntityUid) -> bool {
+        if let Some(id) = entities::as_foreign(uid) {
+            return self.trust_domains.contains(&id.trust_domain());
+        }
         // Types and actions are the validator's business.
         self.known.get(uid.type_name().to_string().as_str()).is_none_or(|known| known.contains(uid.id().unescaped()))
     }

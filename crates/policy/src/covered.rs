@@ -11,7 +11,7 @@ use serde_json::Value;
 use weft_model::{Finding, ServiceName, Severity};
 
 use crate::entities;
-use crate::scope::names_plain_text;
+use crate::scope::{names_foreign, names_plain_text};
 use crate::source::Source;
 
 /// What a scope names.
@@ -54,9 +54,9 @@ pub(crate) fn warn(services: &[(&ServiceName, &[Arc<str>])], sources: &[Source],
     for (at, (source, saying)) in sources.iter().zip(&sayings).enumerate() {
         let Saying { permits, principal, resource, conditions } = saying;
         let (callers, callees) = (wider(principal, &groups), wider(resource, &groups));
-        let is_alone = names_plain_text(&source.policy);
+        let is_alone = names_plain_text(&source.policy) || names_foreign(&source.policy).is_some();
         let find = |permits: bool, conditions: &str| {
-            // No permit for everybody means whoever calls in plain text.
+            // No permit for everybody means whoever calls in plain text, or is of another trust domain.
             let callers = if permits && is_alone { std::slice::from_ref(principal) } else { &callers[..] };
             let mut scopes = callers.iter().flat_map(|caller| callees.iter().map(move |callee| (caller, callee)));
             scopes.find_map(|(caller, callee)| {

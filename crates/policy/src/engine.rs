@@ -377,7 +377,9 @@ impl Engine {
     fn why_unknown(&self, principal: &SpiffeId) -> Arc<str> {
         let (service, access) = (&self.service, &self.access);
         if principal.trust_domain() != self.trust_domain {
-            return format!("the caller {principal} is not of the trust domain {}", self.trust_domain).into();
+            let domain = &self.trust_domain;
+            let named = format!("no access rule of {service} ({access}) and no policy names it");
+            return format!("the caller {principal} is not of the trust domain {domain}, and {named}").into();
         }
         match principal.service() {
             Some(caller) => {

@@ -89,6 +89,43 @@ pub(crate) fn describe_plain_text(builder: &mut Builder) -> EntityId {
     id
 }
 
+/// `Service::"spiffe://other.example/ns/prod/sa/web"`: an identity of another trust domain, in no namespace and no role.
+pub(crate) fn foreign(id: &SpiffeId) -> EntityUid {
+    uid(SERVICE, id.as_str())
+}
+
+/// The identity that it is, if it is one of those.
+pub(crate) fn as_foreign(uid: &EntityUid) -> Option<SpiffeId> {
+    let id = uid.id().unescaped();
+    // No name of a service has a colon. Asked of every policy, so most are told by their first letters.
+    if is_service(uid.type_name()) && id.starts_with("spiffe://") { id.parse().ok() } else { None }
+}
+
+/// What policies can read of it: who it is, and nothing that could be meant for a service of the mesh.
+fn of_foreign(id: &SpiffeId) -> [(&'static str, String); 5] {
+    [
+        ("name", String::new()),
+        ("namespace", String::new()),
+        ("serviceAccount", String::new()),
+        ("trustDomain", id.trust_domain().as_str().to_owned()),
+        ("spiffeId", id.as_str().to_owned()),
+    ]
+}
+
+/// The same as Cedar wants it.
+pub(crate) fn foreign_entity(id: &SpiffeId) -> Result<Entity, String> {
+    let attributes = of_foreign(id).map(|(name, value)| (name.to_owned(), RestrictedExpression::new_string(value)));
+    Entity::new(foreign(id), attributes.into(), HashSet::new()).map_err(|error| error.to_string())
+}
+
+/// The same as our evaluator wants it.
+pub(crate) fn describe_foreign(builder: &mut Builder, id: &SpiffeId) -> EntityId {
+    let entity = builder.entity(SERVICE, id.as_str());
+    let readable = of_foreign(id);
+    builder.describe(entity, readable.iter().map(|(name, value)| (*name, value.as_str())), std::iter::empty());
+    entity
+}
+
 fn uid(kind: &str, id: &str) -> EntityUid {
     let kind: EntityTypeName = kind.parse().expect("an identifier");
     EntityUid::from_type_name_and_id(kind, cedar_policy::EntityId::new(id))

@@ -14,7 +14,7 @@ use crate::decision::PolicyRef;
 use crate::entities;
 use crate::index::{Gathering, Groups, Index};
 use crate::parse;
-use crate::scope::may_concern_plain_text;
+use crate::scope::may_concern_outsiders;
 
 /// What decisions are made of.
 pub(crate) struct Parts {
@@ -62,6 +62,7 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
     if bundle.plain_text {
         callers.push(entities::describe_plain_text(&mut builder));
     }
+    callers.extend(bundle.foreign.iter().map(|id| entities::describe_foreign(&mut builder, id)));
     let everyone = Bits::all(callers.len());
     let mut services = Bits::none(callers.len());
     (0..bundle.callers.len()).for_each(|caller| services.insert(caller));
@@ -82,7 +83,7 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
             if !ids.insert(&text.id) {
                 return Err(PolicyError::Format(format!("two policies have the id {}", text.id)));
             }
-            let among = if may_concern_plain_text(policy) { &everyone } else { &services };
+            let among = if may_concern_outsiders(policy) { &everyone } else { &services };
             let reads = context::reads(policy, &bundle.inputs);
             gathering.add(policies.len() as u32, &reads, loader.add(policy.as_ref()), among);
             policies.push(known(text, policy.effect()));
@@ -98,11 +99,15 @@ pub(crate) fn load(bundle: &Bundle) -> Result<Parts, PolicyError> {
         let (name, uid) = (facts.name.as_str().into(), entities::service(&facts.name));
         (id.as_str().into(), Caller { name, entity, uid, groups, shadow })
     });
-    let callers = of_services.collect();
-    let plain_text = found.next().map(|(entity, (groups, shadow))| {
+    let mut callers: HashMap<Box<str>, Caller> = of_services.collect();
+    let plain_text = bundle.plain_text.then(|| found.next()).flatten().map(|(entity, (groups, shadow))| {
         let (name, uid) = (PLAIN_TEXT.into(), entities::plain_text());
         Caller { name, entity, uid, groups, shadow }
     });
+    callers.extend(bundle.foreign.iter().zip(found).map(|(id, (entity, (groups, shadow)))| {
+        let (name, uid) = (id.as_str().into(), entities::foreign(id));
+        (id.as_str().into(), Caller { name, entity, uid, groups, shadow })
+    }));
     let shadow = (!bundle.shadow.is_empty()).then_some(shadow);
     Ok(Parts { program: loader.finish(), index, shadow, policies: policies.into(), callers, plain_text, entities })
 }
@@ -111,6 +116,7 @@ fn entities(bundle: &Bundle) -> Result<Entities, PolicyError> {
     let callee = bundle.callers.iter().all(|caller| caller.name != bundle.service.name).then_some(&bundle.service);
     let made = bundle.callers.iter().chain(callee).map(|facts| facts.entity(&bundle.trust_domain));
     let made = made.chain(bundle.plain_text.then(entities::plain_text_entity));
+    let made = made.chain(bundle.foreign.iter().map(entities::foreign_entity));
     let made = made.collect::<Result<Vec<_>, _>>().map_err(PolicyError::Entities)?;
     Entities::from_entities(made, None).map_err(|error| PolicyError::Entities(error.to_string()))
 }

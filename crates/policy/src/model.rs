@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use weft_model::intent::{Intent, Paths, PolicyInputs};
-use weft_model::{Finding, Mtls, ServiceName, Severity, TrustDomain};
+use weft_model::{Finding, Mtls, ServiceName, Severity, SpiffeId, TrustDomain};
 use weft_policy_eval::Bits;
 
 use crate::break_glass::BreakGlass;
@@ -25,6 +25,8 @@ pub struct PolicyModel {
     glass: GlassRules,
     policies: Vec<Policy>,
     services: Vec<Service>,
+    /// Identities of other trust domains that some permit names, sorted. In sets they come after whoever calls in plain text.
+    foreign: Vec<SpiffeId>,
     index: HashMap<ServiceName, usize>,
 }
 
@@ -90,7 +92,8 @@ impl PolicyModel {
         let roles = scope::roles_of_services(intent);
         let none: &[Arc<str>] = &[];
         let with_roles = intent.services.keys().map(|name| (name, roles.get(name).map_or(none, |roles| &roles[..])));
-        let universe = Universe::new(with_roles);
+        let foreign = scope::foreign_callers(sources.iter().map(|source| &source.policy));
+        let universe = Universe::new(with_roles, &foreign);
         let mut services: Vec<Service> = Vec::with_capacity(intent.services.len());
         for service in intent.services.values() {
             services.push(Service {
@@ -123,12 +126,12 @@ impl PolicyModel {
             policies.push(Policy { source, principals, reads });
         }
         for service in services.iter_mut().filter(|service| !service.plain_text) {
-            service.callers.intersect(universe.services());
+            service.callers.intersect(universe.identified());
         }
         let index = services.iter().enumerate().map(|(at, service)| (service.facts.name.clone(), at)).collect();
         let (revision, trust_domain) = (revision.into(), intent.mesh.trust_domain.clone());
         let (mesh, inputs, glass) = (intent.mesh.name.clone(), intent.mesh.policy.clone(), GlassRules::new(glass));
-        Self { revision, trust_domain, mesh, inputs, glass, policies, services, index }
+        Self { revision, trust_domain, mesh, inputs, glass, policies, services, foreign, index }
     }
 
     /// The commit that this was compiled from.
@@ -153,6 +156,20 @@ impl PolicyModel {
     /// The same of calls in plain text; none where the callee takes no such calls.
     pub fn concerning_plain_text(&self, callee: &ServiceName) -> Vec<Concern> {
         if self.takes_plain_text(callee) { self.concerning_at(self.services.len(), callee) } else { Vec::new() }
+    }
+
+    /// The same of calls by an identity of another trust domain; none where no permit names it.
+    pub fn concerning_foreign(&self, caller: &SpiffeId, callee: &ServiceName) -> Vec<Concern> {
+        let at = self.foreign.binary_search(caller);
+        at.map(|at| self.concerning_at(self.services.len() + 1 + at, callee)).unwrap_or_default()
+    }
+
+    /// The identities of other trust domains that some policy could allow to call `callee`.
+    pub fn foreign_callers<'a>(&'a self, callee: &ServiceName) -> impl Iterator<Item = &'a SpiffeId> + use<'a> {
+        let callers = self.index.get(callee).map(|callee| &self.services[*callee].callers);
+        let first = self.services.len() + 1;
+        let foreign = self.foreign.iter().enumerate();
+        foreign.filter(move |(at, _)| callers.is_some_and(|callers| callers.contains(first + at))).map(|(_, id)| id)
     }
 
     /// Whether the service takes calls in plain text.
@@ -207,6 +224,7 @@ impl PolicyModel {
             inputs: reads.inputs(&self.inputs),
             paths: service.paths,
             plain_text: service.plain_text,
+            foreign: self.foreign_callers(callee).cloned().collect(),
             break_glass: glass.filter(|_| reads.has(&Attribute::BreakGlass)).cloned(),
             policies: texts(enforced),
             shadow: texts(shadow),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cedar_policy::{PrincipalConstraint, ResourceConstraint};
 use serde_json::Value;
 use weft_model::intent::Intent;
-use weft_model::{Finding, ServiceName, Severity, TrustDomain};
+use weft_model::{Finding, ServiceName, Severity, SpiffeId, TrustDomain};
 use weft_policy_eval::{Bits, Builder, Loader, Request};
 
 use crate::context::{self, NAMES};
@@ -27,11 +27,12 @@ pub(crate) fn warn(
     intent: &Intent,
     roles: &HashMap<ServiceName, Vec<Arc<str>>>,
     universe: &Universe,
+    foreign: &[SpiffeId],
     sources: &[Source],
     told: &HashSet<String>,
     findings: &mut Vec<Finding>,
 ) {
-    let mut trials = Trials::new(intent, roles);
+    let mut trials = Trials::new(intent, roles, foreign);
     for source in sources.iter().filter(|source| !told.contains(&*source.id)) {
         let (principals, resources) = (universe.principals(&source.policy), universe.resources(&source.policy));
         let message = if principals.is_empty() {
@@ -83,22 +84,30 @@ fn resource(source: &Source) -> String {
 /// Policies tried on the services of a mesh.
 struct Trials {
     trust_domain: TrustDomain,
-    /// In the order of the universe, without its last, who calls in plain text.
+    /// In the order of the universe, where whoever calls in plain text comes after them.
     services: Vec<ServiceFacts>,
+    /// And then these.
+    foreign: Vec<SpiffeId>,
     /// By callee, made when it is asked for.
     loaders: BTreeMap<usize, Loader>,
     left: usize,
 }
 
 impl Trials {
-    fn new(intent: &Intent, roles: &HashMap<ServiceName, Vec<Arc<str>>>) -> Self {
+    fn new(intent: &Intent, roles: &HashMap<ServiceName, Vec<Arc<str>>>, foreign: &[SpiffeId]) -> Self {
         let facts = intent.services.values().map(|service| ServiceFacts {
             name: service.name.clone(),
             attributes: service.attributes.clone(),
             roles: roles.get(&service.name).cloned().unwrap_or_default(),
         });
         let trust_domain = intent.mesh.trust_domain.clone();
-        Self { trust_domain, services: facts.collect(), loaders: BTreeMap::new(), left: TRIALS_MAX }
+        Self {
+            trust_domain,
+            services: facts.collect(),
+            foreign: foreign.to_vec(),
+            loaders: BTreeMap::new(),
+            left: TRIALS_MAX,
+        }
     }
 
     /// True if it is certain that the policy is false, and no error, for each of these callers at each of these callees.
@@ -122,11 +131,12 @@ impl Trials {
     }
 
     fn loader(&mut self, callee: usize) -> &mut Loader {
-        let (services, trust_domain) = (&self.services, &self.trust_domain);
+        let (services, foreign, trust_domain) = (&self.services, &self.foreign, &self.trust_domain);
         self.loaders.entry(callee).or_insert_with(|| {
             let mut builder = Builder::new(&NAMES);
             let mut all: Vec<_> = services.iter().map(|facts| facts.describe(&mut builder, trust_domain)).collect();
             all.push(entities::describe_plain_text(&mut builder));
+            all.extend(foreign.iter().map(|id| entities::describe_foreign(&mut builder, id)));
             let action = entities::describe_call(&mut builder);
             Loader::new(builder, Request { action, resource: all[callee], context: context::field }, all)
         })

@@ -4,26 +4,31 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cedar_policy::{ActionConstraint, Effect, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
-use weft_model::ServiceName;
 use weft_model::intent::{Caller, Intent, Member};
+use weft_model::{ServiceName, SpiffeId};
 use weft_policy_eval::Bits;
 
 use crate::entities;
 
-/// Whom a scope can name: each service by itself, by its namespace, by its roles, all of them; and whoever calls in plain text, who comes
-/// after the last service.
+/// Whom a scope can name: each service by itself, by its namespace, by its roles, all of them; whoever calls in plain text, who comes
+/// after the last service; and after that each identity of another trust domain that some policy names.
 pub(crate) struct Universe {
     groups: HashMap<EntityUid, Arc<Bits>>,
     services: Arc<Bits>,
+    /// Those and the identities of other trust domains.
+    identified: Arc<Bits>,
     everyone: Arc<Bits>,
     plain_text: Arc<Bits>,
     none: Arc<Bits>,
 }
 
 impl Universe {
-    pub(crate) fn new<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a [Arc<str>])> + Clone) -> Self {
+    pub(crate) fn new<'a>(
+        services: impl Iterator<Item = (&'a ServiceName, &'a [Arc<str>])> + Clone,
+        foreign: &[SpiffeId],
+    ) -> Self {
         let plain_text_at = services.clone().count();
-        let len = plain_text_at + 1;
+        let len = plain_text_at + 1 + foreign.len();
         let (mut all, mut plain_text) = (Bits::none(len), Bits::none(len));
         plain_text.insert(plain_text_at);
         let mut groups = HashMap::<EntityUid, Bits>::new();
@@ -33,14 +38,26 @@ impl Universe {
                 groups.entry(uid).or_insert_with(|| Bits::none(len)).insert(index);
             }
         }
+        let mut identified = all.clone();
+        for (index, id) in (plain_text_at + 1..).zip(foreign) {
+            identified.insert(index);
+            groups.entry(entities::foreign(id)).or_insert_with(|| Bits::none(len)).insert(index);
+        }
         let groups = groups.into_iter().map(|(uid, members)| (uid, Arc::new(members))).collect();
         let (everyone, none) = (Arc::new(Bits::all(len)), Arc::new(Bits::none(len)));
-        Self { groups, services: Arc::new(all), everyone, plain_text: Arc::new(plain_text), none }
+        Self {
+            groups,
+            services: Arc::new(all),
+            identified: Arc::new(identified),
+            everyone,
+            plain_text: Arc::new(plain_text),
+            none,
+        }
     }
 
-    /// All services, without whoever calls in plain text.
-    pub(crate) fn services(&self) -> &Bits {
-        &self.services
+    /// All who show an identity.
+    pub(crate) fn identified(&self) -> &Bits {
+        &self.identified
     }
 
     /// Nobody.
@@ -54,7 +71,7 @@ impl Universe {
 
     /// Who can be the principal of `policy`.
     pub(crate) fn principals(&self, policy: &Policy) -> Arc<Bits> {
-        let all = if may_concern_plain_text(policy) { &self.everyone } else { &self.services };
+        let all = if may_concern_outsiders(policy) { &self.everyone } else { &self.services };
         match policy.principal_constraint() {
             PrincipalConstraint::Any => all.clone(),
             PrincipalConstraint::Is(kind) if entities::is_service(&kind) => all.clone(),
@@ -89,10 +106,25 @@ pub(crate) fn names_plain_text(policy: &Policy) -> bool {
     }
 }
 
-/// False for a `permit` that does not name whoever calls in plain text: it was written for callers who show who they are, and a service that
-/// takes plain text opens it for nobody else (ADR 12). A `forbid` is about everybody whom its scope lets in.
-pub(crate) fn may_concern_plain_text(policy: &Policy) -> bool {
-    policy.effect() == Effect::Forbid || names_plain_text(policy)
+/// The identity of another trust domain that the policy's scope names, if it names one.
+pub(crate) fn names_foreign(policy: &Policy) -> Option<SpiffeId> {
+    match policy.principal_constraint() {
+        PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) => entities::as_foreign(&uid),
+        PrincipalConstraint::IsIn(kind, uid) if entities::is_service(&kind) => entities::as_foreign(&uid),
+        _ => None,
+    }
+}
+
+/// Every identity of another trust domain that some policy names, sorted: nobody else of those can be allowed anything.
+pub(crate) fn foreign_callers<'a>(policies: impl Iterator<Item = &'a Policy>) -> Vec<SpiffeId> {
+    policies.filter_map(names_foreign).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// False for a `permit` that names neither whoever calls in plain text nor an identity of another trust domain: it was written for the
+/// callers of the mesh, and is opened to nobody else by a service that takes plain text (ADR 12) or by a federation (ADR 19). A `forbid` is
+/// about everybody whom its scope lets in.
+pub(crate) fn may_concern_outsiders(policy: &Policy) -> bool {
+    policy.effect() == Effect::Forbid || names_plain_text(policy) || names_foreign(policy).is_some()
 }
 
 /// The roles of each service, sorted: those that name it, and those that such a role is a member of.
@@ -127,7 +159,7 @@ fn gather<'a>(
             Member::Caller(Caller::Service(name)) => &move |service| name == service,
             Member::Caller(Caller::Namespace(namespace)) => &move |service| **namespace == *service.namespace(),
             Member::Caller(Caller::Anyone) => &|_| true,
-            Member::Caller(Caller::PlainText) => &|_| false,
+            Member::Caller(Caller::PlainText | Caller::Foreign(_)) => &|_| false,
             Member::Pattern(pattern) => &move |service| pattern.matches(service),
         };
         members.extend(intent.services.keys().filter(|service| fits(service)));

@@ -69,6 +69,7 @@ pub fn intent(services: &[&str]) -> Intent {
         mesh: mesh(&[]),
         services: services.iter().map(|text| (name(text), service(text))).collect(),
         roles: BTreeMap::new(),
+        trust_domains: BTreeMap::new(),
         operators: BTreeMap::new(),
         policies: Vec::new(),
         tests: Vec::new(),

@@ -66,8 +66,8 @@ pub struct Permissive {
 pub struct DownstreamTls {
     /// Protocols that are accepted, in order of preference.
     pub alpn: Vec<Vec<u8>>,
-    /// Who may connect at all.
-    pub peer: PeerMatch,
+    /// Who may connect at all: whoever one of these fits.
+    pub peers: Vec<PeerMatch>,
 }
 
 /// A rule on the peer's URI SAN.

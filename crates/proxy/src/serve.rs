@@ -118,10 +118,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Arc<Listener>, tls: Opti
         Err(why) => return refuse(&worker, remote, Failure::TlsFailed, &why),
     };
     let expected = match (&listener.tls, &connection.peer) {
-        (Some(tls), Some(peer)) => match &tls.peer {
+        (Some(tls), Some(peer)) => tls.peers.iter().any(|one| match one {
             PeerMatch::Exact(id) => id == peer,
             PeerMatch::TrustDomain(domain) => *domain == peer.trust_domain(),
-        },
+        }),
         _ => false,
     };
     if !expected {

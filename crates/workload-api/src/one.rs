@@ -68,7 +68,7 @@ fn entitlement(live: &LiveIdentity) -> Entitlement {
         (Some(svid), Some(bundle)) if !bundle.roots().is_empty() => Entitlement::Granted(Arc::new(Grant {
             identities: vec![Granted { svid: svid.clone(), hint: String::new() }],
             bundle: bundle.clone(),
-            federated: Vec::new(),
+            federated: state.federated().iter().filter(|bundle| !bundle.roots().is_empty()).cloned().collect(),
         })),
         _ => Entitlement::NotYet,
     }
@@ -104,7 +104,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use weft_identity::ca::{Ca, KeyRequest, requested_key};
-    use weft_identity::{Ban, Banned, Bans, Names, Svid, TrustBundle};
+    use weft_identity::{Ban, Banned, Bans, Federated, Names, Svid, TrustBundle};
 
     use super::*;
 
@@ -126,5 +126,32 @@ mod tests {
         assert!(matches!(entitlement(&live), Entitlement::Nothing));
         live.set_bans(Bans::default());
         assert!(matches!(entitlement(&live), Entitlement::Granted(_)));
+    }
+
+    #[test]
+    fn bundles_of_other_trust_domains_come_and_go_with_the_identity() {
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
+        let root = |domain: &str| Ca::root(&domain.parse().unwrap(), now, hour).unwrap();
+        let bundle =
+            |domain: &str, ca: &Ca| TrustBundle::new(domain.parse().unwrap(), vec![ca.certificate().clone()]).unwrap();
+        let own = root("acme.internal");
+        let request = KeyRequest::new().unwrap();
+        let key = requested_key(&request.csr).unwrap();
+        let leaf = own.leaf(&key, &id, None, &Names::default(), now, now + hour).unwrap();
+        let live = LiveIdentity::empty();
+        live.set(Svid::from_der(vec![leaf], &request.key).unwrap(), bundle("acme.internal", &own));
+        let federated = || match entitlement(&live) {
+            Entitlement::Granted(grant) => {
+                grant.federated.iter().map(|bundle| bundle.trust_domain().to_string()).collect::<Vec<_>>()
+            }
+            _ => panic!("it has an identity"),
+        };
+        assert!(federated().is_empty());
+        let empty = TrustBundle::new("east.test".parse().unwrap(), Vec::new()).unwrap();
+        live.set_federated(Federated::new([bundle("west.test", &root("west.test")), empty]));
+        assert_eq!(federated(), ["west.test"], "an empty bundle spoils all that real clients have");
+        live.set_federated(Federated::default());
+        assert!(federated().is_empty());
     }
 }

@@ -21,7 +21,9 @@ use weft_authority::{
     Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Records, Registrar,
 };
 use weft_identity::proto::PlainTextReport;
-use weft_identity::{Assignment, ClientAuth, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls};
+use weft_identity::{
+    Assignment, ClientAuth, Federated, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls,
+};
 use weft_model::attest::{Attest, Selectors};
 use weft_model::{AgentName, ServiceName, SpiffeId, Subject};
 use weft_store::Store;
@@ -119,6 +121,7 @@ pub struct Server {
     pub authority: Arc<Authority>,
     pub tokens: JoinTokens,
     pub bans: BanList,
+    pub federated: Arc<watch::Sender<Arc<Federated>>>,
     pub intent: Arc<Intent>,
     pub live: Arc<LiveIdentity>,
     pub address: SocketAddr,
@@ -159,19 +162,21 @@ impl Server {
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
             tokio::spawn(records.clone().gather());
+            let federated = Arc::new(watch::Sender::<Arc<Federated>>::default());
             let service = IdentityService::server(
                 authority.clone(),
                 tokens.clone(),
                 machines,
                 bans.clone(),
                 records,
+                federated.subscribe(),
                 intent.clone(),
             );
             let router = tonic::transport::Server::builder().add_service(service);
             tokio::spawn(async move {
                 router.serve_with_incoming(serve_tls(listener, config, own)).await.unwrap();
             });
-            Self { folder, authority, tokens, bans, intent, live, address, process: None }
+            Self { folder, authority, tokens, bans, federated, intent, live, address, process: None }
         };
         let mut server = process.spawn(start).await.unwrap();
         server.process = Some(process);

@@ -30,6 +30,22 @@ impl Api {
         }
     }
 
+    /// The bundle of this trust domain, a SPIFFE bundle document.
+    pub(super) fn bundle(&self) -> Answer {
+        match self.identities.bundle().and_then(|document| serde_json::from_str::<serde_json::Value>(&document).ok()) {
+            Some(document) => json(StatusCode::OK, &document),
+            None => self.ready(),
+        }
+    }
+
+    /// The other trust domains, and how it is going with their bundles.
+    pub(super) fn federation(&self) -> Answer {
+        match self.identities.federation() {
+            Some(federation) => json(StatusCode::OK, &federation),
+            None => self.ready(),
+        }
+    }
+
     /// Every certificate that lives.
     pub(super) fn certificates(&self) -> Answer {
         match self.identities.certificates() {
@@ -70,7 +86,7 @@ impl Api {
             late: living.iter().filter(|one| one.late).count(),
             first_end: living.iter().map(|one| one.expires_at).min().unwrap_or(0),
         };
-        counts.render()
+        counts.render() + &crate::metrics::federation(&self.identities.federation().unwrap_or_default())
     }
 
     /// A token with which a workload becomes a service, or a machine's agent itself.

@@ -9,7 +9,7 @@ use super::suggest;
 use super::values::{method_problem, path_problem};
 use super::yaml::Value;
 use crate::code;
-use crate::id::{ServiceName, is_dns_label};
+use crate::id::{ServiceName, SpiffeId, is_dns_label};
 use crate::intent::{AccessRule, Allow, Caller, Paths, Protocol};
 use crate::mtls::PLAIN_TEXT;
 
@@ -70,7 +70,7 @@ pub(super) fn distinct<T: PartialEq>(
 
 /// One caller; reported if it is not legal or not declared.
 pub(super) fn caller(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<Caller> {
-    const FORMS: &str = "prod/web, prod/*, role:reporting, plain-text or \"*\"";
+    const FORMS: &str = "prod/web, prod/*, role:reporting, plain-text, spiffe://other.example/ns/prod/sa/web or \"*\"";
     let text = field.text(report)?;
     let span = field.span();
     if text == "*" {
@@ -89,6 +89,11 @@ pub(super) fn caller(field: Field<'_>, declared: &Declared, report: &mut Report)
     }
     if let Ok(name) = text.parse::<ServiceName>() {
         return declared.check_service(&name, span, report).then_some(Caller::Service(name));
+    }
+    if let Ok(id) = text.parse::<SpiffeId>()
+        && declared.own_domain.as_ref() != Some(&id.trust_domain())
+    {
+        return declared.check_foreign(&id, span, report).then_some(Caller::Foreign(id));
     }
     let by_name = declared.services.keys().find(|name| name.name() == text || name.host() == text);
     let hint = if let Some(name) = by_name {

@@ -11,7 +11,7 @@ use super::suggest;
 use super::yaml::{Document, Node, Value};
 use crate::code;
 use crate::finding::Span;
-use crate::id::{ServiceName, is_dns_label};
+use crate::id::{ServiceName, SpiffeId, TrustDomain, is_dns_label};
 
 /// Kinds of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,22 +20,24 @@ pub(super) enum Kind {
     Service,
     Role,
     Operator,
+    TrustDomain,
     Test,
     Local,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 7] = [
     ("Mesh", Kind::Mesh),
     ("Service", Kind::Service),
     ("Role", Kind::Role),
     ("Operator", Kind::Operator),
+    ("TrustDomain", Kind::TrustDomain),
     ("Test", Kind::Test),
     ("Local", Kind::Local),
 ];
 
 /// Kinds that the design knows and this version refuses.
-const LATER: [&str; 8] =
-    ["ExternalService", "Gateway", "SecretEngine", "TokenClient", "Cluster", "TrustDomain", "HTTPRoute", "GRPCRoute"];
+const LATER: [&str; 7] =
+    ["ExternalService", "Gateway", "SecretEngine", "TokenClient", "Cluster", "HTTPRoute", "GRPCRoute"];
 
 /// A document and its kind.
 pub(super) struct Read<'a> {
@@ -93,6 +95,10 @@ pub(super) struct Declared {
     pub(super) roles: BTreeMap<Arc<str>, Span>,
     /// Operators and where their documents start.
     operators: BTreeMap<Arc<str>, Span>,
+    /// Other trust domains and where their documents start.
+    pub(super) trust_domains: BTreeMap<TrustDomain, Span>,
+    /// `Mesh.trustDomain`, where it can be read.
+    pub(super) own_domain: Option<TrustDomain>,
     /// `Mesh.attributes`; `None` when there is no readable `Mesh`, and then attributes are not checked.
     pub(super) attributes: Option<BTreeMap<Arc<str>, Vec<Arc<str>>>>,
     /// Documents that end in a syntax error: what they declare may be unknown.
@@ -155,9 +161,20 @@ impl Declared {
                         declared.operators.insert(name.into(), root.span.clone());
                     }
                 }
+                Kind::TrustDomain => {
+                    let Some(name) = trust_domain(root, "name") else { continue };
+                    if let Some(first) = declared.trust_domains.get(&name) {
+                        let hint = format!("the first is at {first}; merge the two or remove one");
+                        let message = format!("the trust domain {name} is declared a second time");
+                        report.error(code::DUPLICATE_TRUST_DOMAIN, &root.span, message, hint);
+                    } else {
+                        declared.trust_domains.insert(name, root.span.clone());
+                    }
+                }
                 Kind::Test | Kind::Local => {}
             }
         }
+        declared.own_domain = mesh.and_then(|mesh| trust_domain(&mesh.document.root, "trustDomain"));
         match mesh {
             Some(mesh) if mesh.document.whole => declared.attributes = Some(mesh::attribute_names(&mesh.document.root)),
             Some(_) => {}
@@ -219,6 +236,20 @@ impl Declared {
         known
     }
 
+    /// Reports an identity of a trust domain that no document declares. True if it is known.
+    pub(super) fn check_foreign(&self, id: &SpiffeId, span: &Span, report: &mut Report) -> bool {
+        let domain = id.trust_domain();
+        let known = self.trust_domains.contains_key(&domain);
+        if !known {
+            let names = || self.trust_domains.keys().map(TrustDomain::as_str);
+            let hint = suggest::hint(domain.as_str(), names(), || {
+                self.or_broken(format!("declare it with `kind: TrustDomain`, `name: {domain}`"))
+            });
+            report.error(code::UNKNOWN_TRUST_DOMAIN, span, format!("there is no trust domain {domain} here"), hint);
+        }
+        known
+    }
+
     fn or_broken(&self, hint: String) -> String {
         match self.broken.first() {
             Some(broken) => format!("{hint}; it may be in the document at {broken}, which could not be read"),
@@ -230,6 +261,10 @@ impl Declared {
 /// The name of a `Service` document, if it is legal; no findings.
 pub(super) fn service_name(root: &Node) -> Option<ServiceName> {
     ServiceName::new(label(root, "namespace")?, label(root, "name")?).ok()
+}
+
+fn trust_domain(root: &Node, key: &str) -> Option<TrustDomain> {
+    root.get(key).and_then(Node::as_text)?.parse().ok()
 }
 
 fn label<'a>(root: &'a Node, key: &str) -> Option<&'a str> {

@@ -1,13 +1,14 @@
 //! Files to intent: every mistake of a commit at once, each with its file, line, column and a hint.
 //!
 //! Three steps, top to bottom: YAML to trees that know their places (`yaml`), the names that the documents declare
-//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `operator`, `test`, `local`) with those names at hand. Nothing
+//! (`declared`), then each document field by field (`mesh`, `service`, `role`, `operator`, `federation`, `test`, `local`) with those names at hand. Nothing
 //! is ignored silently: what is not understood is a finding.
 
 mod access;
 mod attest;
 mod authorization;
 mod declared;
+mod federation;
 mod fields;
 mod inputs;
 mod local;
@@ -95,7 +96,7 @@ pub fn draft(files: &[SourceFile]) -> Draft {
 /// Every document, field by field.
 fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, report: &mut Report) -> Option<Intent> {
     let (mut mesh, mut services, mut roles) = (None, BTreeMap::new(), BTreeMap::new());
-    let mut operators = BTreeMap::new();
+    let (mut operators, mut trust_domains) = (BTreeMap::new(), BTreeMap::new());
     let (mut tests, mut local) = (Vec::new(), Vec::new());
     for read in reads {
         let root = &read.document.root;
@@ -126,12 +127,18 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
                     operators.entry(operator.name.clone()).or_insert(operator);
                 }
             }
+            Kind::TrustDomain => {
+                if let Some(domain) = federation::read(root, declared, report) {
+                    trust_domains.entry(domain.name.clone()).or_insert(domain);
+                }
+            }
             Kind::Test => tests.extend(test::read(root, declared, report)),
             Kind::Local => local.extend(local::read(root, declared, report)),
         }
     }
     role::untie(&mut roles, report);
-    Some(Intent { mesh: mesh?, services, roles, operators, policies, tests, local })
+    federation::distinct_hosts(&trust_domains, report);
+    Some(Intent { mesh: mesh?, services, roles, trust_domains, operators, policies, tests, local })
 }
 
 /// The text of a file, or the finding that says why there is none.

@@ -9,6 +9,7 @@ use super::fields::{Field, Shape, short};
 use super::report::Report;
 use super::yaml::Node;
 use crate::code;
+use crate::id::SpiffeId;
 use crate::intent::{Caller, Member, Role, ServicePattern};
 use crate::mtls::PLAIN_TEXT;
 
@@ -46,6 +47,12 @@ fn members(field: Field<'_>, declared: &Declared, report: &mut Report) -> Vec<Me
                 let message = format!("`{PLAIN_TEXT}` can be in no role: nothing is known of such a caller");
                 let hint =
                     format!("name it where it may call: `from: [{PLAIN_TEXT}]` in `access` of a permissive service");
+                report.error(code::BAD_CALLER, item.span(), message, hint);
+                None
+            }
+            None if text.parse::<SpiffeId>().is_ok_and(|id| declared.own_domain != Some(id.trust_domain())) => {
+                let message = format!("`{}` can be in no role: another trust domain says who that is", short(text));
+                let hint = "name it where it may call: `from: [spiffe://…]` in `access` of a service";
                 report.error(code::BAD_CALLER, item.span(), message, hint);
                 None
             }

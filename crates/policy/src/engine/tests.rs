@@ -137,7 +137,7 @@ fn callers_without_a_place_in_the_bundle_are_denied_with_the_reason() {
     );
     assert_eq!(
         reason(Some("spiffe://other.org/ns/prod/sa/web")),
-        "the caller spiffe://other.org/ns/prod/sa/web is not of the trust domain acme.internal"
+        "the caller spiffe://other.org/ns/prod/sa/web is not of the trust domain acme.internal, and no access rule of prod/board (services/prod-board.yaml:10) and no policy names it"
     );
     assert_eq!(
         reason(Some("spiffe://acme.internal/x")),
@@ -340,7 +340,7 @@ impl Plain {
                 Member::Caller(Caller::Anyone) => true,
                 Member::Caller(Caller::Namespace(namespace)) => name.starts_with(&format!("{namespace}/")),
                 Member::Caller(Caller::Service(service)) => service.as_str() == *name,
-                Member::Caller(Caller::Role(_) | Caller::PlainText) | Member::Pattern(_) => false,
+                Member::Caller(Caller::Role(_) | Caller::PlainText | Caller::Foreign(_)) | Member::Pattern(_) => false,
             };
             let roles = intent
                 .roles

@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::downstream_t
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, TlsParameters,
-    UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
+    TlsParameters, UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use prost::{Message, Name};
@@ -31,8 +31,8 @@ const CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 /// Towards endpoints; `None` is clear text.
 pub(crate) fn upstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<Option<UpstreamTls>, Refused> {
     socket(given, at, |mut context: UpstreamTlsContext, at| {
-        let (alpn, peer) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
-        let PeerMatch::Exact(expected) = peer else {
+        let (alpn, peers) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
+        let Ok([PeerMatch::Exact(expected)]) = <[PeerMatch; 1]>::try_from(peers) else {
             return Err(at.field("common_tls_context").refuse("whom to expect must be one exact SPIFFE ID"));
         };
         let sni = take(&mut context.sni);
@@ -52,7 +52,7 @@ pub(crate) fn upstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<
 /// Towards clients; `None` is clear text.
 pub(crate) fn downstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<Option<DownstreamTls>, Refused> {
     socket(given, at, |mut context: DownstreamTlsContext, at| {
-        let (alpn, peer) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
+        let (alpn, peers) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
         if !boolean(context.require_client_certificate.take(), false) {
             return Err(at
                 .field("require_client_certificate")
@@ -63,7 +63,7 @@ pub(crate) fn downstream(given: Option<TransportSocket>, at: &Path<'_>) -> Resul
             context.session_ticket_keys_type = None;
         }
         at.rest(&context)?;
-        Ok(DownstreamTls { alpn, peer })
+        Ok(DownstreamTls { alpn, peers })
     })
 }
 
@@ -85,7 +85,7 @@ fn socket<M: Message + Name + Default, T>(
     at_config.any(&config, read)?.map(Some).ok_or_else(|| at_config.refuse_type(&config))
 }
 
-fn common(given: Option<CommonTlsContext>, at: &Path<'_>) -> Result<(Vec<Vec<u8>>, PeerMatch), Refused> {
+fn common(given: Option<CommonTlsContext>, at: &Path<'_>) -> Result<(Vec<Vec<u8>>, Vec<PeerMatch>), Refused> {
     let mut given = required(given, at)?;
     parameters(given.tls_params.take().unwrap_or_default(), &at.field("tls_params"))?;
     {
@@ -101,17 +101,17 @@ fn common(given: Option<CommonTlsContext>, at: &Path<'_>) -> Result<(Vec<Vec<u8>
     else {
         return Err(at.field("combined_validation_context").refuse("required"));
     };
-    let peer = {
+    let peers = {
         let at = &at.field("combined_validation_context");
         let bundle = combined.validation_context_sds_secret_config.take();
         secret(bundle, BUNDLE, &at.field("validation_context_sds_secret_config"))?;
         let context = combined.default_validation_context.take();
-        let peer = validation(context, &at.field("default_validation_context"))?;
+        let peers = validation(context, &at.field("default_validation_context"))?;
         at.rest(&combined)?;
-        peer
+        peers
     };
     at.rest(&given)?;
-    Ok((alpn, peer))
+    Ok((alpn, peers))
 }
 
 fn parameters(mut given: TlsParameters, at: &Path<'_>) -> Result<(), Refused> {
@@ -137,15 +137,18 @@ fn secret(given: Option<SdsSecretConfig>, name: &str, at: &Path<'_>) -> Result<(
     at.rest(&given)
 }
 
-fn validation(given: Option<CertificateValidationContext>, at: &Path<'_>) -> Result<PeerMatch, Refused> {
+fn validation(given: Option<CertificateValidationContext>, at: &Path<'_>) -> Result<Vec<PeerMatch>, Refused> {
     let mut given = given.unwrap_or_default();
     let at_names = at.field("match_typed_subject_alt_names");
-    let mut names = take(&mut given.match_typed_subject_alt_names);
+    let names = take(&mut given.match_typed_subject_alt_names);
     at.rest(&given)?;
-    let (Some(mut name), true) = (names.pop(), names.is_empty()) else {
-        return Err(at_names.refuse("must be one matcher"));
-    };
-    let at = &at_names.index(0);
+    if names.is_empty() {
+        return Err(at_names.refuse("must be one matcher at least"));
+    }
+    names.into_iter().enumerate().map(|(index, name)| peer(name, &at_names.index(index))).collect()
+}
+
+fn peer(mut name: SubjectAltNameMatcher, at: &Path<'_>) -> Result<PeerMatch, Refused> {
     if SanType::try_from(take(&mut name.san_type)) != Ok(SanType::Uri) {
         return Err(at.field("san_type").refuse("only URI is supported by this proxy"));
     }

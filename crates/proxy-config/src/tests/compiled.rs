@@ -73,7 +73,7 @@ fn ingress_asks_for_a_certificate_of_the_trust_domain_and_for_permission() {
     let config = web().build();
     let ingress = listener_of(&config, "ingress");
     let tls = ingress.tls.as_ref().unwrap();
-    assert_eq!(tls.peer, PeerMatch::TrustDomain("acme.internal".parse().unwrap()));
+    assert_eq!(tls.peers, [PeerMatch::TrustDomain("acme.internal".parse().unwrap())]);
     assert_eq!(tls.alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     assert_eq!(ingress.direction, Direction::Inbound);
     let http = http(ingress);

@@ -141,7 +141,7 @@ impl Asked {
         match (caller, self.own(caller)) {
             (Who::PlainText, _) => self.model.concerning_plain_text(callee),
             (Who::Id(_), Some(name)) => self.model.concerning(&name, callee),
-            (Who::Id(_), None) => Vec::new(),
+            (Who::Id(id), None) => self.model.concerning_foreign(id, callee),
         }
     }
 

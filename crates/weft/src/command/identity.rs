@@ -2,6 +2,7 @@
 
 mod asked;
 mod bans;
+mod federation;
 mod keys;
 mod shown;
 
@@ -32,6 +33,10 @@ pub(crate) enum Identity {
     Log(shown::LogArgs),
     /// Show the roots that the mesh vouches with, and who does not hold the newest bundle yet
     Tree(keys::TreeArgs),
+    /// Show the other trust domains, and how it is going with their bundles
+    Federation(federation::Args),
+    /// Print the trust bundle as other trust domains get it: a SPIFFE bundle document
+    Bundle(federation::BundleArgs),
     /// Replace the root, by plan or because its key is in wrong hands, while calls go on. Run it on the control plane's machine, as its user
     Rotate(keys::RotateArgs),
     /// Take a service, a certificate or a machine out of the mesh at once: nothing is issued to it, nobody takes it, its open connections are cut
@@ -94,6 +99,8 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
         Identity::Show(args) => shown::show(args).await,
         Identity::Log(args) => shown::log(args).await,
         Identity::Tree(args) => keys::tree(args).await,
+        Identity::Federation(args) => federation::show(args).await,
+        Identity::Bundle(args) => federation::bundle(args).await,
         Identity::Rotate(args) => keys::rotate(args).await,
         Identity::Ban(args) => bans::ban(args).await,
         Identity::Unban(args) => bans::unban(args).await,

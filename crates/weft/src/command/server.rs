@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use weft_authz::ExtAuthz;
 use weft_control::git::{GitConfig, GitError, safe};
-use weft_control::{ControlError, ControlPlane, Etcd, ServerConfig, Serving};
+use weft_control::{BundleEndpoint, ControlError, ControlPlane, Etcd, ServerConfig, Serving};
 use weft_decision_log::{DecisionLog, Source};
 use weft_identity::{ClientAuth, serve_tls, tls};
 use weft_model::SpiffeId;
@@ -56,6 +56,8 @@ pub(crate) struct Args {
     /// Further names or addresses in the control plane's certificate, for clients that check names
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    federation: FederationArgs,
     /// Seconds that an endpoint outlives its sidecar's connection
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "30")]
     grace: Duration,
@@ -84,6 +86,46 @@ struct StoreArgs {
     store_cert_key: Option<PathBuf>,
 }
 
+/// Trust across trust domains.
+#[derive(Debug, clap::Args)]
+struct FederationArgs {
+    /// Publish the trust bundle for other trust domains there, over HTTPS, to anybody. It proves itself by the control plane's own SVID (profile https_spiffe) unless
+    /// --bundle-endpoint-cert is given [default: nowhere]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    bundle_endpoint: Option<SocketAddr>,
+    /// Certificate chain (PEM) of the bundle endpoint, by which it proves itself as websites do (profile https_web); read again when it changes
+    #[arg(long, value_name = "FILE", requires_all = ["bundle_endpoint", "bundle_endpoint_key"])]
+    bundle_endpoint_cert: Option<PathBuf>,
+    /// The key of --bundle-endpoint-cert (PEM)
+    #[arg(long, value_name = "FILE", requires = "bundle_endpoint_cert")]
+    bundle_endpoint_key: Option<PathBuf>,
+    /// Seconds after which other trust domains are to look at the bundle again. A new root is published for three times as long before it signs
+    #[arg(long, value_name = "SECONDS", value_parser = hint, default_value = "300", requires = "bundle_endpoint")]
+    bundle_refresh_hint: Duration,
+    /// Certificates (PEM) of the authorities of other trust domains' https_web endpoints, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    federation_ca: Option<PathBuf>,
+}
+
+impl FederationArgs {
+    fn bundle(&self) -> Option<BundleEndpoint> {
+        Some(BundleEndpoint {
+            address: self.bundle_endpoint?,
+            certificate: self.bundle_endpoint_cert.clone().zip(self.bundle_endpoint_key.clone()),
+            refresh_hint: self.bundle_refresh_hint,
+        })
+    }
+}
+
+fn hint(text: &str) -> Result<Duration, String> {
+    let asked = seconds(text)?;
+    if (10.0..=3600.0).contains(&asked.as_secs_f64()) {
+        Ok(Duration::from_secs(asked.as_secs()))
+    } else {
+        Err("write a number of seconds from 10 to 3600".to_owned())
+    }
+}
+
 impl StoreArgs {
     fn etcd(self) -> Option<Etcd> {
         let files = EtcdFiles { ca: self.store_ca, certificate: self.store_cert, key: self.store_cert_key };
@@ -104,6 +146,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         http: args.http,
         grace: args.grace,
         names: args.names,
+        bundle: args.federation.bundle(),
+        federation_ca: args.federation.federation_ca,
     };
     let control = ControlPlane::start(config).await.map_err(explain)?;
     tracing::info!(address = %control.http(), "API and dashboard");

@@ -62,7 +62,8 @@ pub(super) fn who_can(args: &WhoCan) -> Result<bool> {
     let id = |name| Who::Id(SpiffeId::for_service(&asked.intent.mesh.trust_domain, name));
     let services = asked.intent.services.keys().map(|name| (name.to_string(), id(name)));
     let plain_text = asked.model.takes_plain_text(&callee).then(|| (PLAIN_TEXT.to_owned(), Who::PlainText));
-    for (caller, who) in services.chain(plain_text) {
+    let foreign = asked.model.foreign_callers(&callee).map(|id| (id.to_string(), Who::Id(id.clone())));
+    for (caller, who) in services.chain(foreign).chain(plain_text) {
         let probe = asked.probe(who.clone(), &callee, &args.call)?;
         let (allowed, reason, open) = match probe.decide(&engine) {
             Ok(decision) => {

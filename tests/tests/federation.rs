@@ -117,7 +117,7 @@ fn across(caller: DataPlane, callee: DataPlane) {
     assert_eq!(curl::get(two.web.egress, "board.west:8080", "/other", &[]).status, 403);
 
     // Another workload of the east is named by no policy.
-    let stranger = two.east.svid("prod/stranger", "stranger");
+    let stranger = two.east.svid("staging/stranger", "stranger");
     let reply = direct(two.board.ingress, &stranger);
     assert_eq!(reply.status, 403, "{reply:?}");
     let web = two.east.svid("prod/web", "web");

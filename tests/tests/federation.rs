@@ -26,7 +26,6 @@ struct Two {
     web: Sidecar,
     board: Sidecar,
     _app: App,
-    endpoints: [SocketAddr; 2],
 }
 
 /// A mesh of this trust domain that publishes its bundle.
@@ -72,13 +71,13 @@ impl Two {
         west.repo.write("east.yaml", &trust_domain("east.test", endpoints[0], &server("east.test"), &bundle(&east)));
         west.commit("Federate with the east");
         let web = east.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));
-        Self { east, west, web, board, _app: app, endpoints }
+        Self { east, west, web, board, _app: app }
     }
 
     /// The west lets the web of the east in.
     fn allow(&self) {
         let permit = "permit (principal == Service::\"spiffe://east.test/ns/prod/sa/web\", action == Action::\"call\", resource == \
-             Service::\"prod/board\")\nwhen { context.first1 == \"/api\" };\n";
+             Service::\"prod/board\")\nwhen { context has first1 && context.first1 == \"/api\" };\n";
         self.west.repo.write(POLICY, permit);
         self.west.commit("Let the web of the east in");
     }
@@ -118,7 +117,7 @@ fn across(caller: DataPlane, callee: DataPlane) {
     assert_eq!(curl::get(two.web.egress, "board.west:8080", "/other", &[]).status, 403);
 
     // Another workload of the east is named by no policy.
-    let stranger = two.east.svid("prod/stranger", "stranger");
+    let stranger = two.east.svid("staging/stranger", "stranger");
     let reply = direct(two.board.ingress, &stranger);
     assert_eq!(reply.status, 403, "{reply:?}");
     let web = two.east.svid("prod/web", "web");
@@ -262,7 +261,7 @@ fn a_bundle_from_the_wrong_endpoint_is_refused_and_anybody_may_read_the_right_on
     let file = |path: &Path| path.to_str().expect("a plain path").to_owned();
     let (certificate, key) = (file(&site.certificate), file(&site.key));
     let web = ["--bundle-endpoint-cert", &certificate, "--bundle-endpoint-key", &key];
-    let (east, site) = (
+    let (east, _site) = (
         mesh("east.test", endpoints[0], &[]),
         mesh("site.test", SocketAddr::new([0; 4].into(), endpoints[1].port()), &web),
     );

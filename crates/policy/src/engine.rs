@@ -429,6 +429,8 @@ fn shorten(text: &str) -> &str {
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod foreign_tests;
+#[cfg(test)]
 mod inputs_tests;
 #[cfg(test)]
 mod plain_text_tests;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use weft_model::intent::{
-    AccessRule, Allow, App, Authorization, Caller, Defaults, Endpoints, Intent, Member, Mesh, Paths, PolicyFile,
-    PolicyInputs, Protocol, Role, Service,
+    AccessRule, Allow, App, Authorization, Caller, Defaults, EndpointUrl, Endpoints, ForeignDomain, Intent, Member,
+    Mesh, Paths, PolicyFile, PolicyInputs, Profile, Protocol, Role, Service,
 };
-use weft_model::{Mtls, ServiceName, Span, SpiffeId};
+use weft_model::{Mtls, ServiceName, Span, SpiffeId, TrustDomain};
 use weft_policy_eval::Kind;
 pub use weft_policy_eval::testing::Choices;
 use weft_policy_eval::testing::Vocabulary;
@@ -75,6 +75,14 @@ pub fn intent(services: &[&str]) -> Intent {
         tests: Vec::new(),
         local: Vec::new(),
     }
+}
+
+/// Declares another trust domain.
+pub fn federate(intent: &mut Intent, domain: &str) {
+    let name: TrustDomain = domain.parse().expect("legal");
+    let endpoint = EndpointUrl { host: domain.into(), port: 443, path: "/".into() };
+    let (profile, span) = (Profile::Web, span("federation.yaml", 1));
+    intent.trust_domains.insert(name.clone(), ForeignDomain { name, endpoint, profile, services: Vec::new(), span });
 }
 
 /// Adds an `access` entry on the next free line from 11 on.

@@ -192,7 +192,7 @@ fn clusters() {
         ),
         row(
             tls(|t| validation(t).match_typed_subject_alt_names.clear()),
-            in_validation(".match_typed_subject_alt_names: must be one matcher"),
+            in_validation(".match_typed_subject_alt_names: must be one matcher at least"),
         ),
         row(tls(|t| validation(t).allow_expired_certificate = true), in_validation(".allow_expired_certificate: NS")),
         row(

@@ -237,6 +237,7 @@ fn the_other_side_changes_its_root_and_calls_go_on() {
     two.east.kill_server();
     two.west.kill_server();
     two.west.start_server();
+    two.board.kill();
     two.board.restart();
     wait::until("the board to be back", wait::SOON, || {
         let reply = direct(two.board.ingress, &web);

@@ -2,17 +2,26 @@
 //!
 //! These are the types that the rest of Weft reads; `parse` (in this crate) makes them from files.
 
+mod access;
+mod federation;
+mod route;
+mod test;
+
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::attest::Attest;
 use crate::finding::Span;
-use crate::id::{ServiceName, SpiffeId, TrustDomain};
+use crate::id::{ServiceName, TrustDomain};
 use crate::mtls::Mtls;
+
+pub use access::{AccessRule, Allow, Caller, Member, Role, ServicePattern};
+pub use federation::{EndpointUrl, ForeignDomain, ForeignService, Profile};
+pub use route::{BackendRef, HeaderMatch, PathMatch, Route, RouteMatch};
+pub use test::{ExpectedBackend, ExpectedDecision, ExpectedRoute, Test, TestCaller};
 
 /// All documents of one commit.
 #[derive(Clone, Debug)]
@@ -252,164 +261,6 @@ pub struct StaticEndpoint {
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// One entry of `access`.
-#[derive(Clone, Debug)]
-pub struct AccessRule {
-    /// Who.
-    pub from: Vec<Caller>,
-    /// What; empty means everything.
-    pub allow: Vec<Allow>,
-    /// Evaluated and logged, and not enforced.
-    pub shadow: bool,
-    /// Where the entry starts.
-    pub span: Span,
-}
-
-/// Who may call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// `prod/web`.
-    Service(ServiceName),
-    /// `prod/*`: every service of a namespace.
-    Namespace(Arc<str>),
-    /// `role:reporting`.
-    Role(Arc<str>),
-    /// `*`: every authenticated workload of the mesh.
-    Anyone,
-    /// `plain-text`: whoever calls a permissive service without TLS.
-    PlainText,
-    /// `spiffe://other.example/ns/prod/sa/web`: this identity of another trust domain, which a `TrustDomain` document declares.
-    Foreign(SpiffeId),
-}
-
-/// `GET /api/**`: a method (or `*`) and a path pattern.
-///
-/// In a pattern a segment `*` is exactly one non-empty segment and a final `**` is any rest, also none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
-    /// `None` means any method.
-    pub method: Option<Arc<str>>,
-    /// Starts with `/`.
-    pub path: Arc<str>,
-}
-
-/// Who has a role.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Member {
-    /// A caller as `access` names it; a role means all who have it.
-    Caller(Caller),
-    /// `prod/web-*`, `*/batch`: services whose namespace and name match.
-    Pattern(ServicePattern),
-}
-
-/// Namespace and name with `*` for any letters, also none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePattern {
-    /// Of the namespace.
-    pub namespace: Arc<str>,
-    /// Of the name.
-    pub name: Arc<str>,
-}
-
-impl ServicePattern {
-    /// True if both parts of the name fit.
-    pub fn matches(&self, service: &ServiceName) -> bool {
-        glob(&self.namespace, service.namespace()) && glob(&self.name, service.name())
-    }
-}
-
-/// Whether `text` is `pattern` with something in the place of each `*`. Names are short: at most 63 letters.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        // The first place is the best: it leaves the most for what follows.
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.len() >= last.len() && rest.ends_with(last)
-}
-
-/// `kind: Role`: a named group of services.
-#[derive(Clone, Debug)]
-pub struct Role {
-    /// Name, as in `role:reporting`.
-    pub name: Arc<str>,
-    /// Members. A role among them brings its own members; no role is a member of itself, by whatever way.
-    pub members: Vec<Member>,
-    /// Where the document starts.
-    pub span: Span,
-}
-
-/// `kind: TrustDomain`: another trust domain, whose workloads prove to this one who they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignDomain {
-    /// Its name; never that of the mesh itself.
-    pub name: TrustDomain,
-    /// Where its bundle is fetched.
-    pub endpoint: EndpointUrl,
-    /// How that endpoint proves that it is the right one.
-    pub profile: Profile,
-    /// Services of it that are called from here, in the order written.
-    pub services: Vec<ForeignService>,
-    /// Where the document starts.
-    pub span: Span,
-}
-
-/// The URL of a bundle endpoint: `https`, without user information, query and fragment (SPIFFE Federation s.5.2.1.1, s.5.2.2.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointUrl {
-    /// A name or an address; an IPv6 address without its brackets.
-    pub host: Arc<str>,
-    /// 443 if the URL has none.
-    pub port: u16,
-    /// Starts with `/`.
-    pub path: Arc<str>,
-}
-
-impl std::fmt::Display for EndpointUrl {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { host, port, path } = self;
-        if host.contains(':') {
-            write!(f, "https://[{host}]:{port}{path}")
-        } else {
-            write!(f, "https://{host}:{port}{path}")
-        }
-    }
-}
-
-/// How a bundle endpoint proves who it is. Neither profile falls back to the other (SPIFFE Federation s.7.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// `https_web`: by a certificate of a CA that this machine trusts, for the host of the URL (s.5.2.1).
-    Web,
-    /// `https_spiffe`: by an X.509-SVID (s.5.2.2).
-    Spiffe {
-        /// Whose; of the trust domain itself.
-        id: SpiffeId,
-        /// The first bundle, a SPIFFE bundle document. Later ones come from the endpoint.
-        bundle: Arc<str>,
-        /// Where that stands.
-        span: Span,
-    },
-}
-
-/// A service of another trust domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForeignService {
-    /// As callers here name it: the host is `name.namespace`. No service of the mesh has it.
-    pub name: ServiceName,
-    /// Who must answer.
-    pub id: SpiffeId,
-    /// The port that callers name.
-    pub port: u16,
-    /// Where its ingress is; at least one.
-    pub addresses: Vec<std::net::SocketAddr>,
-    /// Where the entry starts.
-    pub span: Span,
-}
-
 /// `kind: Operator`: a person, known by keys.
 #[derive(Clone, Debug)]
 pub struct Operator {
@@ -430,87 +281,6 @@ pub struct SshKey {
     pub comment: Arc<str>,
 }
 
-/// `kind: Test`: calls, what is to be decided about them, and where they are to go. A commit that does otherwise is refused.
-#[derive(Clone, Debug)]
-pub struct Test {
-    /// For people.
-    pub name: Arc<str>,
-    /// In the order written.
-    pub decisions: Vec<ExpectedDecision>,
-    /// In the order written.
-    pub routes: Vec<ExpectedRoute>,
-}
-
-/// One entry of `Test.decisions`.
-#[derive(Clone, Debug)]
-pub struct ExpectedDecision {
-    /// Who calls.
-    pub from: TestCaller,
-    /// Whom.
-    pub to: ServiceName,
-    /// Empty for TCP.
-    pub method: Arc<str>,
-    /// Path and query; empty for TCP.
-    pub target: Arc<str>,
-    /// Header fields by lower-case name.
-    pub headers: BTreeMap<Arc<str>, Arc<str>>,
-    /// Where the call comes from.
-    pub source: Option<IpAddr>,
-    /// When; demanded where a policy reads the time.
-    pub at: Option<SystemTime>,
-    /// Whether the glass is broken.
-    pub break_glass: bool,
-    /// True for `expect: allow`.
-    pub allowed: bool,
-    /// `file` or `file:line` of a policy that must be among those that determine it.
-    pub by: Option<Arc<str>>,
-    /// Where the entry starts.
-    pub span: Span,
-}
-
-/// One entry of `Test.routes`.
-#[derive(Clone, Debug)]
-pub struct ExpectedRoute {
-    /// Whose sidecar routes the call.
-    pub from: ServiceName,
-    /// Whom it calls; not a TCP service.
-    pub to: ServiceName,
-    /// The host that the call names; `None` is the callee's own.
-    pub host: Option<Arc<str>>,
-    /// As sent.
-    pub method: Arc<str>,
-    /// Path and query, as sent.
-    pub target: Arc<str>,
-    /// Header fields by lower-case name.
-    pub headers: BTreeMap<Arc<str>, Arc<str>>,
-    /// All that such calls go to, in any order; empty for `expect: none`.
-    pub backends: Vec<ExpectedBackend>,
-    /// Where the entry starts.
-    pub span: Span,
-}
-
-/// Where calls are expected to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExpectedBackend {
-    /// Whose endpoints.
-    pub service: ServiceName,
-    /// Which of them; `None` is all.
-    pub subset: Option<Arc<str>>,
-    /// The weight that it must have, if it is said.
-    pub weight: Option<u32>,
-}
-
-/// Who calls in a test.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TestCaller {
-    /// A service of the mesh.
-    Service(ServiceName),
-    /// Whoever has this identity.
-    Id(SpiffeId),
-    /// `plain-text`.
-    PlainText,
-}
-
 /// One `.cedar` file.
 #[derive(Clone, Debug)]
 pub struct PolicyFile {
@@ -518,59 +288,6 @@ pub struct PolicyFile {
     pub path: Arc<str>,
     /// The whole text.
     pub text: Arc<str>,
-}
-
-/// One rule of `Service.routes` (Gateway API `HTTPRouteRule`).
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// Any of these must match; empty matches everything.
-    pub matches: Vec<RouteMatch>,
-    /// Where it goes; at least one, and weights that do not all equal 0.
-    pub backends: Vec<BackendRef>,
-    /// `timeouts.request`; the mesh's default without one.
-    pub request_timeout: Option<Duration>,
-    /// Where the rule starts.
-    pub span: Span,
-}
-
-/// Gateway API `HTTPRouteMatch`: all of what is given must hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteMatch {
-    /// The path; prefix `/` where none is given.
-    pub path: PathMatch,
-    /// Each must hold.
-    pub headers: Vec<HeaderMatch>,
-    /// Exact method, if given.
-    pub method: Option<Arc<str>>,
-}
-
-/// Gateway API `HTTPPathMatch`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathMatch {
-    /// The whole path.
-    Exact(Arc<str>),
-    /// By whole segments: `/api` matches `/api` and `/api/x`, not `/apix`.
-    Prefix(Arc<str>),
-}
-
-/// Gateway API `HTTPHeaderMatch` of type `Exact`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderMatch {
-    /// Lower-case name.
-    pub name: Arc<str>,
-    /// The whole value.
-    pub value: Arc<str>,
-}
-
-/// Where part of the traffic goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendRef {
-    /// A subset of the service; `None` is all of its endpoints.
-    pub subset: Option<Arc<str>>,
-    /// Share of the rule's sum of weights; 0 gets nothing. Default 1.
-    pub weight: u32,
-    /// Where it is written.
-    pub span: Span,
 }
 
 /// One app that `weft up` starts with a sidecar.

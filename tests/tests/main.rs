@@ -18,6 +18,7 @@ mod families;
 mod federation;
 mod harness;
 mod identity;
+mod identity_socket;
 mod idle;
 mod import;
 mod outage;

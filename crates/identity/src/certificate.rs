@@ -105,6 +105,20 @@ pub fn end_of_first(chain: &[u8]) -> Result<SystemTime, PeerError> {
     Ok(validity(&first).1)
 }
 
+/// Several certificates in DER, one after the other, as the Workload API has them (s.5.2.1).
+///
+/// # Errors
+/// What is there is no certificate, or not all of it is.
+pub fn split(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>, PeerError> {
+    let mut all = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = X509Certificate::from_der(der).map_err(|error| PeerError::Malformed(error.to_string()))?;
+        all.push(CertificateDer::from(der[..der.len() - rest.len()].to_vec()));
+        der = rest;
+    }
+    Ok(all)
+}
+
 /// The serial number, upper-case hexadecimal as `openssl x509 -serial` prints it.
 ///
 /// # Errors

@@ -26,7 +26,7 @@ use crate::on_behalf::OnBehalf;
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 pub use crate::renewal::IdentityStatus;
-use crate::renewal::keep_renewed;
+use crate::renewal::{keep_renewed, tell_of_provided};
 use crate::saved::{Saved, save};
 use crate::schedule;
 use crate::svid::TrustBundle;
@@ -42,7 +42,7 @@ pub struct Identity {
     config: IdentityConfig,
     live: Arc<LiveIdentity>,
     status: watch::Receiver<IdentityStatus>,
-    tasks: [AbortHandle; 2],
+    tasks: Vec<AbortHandle>,
 }
 
 impl Identity {
@@ -77,8 +77,18 @@ impl Identity {
         let renew = Arc::new(Notify::new());
         let following = tokio::spawn(follow(config.clone(), live.clone(), renew.clone()));
         let renewing = tokio::spawn(keep_renewed(renewal, machine, live.clone(), issued_at, renew, status));
-        let tasks = [following.abort_handle(), renewing.abort_handle()];
+        let tasks = vec![following.abort_handle(), renewing.abort_handle()];
         Ok(Self { config, live, status: receiver, tasks })
+    }
+
+    /// One that somebody else gets, renews and puts into `live`. Of the control plane it hears what every workload does: bundles and bans.
+    pub fn provided(config: IdentityConfig, live: Arc<LiveIdentity>) -> Self {
+        live.set_bans(Bans::load(&config.state_dir));
+        let (_, status) = watch::channel(IdentityStatus::default());
+        let following = tokio::spawn(follow(config.clone(), live.clone(), Arc::new(Notify::new())));
+        let telling = tokio::spawn(tell_of_provided(config.clone(), live.clone()));
+        let tasks = vec![following.abort_handle(), telling.abort_handle()];
+        Self { config, live, status, tasks }
     }
 
     /// For TLS configurations and everything else that must know who this process is.

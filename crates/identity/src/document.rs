@@ -12,15 +12,13 @@ use serde_json::{Value, json};
 use weft_model::TrustDomain;
 
 use crate::certificate::parse;
-use crate::jwk::{self, JWT_SVID, JwtKey, Members};
+use crate::jwk::{self, JWT_SVID, JwtKey, Members, X509_SVID};
 use crate::svid::TrustBundle;
 
 /// A longer document is refused.
 pub const MAX_BYTES: usize = 1 << 20;
 /// More certificates or keys for tokens are refused: all of them go to every workload.
 pub const MAX_KEYS: usize = 64;
-/// The `use` of certificates (X.509-SVID s.6.1).
-const X509_SVID: &str = "x509-svid";
 
 /// What a document says.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! What the mesh vouches with reaches a workload when it changes, and not only with the next certificate: a stream from the control plane
 //! brings each bundle, and the workload says when that is in force. No root signs before everybody has said so.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,10 @@ fn take_over(bundle: proto::Bundle, state_dir: &Path, live: &LiveIdentity, renew
         tracing::warn!(%why, "by the new bundle this identity is of no use: getting another now");
         renew.notify_one();
     }
-    if let Err(error) = save_bundle(state_dir, &bundle) {
+    // Where somebody else keeps the identity, nothing is saved here.
+    if let Err(error) = save_bundle(state_dir, &bundle)
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::warn!(%error, "the new bundle is in force, but a restart would begin with the one before");
     }
     tracing::info!(

@@ -124,6 +124,8 @@ impl JwtKey {
 
 /// The `use` of keys for JWT-SVIDs (JWT-SVID s.6.1).
 pub(crate) const JWT_SVID: &str = "jwt-svid";
+/// The `use` of certificates that sign X.509-SVIDs (X.509-SVID s.6.1).
+pub(crate) const X509_SVID: &str = "x509-svid";
 
 /// The members of a JWK that say which key it is.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -244,6 +246,11 @@ fn unsigned(integer: &[u8]) -> Vec<u8> {
     integer[zeros..].to_vec()
 }
 
+#[derive(serde::Deserialize)]
+struct JwkSet {
+    keys: Vec<Value>,
+}
+
 /// The keys under which a trust domain's JWT-SVIDs are issued. They judge tokens and nothing else (Workload API s.6.2.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JwtBundle {
@@ -262,6 +269,26 @@ impl JwtBundle {
             return Err(format!("two keys for JWT-SVIDs are called `{}`", twice.kid));
         }
         Ok(Self { trust_domain, keys })
+    }
+
+    /// From a JWK Set (RFC 7517 s.5) as the Workload API has it, where `use` may be missing (Workload API s.6.2.2). Keys of other types or
+    /// uses are passed over.
+    ///
+    /// # Errors
+    /// In words: it is no JWK Set, or a key for JWT-SVIDs in it is none.
+    pub fn read(trust_domain: TrustDomain, text: &[u8]) -> Result<Self, String> {
+        let set: JwkSet = serde_json::from_slice(text).map_err(|error| format!("it is no JWK Set: {error}"))?;
+        let mut keys = Vec::new();
+        for (at, key) in set.keys.into_iter().enumerate() {
+            let usage = key["use"].as_str();
+            if !matches!(key["kty"].as_str(), Some("EC" | "RSA")) || usage.is_some_and(|usage| usage == X509_SVID) {
+                continue;
+            }
+            let kid = key["kid"].as_str().unwrap_or_default().to_owned();
+            let members: Members = serde_json::from_value(key).map_err(|error| format!("keys[{at}]: {error}"))?;
+            keys.push(JwtKey::from_jwk(&kid, &members).map_err(|why| format!("keys[{at}]: {why}"))?);
+        }
+        Self::new(trust_domain, keys)
     }
 
     /// Without keys.

@@ -157,6 +157,28 @@ impl LiveIdentity {
         });
     }
 
+    /// Takes over what somebody else keeps for this process: its certificate and all bundles. Bundles that the control plane itself has told
+    /// of have a number, and count for more.
+    pub fn provide(&self, svid: Svid, bundle: TrustBundle, federated: Federated) {
+        let (svid, bundle, federated) = (Arc::new(svid), Arc::new(bundle), Arc::new(federated));
+        self.change(|old| {
+            let told = |old: &&Arc<TrustBundle>| {
+                old.trust_domain() == bundle.trust_domain() && old.sequence() > bundle.sequence()
+            };
+            let (bundle, federated) = match old.bundle.as_ref().filter(told) {
+                Some(told) => (told, &old.federated),
+                None => (&bundle, &federated),
+            };
+            (Some(svid.clone()), Some(bundle.clone()), federated.clone())
+        });
+        self.cut_strangers();
+    }
+
+    /// Nobody keeps a certificate for this process any more: from now on every handshake fails.
+    pub fn take_away(&self) {
+        self.update(|old| (None, old.bundle.clone()));
+    }
+
     /// Replaces the bundle and keeps the certificate.
     pub fn set_bundle(&self, bundle: TrustBundle) {
         let bundle = Arc::new(bundle);
@@ -168,6 +190,10 @@ impl LiveIdentity {
     pub fn set_federated(&self, federated: Federated) {
         let federated = Arc::new(federated);
         self.change(|old| (old.svid.clone(), old.bundle.clone(), federated.clone()));
+        self.cut_strangers();
+    }
+
+    fn cut_strangers(&self) {
         let state = self.load_full();
         let cut =
             self.peers.cut_if(|leaf| state.bundle.is_some() && state.bundle_of(&leaf.id.trust_domain()).is_none());

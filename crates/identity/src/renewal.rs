@@ -3,7 +3,7 @@
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
@@ -17,6 +17,8 @@ use crate::saved::save;
 use crate::schedule::{self, Plan};
 use crate::svid::Svid;
 
+/// Stands for the end of what has none.
+const FAR: Duration = Duration::from_secs(3600);
 /// While an identity cannot be renewed, every so many failures are told of again.
 const TELL_AGAIN: u32 = 20;
 
@@ -154,6 +156,8 @@ enum WayBack {
     Machine,
     /// By the join token that this process was started with, which is not used yet.
     Token,
+    /// Somebody else renews it.
+    Elsewhere,
     /// The control plane has refused; a key that it refused is tried on, because what was banned can be allowed again.
     None,
 }
@@ -162,6 +166,30 @@ impl WayBack {
     /// What is left without the machine's key.
     fn none(config: &IdentityConfig) -> Self {
         if config.join_token.is_some() { Self::Token } else { Self::None }
+    }
+}
+
+/// Tells what becomes of an identity that somebody else renews, until it is aborted. One that is taken away is told of by whoever took it.
+pub(crate) async fn tell_of_provided(config: IdentityConfig, live: Arc<LiveIdentity>) {
+    let (mut changes, mut bans) = (live.subscribe(), live.bans());
+    let mut told = None;
+    loop {
+        let state = live.load_full();
+        let mut ends = SystemTime::now() + FAR;
+        if let Some(svid) = state.svid() {
+            let fault = live.fault();
+            if let Some(news) = news(&mut told, fault.as_ref()) {
+                tell(news, &config, WayBack::Elsewhere, svid, "");
+            }
+            let living = !matches!(fault, Some(OwnFault::Expired { .. }));
+            ends = if living { svid.not_after() } else { ends };
+        }
+        let _ = tokio::select! {
+            changed = changes.changed() => changed,
+            changed = bans.changed() => changed,
+            // A moment past its last second, which counts as valid; then every so often, because a clock can be set.
+            () = tokio::time::sleep(schedule::nap(SystemTime::now(), ends + Duration::from_secs(1))) => Ok(()),
+        };
     }
 }
 
@@ -233,6 +261,10 @@ fn remedy(config: &IdentityConfig, way_back: WayBack) -> String {
         }
         WayBack::Token => {
             return "The join token that this was started with is tried until the control plane answers".to_owned();
+        }
+        WayBack::Elsewhere => {
+            return "It comes back by itself when the agent of this machine has renewed it; the agent's log says why it has not"
+                .to_owned();
         }
         WayBack::None => {}
     }

@@ -116,7 +116,7 @@ fn state(proxy: &ProxyHandle) -> (String, Option<OwnFault>) {
     let fault = proxy.shared.identity.fault();
     let word = match &fault {
         _ if proxy.is_draining() => "DRAINING".to_owned(),
-        Some(OwnFault::Missing) => "INITIALIZING".to_owned(),
+        Some(OwnFault::Missing) if !proxy.has_configuration() => "INITIALIZING".to_owned(),
         Some(fault) => fault.cause().to_ascii_uppercase(),
         None if proxy.is_app_gone() => "APP_UNREACHABLE".to_owned(),
         None if proxy.is_ready() => "LIVE".to_owned(),

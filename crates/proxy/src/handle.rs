@@ -42,7 +42,12 @@ impl ProxyHandle {
     /// Whether requests are taken and can be sent: it has been [`ready`](Self::ready), no drain has begun, and the identity is of use
     /// now.
     pub fn is_ready(&self) -> bool {
-        *self.ready.borrow() && self.shared.identity.fault().is_none() && !self.is_draining()
+        self.has_configuration() && self.shared.identity.fault().is_none() && !self.is_draining()
+    }
+
+    /// Whether there has been a first configuration.
+    pub(crate) fn has_configuration(&self) -> bool {
+        *self.ready.borrow()
     }
 
     /// Whether a drain has begun.

@@ -1,10 +1,11 @@
 //! The SPIFFE Workload API: how an app gets the identity that its agent keeps for it, without a secret of its own.
 //!
 //! A [`Listener`] says by the kernel's word who calls ([`Caller`]); [`Workloads`] says whose identities those are; [`serve`] speaks the
-//! protocol. This crate hands out what it is given: it never issues, renews or decides anything.
+//! protocol. This crate hands out what it is given: it never issues, renews or decides anything. [`client`] is its other end.
 
 mod authority;
 mod caller;
+pub mod client;
 mod endpoint;
 mod listen;
 mod messages;

@@ -209,7 +209,8 @@ impl Drop for Seat {
     }
 }
 
-trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Bytes both ways, whatever they go over.
+pub(crate) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 /// One connection.

@@ -19,7 +19,7 @@ use crate::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkload
 use crate::workloads::{Entitlement, Grant, Workloads, no_identity};
 
 /// What no browser and no forged request of another program carries (Workload Endpoint s.3).
-const SECURITY_HEADER: &str = "workload.spiffe.io";
+pub(crate) const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// Requests are small: a token and some names.
 const MAX_REQUEST: usize = 64 * 1024;
 /// Calls at a time on one connection.

@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint as Http};
 use tonic::{Code, Request, Status};
 use weft_identity::ca::{Ca, KeyRequest, requested_key};
-use weft_identity::{Audience, JwtKey, JwtSigner, Names, Svid, TrustBundle};
-use weft_model::SpiffeId;
+use weft_identity::{Audience, JwtKey, JwtSigner, LiveIdentity, Names, OwnFault, Svid, TrustBundle};
+use weft_model::{ServiceName, SpiffeId};
+use weft_workload_api::client::provide;
 use weft_workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use weft_workload_api::proto::{
     JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
@@ -471,4 +472,80 @@ async fn a_client_that_sends_the_path_of_the_socket_as_authority_is_served() {
         }
     };
     assert_eq!(tokio::time::timeout(SOON, answer).await.expect("an answer"), 1);
+}
+
+/// Waits until what stands in `live` is as it should be.
+async fn until(live: &LiveIdentity, is_it: impl Fn(&LiveIdentity) -> bool) {
+    let mut changes = live.subscribe();
+    let changed = async {
+        while !is_it(live) {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(SOON, changed).await.unwrap_or_else(|_| panic!("{live:?}"));
+}
+
+/// The other end: whatever the agent has is in force with who asks, and what it takes away is not.
+#[tokio::test]
+async fn a_process_that_takes_its_identity_from_the_socket_has_what_the_agent_has() {
+    let mut agent = Agent::start(&[JOB, WEB]).await;
+    let live = LiveIdentity::empty();
+    let web: ServiceName = "prod/web".parse().unwrap();
+    let provided = provide(Endpoint::Unix(agent.socket.clone()), web, live.clone()).await.unwrap();
+    assert_eq!(live.id().unwrap().to_string(), WEB, "its own among several");
+    until(&live, |live| live.load().bundle().is_some_and(|bundle| bundle.jwt().keys().len() == 1)).await;
+    assert_eq!(live.load().bundle().unwrap().jwt(), agent.domain.bundle().jwt());
+    assert!(live.fault().is_none());
+
+    let serial = |live: &LiveIdentity| live.load().svid().map(|svid| svid.serial().to_owned());
+    let before = serial(&live);
+    let other = Domain::new("other.internal");
+    let granted = Granted { svid: agent.domain.svid(WEB, SOON), hint: String::new() };
+    let (bundle, federated) = (agent.domain.bundle(), vec![other.bundle()]);
+    let grant = Grant { identities: vec![granted], bundle, federated };
+    agent.fake.entitled.send_replace(Entitlement::Granted(Arc::new(grant)));
+    until(&live, |live| serial(live) != before && live.load().federated().iter().count() == 1).await;
+    assert_eq!(
+        live.load().federated().get(&"other.internal".parse().unwrap()).unwrap().roots(),
+        other.bundle().roots()
+    );
+
+    // Another root, and the certificate under it.
+    agent.domain = Domain::new("acme.internal");
+    agent.fake.entitled.send_replace(agent.domain.grants(&[WEB]));
+    until(&live, |live| live.load().bundle().unwrap().roots() == agent.domain.bundle().roots()).await;
+    assert!(live.load().federated().is_empty(), "what is absent was taken away");
+
+    // What the control plane has told of itself is newer.
+    let numbered = TrustBundle::clone(&agent.domain.bundle()).with_sequence(7);
+    live.set_bundle(numbered);
+    let before = serial(&live);
+    agent.fake.entitled.send_replace(agent.domain.grants(&[WEB]));
+    until(&live, |live| serial(live) != before).await;
+    assert_eq!(live.load().bundle().unwrap().sequence(), 7);
+
+    for nothing in [Entitlement::Nothing, agent.domain.grants(&[JOB])] {
+        agent.fake.entitled.send_replace(nothing);
+        until(&live, |live| live.load().svid().is_none()).await;
+        assert!(matches!(live.fault(), Some(OwnFault::Missing)));
+        agent.fake.entitled.send_replace(agent.domain.grants(&[WEB]));
+        until(&live, |live| live.load().svid().is_some()).await; // by itself
+    }
+    drop(provided);
+}
+
+#[tokio::test]
+async fn who_asks_before_there_is_an_identity_waits_for_it() {
+    let agent = Agent::start(&[]).await;
+    let live = LiveIdentity::empty();
+    let endpoint = Endpoint::Unix(agent.socket.clone());
+    let web: ServiceName = "prod/web".parse().unwrap();
+    let waiting = tokio::spawn(provide(endpoint, web, live.clone()));
+    while agent.fake.callers.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    agent.fake.entitled.send_replace(agent.domain.grants(&[WEB]));
+    let provided = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!(live.id().unwrap().to_string(), WEB);
+    drop(provided);
 }

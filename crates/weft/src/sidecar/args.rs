@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// One-time token for the first start, from `weft identity join-token`
     #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
     pub(crate) join_token: Option<String>,
+    /// Take the identity from the agent of this machine, or of another SPIFFE implementation, by the SPIFFE Workload API: a path, unix:///PATH or
+    /// tcp://127.0.0.1:PORT [default: SPIFFE_ENDPOINT_SOCKET, if there is neither a join token nor a saved identity]
+    #[arg(long, value_name = "PATH", conflicts_with = "workload_socket")]
+    pub(crate) identity_socket: Option<Endpoint>,
     /// Where the app's calls are taken
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value = "127.0.0.1:15001")]
     pub(crate) egress: SocketAddr,

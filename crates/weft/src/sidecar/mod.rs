@@ -10,6 +10,7 @@ mod authz_server;
 mod envoy;
 pub(crate) mod envoy_binary;
 mod health;
+mod identified;
 mod introduction;
 mod place;
 mod plain_text;
@@ -27,15 +28,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 use weft_decision_log::{PlainText, Source};
+use weft_identity::Identity;
 use weft_identity::proto::WithdrawRequest;
 use weft_identity::proto::identity_client::IdentityClient;
-use weft_identity::{Identity, IdentityConfig};
 
-use crate::command::identity::parse_token;
 use crate::http::{get, once};
-use crate::output::hinted;
 use app::App;
 pub(crate) use args::{Args, DataPlane};
+use identified::Identified;
 use introduction::{Following, Introduction};
 use plane::Plane;
 use weft_process::signal::{Reopen, Stop};
@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let authz_server = args.authz_server();
     let node = place.node(&args, args.app.guess().await, authz_server::find(authz_server.as_ref()).await);
     let identity = tokio::select! {
-        identity = identify(&args, &place, node.id()) => identity?,
+        identity = Identified::start(&args, &place, node.id()) => identity?,
         () = stop.wait() => return Ok(ExitCode::SUCCESS),
     };
     if let Some(socket) = &workload_socket {
@@ -176,24 +176,6 @@ async fn reopen_logs(mut reopen: Reopen, plane: Plane) {
         reopen.wait().await;
         plane.reopen_logs().await;
     }
-}
-
-async fn identify(args: &Args, place: &place::Place, node_id: String) -> Result<Identity> {
-    // Unit files and compose files often set an empty variable: it counts as none.
-    let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
-    let join_token = given.map(parse_token).transpose()?;
-    let config = IdentityConfig {
-        server: args.server.clone(),
-        subject: args.service.clone().into(),
-        node_id,
-        join_token,
-        state_dir: place.state.clone(),
-    };
-    Identity::start(config).await.map_err(|error| {
-        let hint =
-            format!("weft identity join-token --service {} makes one, on the control plane's machine", args.service);
-        hinted(error.to_string(), hint)
-    })
 }
 
 /// Takes the endpoint out and waits until its callers know. Without a control plane they will find out by themselves.

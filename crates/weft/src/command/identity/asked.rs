@@ -1,18 +1,13 @@
 //! `weft identity ask`: what the process that runs it is to an agent, or to a sidecar's Workload API.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::Endpoint as Http;
-use tonic::{Code, Request};
+use tonic::Code;
 use weft_control::status::unix_seconds;
 use weft_identity::certificate;
-use weft_workload_api::Endpoint;
-use weft_workload_api::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use weft_workload_api::proto::{X509svid, X509svidRequest};
+use weft_workload_api::{Endpoint, client};
 
 use crate::output::{Format, hinted, say, span};
 
@@ -22,7 +17,7 @@ const BOUND: Duration = Duration::from_secs(15);
 /// Arguments of `weft identity ask`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AskArgs {
-    /// The socket of a SPIFFE Workload API: a path or unix:///PATH
+    /// Where a SPIFFE Workload API is served: a path, unix:///PATH or tcp://127.0.0.1:PORT
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     socket: Endpoint,
     /// How it is printed
@@ -31,11 +26,8 @@ pub(crate) struct AskArgs {
 }
 
 pub(super) async fn ask(args: AskArgs) -> Result<()> {
-    let Endpoint::Unix(path) = args.socket.absolute()? else {
-        return Err(hinted("only Unix sockets are asked", "give the path of one with --socket"));
-    };
-    let asked = tokio::time::timeout(BOUND, identities(path.clone())).await;
-    let identities = asked.with_context(|| format!("{} does not answer", path.display()))??;
+    let asked = tokio::time::timeout(BOUND, identities(&args.socket)).await;
+    let identities = asked.with_context(|| format!("{} does not answer", args.socket))??;
     match args.output {
         Format::Json => {
             let shown: Vec<_> =
@@ -51,16 +43,8 @@ pub(super) async fn ask(args: AskArgs) -> Result<()> {
 }
 
 /// Each SPIFFE ID with the end of its certificate, in seconds since 1970.
-async fn identities(path: PathBuf) -> Result<Vec<(String, u64)>> {
-    let name = path.display().to_string();
-    let dial = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    let channel = Http::from_static("http://localhost").connect_with_connector(dial).await;
-    let channel = channel.with_context(|| format!("nothing answers at {name}"))?;
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse()?);
+async fn identities(endpoint: &Endpoint) -> Result<Vec<(String, u64)>> {
+    let client = client::connect(endpoint).await.with_context(|| format!("nothing answers at {endpoint}"));
     let refused = |status: tonic::Status| match status.code() {
         Code::PermissionDenied => hinted(
             format!("this process has no identity: {}", status.message()),
@@ -68,7 +52,7 @@ async fn identities(path: PathBuf) -> Result<Vec<(String, u64)>> {
         ),
         _ => anyhow::anyhow!("{}", status.message().to_owned()),
     };
-    let mut stream = SpiffeWorkloadApiClient::new(channel).fetch_x509svid(request).await.map_err(refused)?.into_inner();
+    let mut stream = client?.fetch_x509svid(X509svidRequest {}).await.map_err(refused)?.into_inner();
     let answer = stream.message().await.map_err(refused)?.context("the stream ended without an answer")?;
     let described = |svid: X509svid| {
         let ends = certificate::end_of_first(&svid.x509_svid)?;

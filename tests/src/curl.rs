@@ -49,7 +49,16 @@ pub fn get(address: SocketAddr, host: &str, target: &str, args: &[&str]) -> Repl
 /// curl with these arguments.
 #[track_caller]
 pub fn curl(args: &[&str]) -> Reply {
-    let output = Command::new("curl")
+    curl_under(&[], args)
+}
+
+/// The same under another program with its arguments.
+#[track_caller]
+pub fn curl_under(under: &[String], args: &[&str]) -> Reply {
+    let mut command = under.iter().map(String::as_str).chain(["curl"]);
+    let mut curl = Command::new(command.next().expect("curl, if nothing else"));
+    let output = curl
+        .args(command)
         .args(["-s", "-S", "-i", "--path-as-is", "--max-time", "30", "-w", "\n%{http_code} %{http_version}"])
         .args(args)
         .env("no_proxy", "")

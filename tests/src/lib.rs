@@ -17,6 +17,7 @@ pub mod h2_client;
 pub mod load;
 pub mod log;
 pub mod mesh;
+pub mod namespace;
 pub mod peers;
 pub mod pki;
 pub mod ports;

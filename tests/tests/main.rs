@@ -21,6 +21,7 @@ mod identity;
 mod identity_socket;
 mod idle;
 mod import;
+mod namespaces;
 mod outage;
 mod pairings;
 mod paths;

@@ -8,7 +8,7 @@
 //! Where several servers share the store, each takes over what the others write, and is a holder itself while it lives ([`Holders::beat`]): no
 //! root signs before every server has it in its bundle, and none is forgotten while a server issues under it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,10 +86,11 @@ pub(crate) struct Holders {
     changed: Notify,
 }
 
+/// Hashed, because the keys of thousands differ in their last bytes only.
 #[derive(Default)]
 struct Known {
-    holders: BTreeMap<String, Holder>,
-    unsaved: BTreeSet<String>,
+    holders: HashMap<String, Holder>,
+    unsaved: HashSet<String>,
 }
 
 /// By what a holder is told from others: its identity and what it calls itself, or, where it does not say, its certificate's number.
@@ -103,7 +104,7 @@ impl Holders {
     pub(crate) async fn open(store: Store) -> Result<Self, StoreError> {
         let read = |(key, entry): (String, weft_store::Entry)| Some((key, serde_json::from_slice(&entry.value).ok()?));
         let holders = store.list(FOLDER).await?.into_iter().filter_map(read).collect();
-        let known = Mutex::new(Known { holders, unsaved: BTreeSet::new() });
+        let known = Mutex::new(Known { holders, unsaved: HashSet::new() });
         Ok(Self { store, known, changed: Notify::new() })
     }
 
@@ -232,7 +233,9 @@ impl Holders {
     pub(crate) fn behind(&self, sequence: u64, now: u64) -> Vec<(String, Holder)> {
         let known = self.known();
         let late = known.holders.iter().filter(|(_, holder)| holder.ends >= now && holder.sequence < sequence);
-        late.map(|(key, holder)| (key[FOLDER.len()..].to_owned(), holder.clone())).collect()
+        let mut late: Vec<_> = late.map(|(key, holder)| (key[FOLDER.len()..].to_owned(), holder.clone())).collect();
+        late.sort_by(|one, other| one.0.cmp(&other.0));
+        late
     }
 
     /// All certificates that live, by identity and by what the workloads call themselves.
@@ -252,7 +255,9 @@ impl Holders {
                 ends: holder.ends,
             })
         };
-        living.filter_map(certificate).collect()
+        let mut living: Vec<_> = living.filter_map(certificate).collect();
+        living.sort_by(|one, other| (&one.identity, &one.node).cmp(&(&other.identity, &other.node)));
+        living
     }
 
     /// Wakes up when somebody holds more than before.

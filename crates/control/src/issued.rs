@@ -3,7 +3,7 @@
 //! A sidecar whose certificate has run out has no way left to say so, and a control plane that was away when that happened has never
 //! seen it. Both are told of here. Pure: every method takes the time, in seconds since the Unix epoch.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -34,19 +34,19 @@ pub(crate) struct Certificate {
 /// Certificates by node id.
 #[derive(Debug, Default)]
 pub(crate) struct Issued {
-    nodes: BTreeMap<Arc<str>, Certificate>,
+    nodes: HashMap<Arc<str>, Certificate>,
     /// When those were last forgotten that ended long ago.
     swept: u64,
 }
 
 impl Issued {
     /// What an earlier run of the control plane knew.
-    pub(crate) fn restore(saved: BTreeMap<Arc<str>, Certificate>) -> Self {
+    pub(crate) fn restore(saved: HashMap<Arc<str>, Certificate>) -> Self {
         Self { nodes: saved, swept: 0 }
     }
 
     /// What is to be saved.
-    pub(crate) fn nodes(&self) -> &BTreeMap<Arc<str>, Certificate> {
+    pub(crate) fn nodes(&self) -> &HashMap<Arc<str>, Certificate> {
         &self.nodes
     }
 
@@ -83,12 +83,13 @@ impl Issued {
             proxy.cause = proxy.certificate_expires.filter(|end| *end < now).map(|_| EXPIRED.to_owned());
         }
         let known = |node: &str| proxies.iter().any(|proxy| proxy.node == node);
-        let silent: Vec<ProxyStatus> = self
+        let mut silent: Vec<ProxyStatus> = self
             .nodes
             .iter()
             .filter(|(node, certificate)| certificate.not_after < now && !known(node))
             .map(|(node, certificate)| silent(node, certificate))
             .collect();
+        silent.sort_by(|one, other| one.node.cmp(&other.node));
         proxies.extend(silent);
         proxies
     }

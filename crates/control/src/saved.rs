@@ -6,7 +6,7 @@
 //! tells of sidecars whose certificates ran out while it was away; the fourth keeps what was broken broken, and what was signed from being
 //! obeyed twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ impl Saved {
         read(&self.folder.join("endpoints.json")).unwrap_or_default()
     }
 
-    pub(crate) fn certificates(&self) -> BTreeMap<Arc<str>, Certificate> {
+    pub(crate) fn certificates(&self) -> HashMap<Arc<str>, Certificate> {
         read(&self.folder.join("certificates.json")).unwrap_or_default()
     }
 

@@ -20,7 +20,7 @@ use weft_tests::mesh::Mesh;
 use weft_tests::peers;
 
 use crate::spread::{ends, median};
-use crate::{meter, report, root};
+use crate::{crowd, meter, report, root};
 
 /// Connections to the server, and renewals under way on each.
 const CONNECTIONS: usize = 8;
@@ -85,14 +85,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     let rss = meter::rss_kib(server)?;
+    drop(mesh);
+    let agent = crowd::agent_rss_kib()?;
     let folder = root().join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("identity.json");
-    std::fs::write(&file, format!("{:#}\n", json(&seen, rss)))?;
-    println!("\n{}wrote {}", table(&seen, rss), file.display());
+    std::fs::write(&file, format!("{:#}\n", json(&seen, rss, agent)))?;
+    println!("\n{}wrote {}", table(&seen, rss, agent), file.display());
     if options.rounds >= 7 && options.renewals >= 5_000 {
         let page = root().join("docs/benchmarks.md");
-        report::put(&page, "identity", &format!("On {}.\n\n{}", report::machine(), table(&seen, rss)))?;
+        report::put(&page, "identity", &format!("On {}.\n\n{}", report::machine(), table(&seen, rss, agent)))?;
         println!("wrote the table into {}", page.display());
     }
     Ok(())
@@ -197,7 +199,7 @@ fn busiest_second() -> f64 {
     f64::from(most) * seconds.len() as f64 / WORKLOADS as f64
 }
 
-fn json(seen: &Seen, rss: u64) -> Value {
+fn json(seen: &Seen, rss: u64, agent: Option<u64>) -> Value {
     let round = |value: f64| (value * 10.0).round() / 10.0;
     json!({
         "svids_per_cpu_second": median(&seen.svids).round(),
@@ -205,24 +207,30 @@ fn json(seen: &Seen, rss: u64) -> Value {
         "handshake_us": round(median(&seen.handshake)),
         "server_rss_kib": rss,
         "workloads": WORKLOADS,
+        "agent_rss_kib": agent,
+        "agent_workloads": crowd::WORKLOADS,
         "busiest_second_over_mean": round(busiest_second()),
     })
 }
 
-fn table(seen: &Seen, rss: u64) -> String {
+fn table(seen: &Seen, rss: u64, agent: Option<u64>) -> String {
     let row = |what: &str, values: &[f64]| {
         let (least, most) = ends(values);
         format!("| {what} | {:.0} ({least:.0}-{most:.0}) |\n", median(values))
     };
+    let agent =
+        agent.map_or_else(|| "not measured: it takes root".to_owned(), |kib| format!("{:.1}", kib as f64 / 1024.0));
     let of_signature = 1e6 / median(&seen.svids) / median(&seen.signature);
     format!(
         "| | median (spread) |\n|---|---|\n{}{}{}| an SVID over the API / a bare signature | {of_signature:.1}x |\n\
          | resident memory of the server that knows {WORKLOADS} workloads, MiB | {:.1} |\n\
+         | resident memory of an agent while {} processes hold a certificate each and listen, MiB | {agent} |\n\
          | busiest second of {WORKLOADS} renewals over the mean | {:.1}x |\n\n",
         row("SVIDs per CPU-second of the server", &seen.svids),
         row("a bare ECDSA P-256 signature, us of CPU", &seen.signature),
         row("a bare handshake with certificates on both ends, us of CPU of both", &seen.handshake),
         rss as f64 / 1024.0,
+        crowd::WORKLOADS,
         busiest_second(),
     )
 }
@@ -234,13 +242,15 @@ mod tests {
     #[test]
     fn results_are_medians_with_their_spread() {
         let seen = Seen { svids: vec![4_000.0, 2_000.0, 5_000.0], signature: vec![50.0], handshake: vec![900.0] };
-        let text = table(&seen, 20_480);
+        let text = table(&seen, 20_480, Some(30_720));
         assert!(text.contains("| SVIDs per CPU-second of the server | 4000 (2000-5000) |"), "{text}");
         assert!(
-            text.contains("| an SVID over the API / a bare signature | 5.0x |") && text.contains("MiB | 20.0 |"),
+            text.contains("| an SVID over the API / a bare signature | 5.0x |")
+                && text.contains("MiB | 20.0 |")
+                && text.contains("MiB | 30.0 |"),
             "{text}"
         );
-        let json = json(&seen, 7);
+        let json = json(&seen, 7, None);
         assert_eq!((&json["svids_per_cpu_second"], &json["server_rss_kib"]), (&json!(4_000.0), &json!(7)));
         assert!((1.0..3.0).contains(&busiest_second()), "{}", busiest_second());
     }

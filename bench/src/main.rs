@@ -15,6 +15,7 @@ mod authz;
 mod callgrind;
 mod chain;
 mod counts;
+mod crowd;
 mod envoy;
 mod h2load;
 mod identity;

@@ -99,8 +99,24 @@ def install_deny(root):
     return done
 
 
+# What belongs to an area beside what has its name: crates, and files of end-to-end tests.
+AREAS = {
+    "authz": (
+        ["policy", "policy-eval", "authz", "decision-log", "import", "spelling"],
+        ["authorization", "authz_outage", "cedar", "changes", "decisions", "ext_authz", "import", "paths", "permissive", "questions"],
+    ),
+    "identity": (
+        ["identity", "authority", "workload-api", "agent", "federation", "store"],
+        ["agent", "bans", "expiry", "federation", "identity", "identity_socket", "namespaces", "rotation", "servers", "tls", "workload_api"],
+    ),
+}
+
+
 def filters(pattern):
     """Nextest's filters for a name; it refuses a filter on binaries or packages that none matches. An end-to-end test's file is part of its name."""
+    if pattern in AREAS:
+        crates, files = AREAS[pattern]
+        return [f"package(weft-{crate})" for crate in crates] + [f"package(weft-tests) & test(/^{file}::/)" for file in files]
     binaries = glob.glob(os.path.join(ROOT, "crates", "*", "tests", "*.rs"))
     packages = ["weft-" + os.path.basename(folder) for folder in glob.glob(os.path.join(ROOT, "crates", "*"))]
     found = [f"test(~{pattern})"]

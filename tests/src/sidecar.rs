@@ -35,6 +35,8 @@ pub struct Spec {
     pub workers: Option<u32>,
     /// Where the egress listens; `None` is a free port.
     pub egress: Option<SocketAddr>,
+    /// Where the ingress listens; `None` is a free port.
+    pub ingress: Option<SocketAddr>,
     /// The app that the sidecar runs itself, program and arguments; empty for none.
     pub command: Vec<String>,
     /// The app's host as it is given to the sidecar; `None` is its address.
@@ -63,6 +65,7 @@ impl Spec {
             data_plane: DataPlane::Weft,
             workers: None,
             egress: None,
+            ingress: None,
             command: Vec::new(),
             app_host: None,
             drain: None,
@@ -185,7 +188,7 @@ impl Sidecar {
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder).expect("the sidecar's folder can be made");
         let [egress, ingress, admin, health, metrics] = std::array::from_fn(|_| ports::free());
-        let egress = spec.egress.unwrap_or(egress);
+        let (egress, ingress) = (spec.egress.unwrap_or(egress), spec.ingress.unwrap_or(ingress));
         let (state, access_log) = (folder.join("state"), folder.join("access.json"));
         let mut args = vec!["sidecar".to_owned()];
         let mut flag = |name: &str, value: String| args.extend([format!("--{name}"), value]);

@@ -191,6 +191,57 @@ fn by_server(data_plane: DataPlane) {
     }
 }
 
+/// Nothing but what policies say of callers in plain text tells their calls apart; at a port that takes both families, where an address is what
+/// it is in its own.
+fn calls_are_told_apart(data_plane: DataPlane, by_server: bool) {
+    let mesh = Mesh::start_with(|repo| {
+        let rest = if by_server { "mtls: permissive\nauthorization: {by: server}\n" } else { PERMISSIVE };
+        let access = "access: [{from: [plain-text], allow: [\"GET /api/**\"]}]\n";
+        let service = "kind: Service\nname: board\nnamespace: prod\nport: 8080\nprotocol: http\n";
+        repo.write(BOARD, &format!("{service}{access}{rest}"));
+        repo.write(
+            "policies/guard.cedar",
+            "forbid (principal, action == Action::\"call\", resource == Service::\"prod/board\")\nwhen { context.path == \"/api/local\" && \
+             context has sourceIp && context.sourceIp.isInRange(ip(\"127.0.0.0/8\")) };\n",
+        );
+    });
+    let app = App::start("v1");
+    let port = ports::free().port();
+    let mut spec = Spec::new("prod/board", app.address()).on(data_plane);
+    spec.ingress = Some(SocketAddr::new([0_u16; 8].into(), port));
+    let board = mesh.sidecar("board", spec.option("--advertise", &format!("127.0.0.1:{port}")));
+    mesh.wait_endpoints("prod/board", 1);
+    let call = |method: &str, path: &str, host: &str| {
+        let reply = curl::curl(&["-X", method, "-H", "Host: board.prod", &format!("http://{host}:{port}{path}")]);
+        assert_ne!(reply.status, 0, "{data_plane:?} {method} {host} {path}: {reply:?}");
+        reply.status
+    };
+    for host in ["127.0.0.1", "[::1]"] {
+        let calls =
+            [("GET", "/api/x", 200), ("GET", "/admin", 403), ("DELETE", "/api/x", 403), ("DELETE", "/admin", 403)];
+        for (method, path, status) in calls.into_iter().chain(calls.into_iter().rev()) {
+            assert_eq!(call(method, path, host), status, "{data_plane:?} {method} {host} {path}");
+        }
+    }
+    assert_eq!((call("GET", "/api/local", "127.0.0.1"), call("GET", "/api/local", "[::1]")), (403, 200));
+    drop(board);
+}
+
+#[test]
+fn weft_tells_calls_in_plain_text_apart() {
+    calls_are_told_apart(Weft, false);
+}
+
+#[test]
+fn envoy_tells_calls_in_plain_text_apart() {
+    calls_are_told_apart(Envoy, false);
+}
+
+#[test]
+fn a_control_plane_that_is_asked_tells_calls_in_plain_text_apart() {
+    calls_are_told_apart(Weft, true);
+}
+
 #[test]
 fn weft_asks_the_control_plane_about_plain_text() {
     by_server(Weft);

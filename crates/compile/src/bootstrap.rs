@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use weft_model::ServiceName;
 
-use crate::pb::AGENT_CLUSTER;
+use crate::pb::{AGENT_CLUSTER, is_of_both_families};
 
 /// `sun_path` has 108 bytes with its final NUL (`unix(7)`).
 const MAX_SOCKET_PATH: usize = 107;
@@ -50,7 +50,7 @@ pub fn envoy(bootstrap: &Bootstrap) -> Result<String, BootstrapError> {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
     let document = json!({
         "node": {"id": node_id, "cluster": service, "metadata": metadata},
-        "admin": {"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port()}}},
+        "admin": {"address": {"socket_address": {"address": admin.ip().to_string(), "port_value": admin.port(), "ipv4_compat": is_of_both_families(*admin)}}},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC",

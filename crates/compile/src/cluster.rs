@@ -47,7 +47,11 @@ pub(crate) fn foreign(peer: &SpiffeId, service: &Service, addresses: &[SocketAdd
 fn between(peer: &SpiffeId, service: &Service, subset: Option<&str>, cluster: Cluster) -> Cluster {
     let http = service.protocol != Protocol::Tcp;
     Cluster {
-        transport_socket: Some(tls::upstream(peer, names::sni(service, subset), if http { &["h2"] } else { &[] })),
+        transport_socket: Some(tls::upstream(
+            peer,
+            service.name.server_name(service.port, subset),
+            if http { &["h2"] } else { &[] },
+        )),
         typed_extension_protocol_options: if http {
             speaking(http2(), limits::BETWEEN.of_responses())
         } else {

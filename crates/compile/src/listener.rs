@@ -34,7 +34,7 @@ use weft_xds::{Resource, type_url};
 
 use crate::access_log::{self, HTTP_AUTHZ, TCP_AUTHZ};
 use crate::hop::{EGRESS, Hop, INGRESS};
-use crate::pb::{ads, agent_service, any, boolean, duration, socket_address, uint32};
+use crate::pb::{ads, agent_service, any, boolean, duration, listening_at, uint32};
 use crate::{Proxy, authz, headers, limits, local_reply, names, route, tls, wire};
 
 /// What a TCP caller may send while the app is being connected to.
@@ -56,7 +56,7 @@ pub(crate) fn egress(proxy: &Proxy, slashes: Slashes) -> Arc<Resource> {
     };
     let listener = Listener {
         name: EGRESS.to_owned(),
-        address: socket_address(proxy.egress),
+        address: listening_at(proxy.egress),
         traffic_direction: TrafficDirection::Outbound.into(),
         filter_chains: vec![chain(vec![http(&manager, Hop::Egress)], None)],
         ..Default::default()
@@ -81,7 +81,7 @@ pub(crate) fn ingress(proxy: &Proxy, service: &Service, intent: &Intent) -> Arc<
     };
     let listener = Listener {
         name: INGRESS.to_owned(),
-        address: socket_address(proxy.ingress),
+        address: listening_at(proxy.ingress),
         traffic_direction: TrafficDirection::Inbound.into(),
         filter_chains: vec![chain(filters, Some(tls::downstream(trust_domains, alpn)))],
         ..Default::default()

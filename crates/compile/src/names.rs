@@ -15,12 +15,6 @@ pub fn inbound_cluster(service: &Service) -> Arc<str> {
     format!("inbound|{}||", service.port).into()
 }
 
-/// The server name of a cluster's TLS connections: `outbound_.8080_.v1_.board.prod`. It carries what is called and is not
-/// verified; the SPIFFE ID is.
-pub(crate) fn sni(service: &Service, subset: Option<&str>) -> String {
-    format!("outbound_.{}_.{}_.{}", service.port, subset.unwrap_or_default(), service.name.host())
-}
-
 /// `board.prod:8080`: the virtual host of a service.
 pub(crate) fn virtual_host(service: &Service) -> String {
     format!("{}:{}", service.name.host(), service.port)

@@ -49,6 +49,20 @@ pub(crate) fn socket_address(at: SocketAddr) -> Option<Address> {
     })
 }
 
+/// Where something listens: at `[::]` that is IPv4 too, as it is for everything else on a machine.
+pub(crate) fn listening_at(at: SocketAddr) -> Option<Address> {
+    let mut address = socket_address(at);
+    if let Some(address::Address::SocketAddress(socket)) = address.as_mut().and_then(|address| address.address.as_mut())
+    {
+        socket.ipv4_compat = is_of_both_families(at);
+    }
+    address
+}
+
+pub(crate) fn is_of_both_families(at: SocketAddr) -> bool {
+    at.is_ipv6() && at.ip().is_unspecified()
+}
+
 /// "Ask the stream that this came from."
 pub(crate) fn ads() -> Option<ConfigSource> {
     Some(ConfigSource {

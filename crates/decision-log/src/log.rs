@@ -154,7 +154,7 @@ fn entry<'a>(made: &Made<'a>, skipped: u64) -> Entry<'a> {
         path: request.path.into(),
         host: request.host.into(),
         protocol: request.protocol.into(),
-        source_ip: request.source_ip.map(|ip| ip.to_string().into()),
+        source_ip: request.source().map(|ip| ip.to_string().into()),
         attributes: engine.map(|engine| engine.read_of(request)).unwrap_or_default(),
         reads: engine.map(|engine| engine.reads_of(request.principal)).unwrap_or_default(),
         policies: decision.policies.iter().map(Place::of).collect(),

@@ -149,9 +149,8 @@ impl PlainText {
             return;
         }
         self.count(allowed);
-        let Some(address) = request.source_ip else { return };
-        let call =
-            PlainCall { service: service.clone(), address: address.to_canonical(), caller: seen(request, allowed) };
+        let Some(address) = request.source() else { return };
+        let call = PlainCall { service: service.clone(), address, caller: seen(request, allowed) };
         if self.calls.try_send(call).is_err() {
             self.counts.missed.fetch_add(1, Ordering::Relaxed);
         }

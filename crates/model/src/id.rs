@@ -192,6 +192,12 @@ impl ServiceName {
     pub fn host(&self) -> String {
         format!("{}.{}", self.name(), self.namespace())
     }
+
+    /// The server name (RFC 6066 s.3) that callers name in their handshakes: `outbound_.8080_.v1_.board.prod`. It carries what is called and is
+    /// not verified; the SPIFFE ID is.
+    pub fn server_name(&self, port: u16, subset: Option<&str>) -> String {
+        format!("outbound_.{port}_.{}_.{}", subset.unwrap_or_default(), self.host())
+    }
 }
 
 /// RFC 1123: 1 to 63 of `[a-z0-9-]`, no dash at the ends.

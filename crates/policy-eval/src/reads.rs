@@ -2,16 +2,20 @@
 
 use cedar_policy_core::ast::{Expr, ExprKind, Policy, Var};
 
-/// Calls `each` with every attribute of the context that the policy mentions, as names from the context down.
+/// Calls `each` with every attribute of the context that the policy mentions, as names from the context down, and with whether it is only
+/// asked for its presence (`has`).
 ///
 /// `context.a.b` and `context has a.b` are only that, and not `a` too. No names: the context is used as a whole. What can never
 /// be reached counts as well.
-pub fn reads(policy: &Policy, mut each: impl FnMut(&[&str])) {
+pub fn reads(policy: &Policy, mut each: impl FnMut(&[&str], bool)) {
     let mut left_to_do: Vec<&Expr> = policy.non_scope_constraints().into_iter().collect();
     while let Some(expression) = left_to_do.pop() {
         let (names, root) = path(expression);
         match root.expr_kind() {
-            ExprKind::Var(Var::Context) => each(&names),
+            ExprKind::Var(Var::Context) => {
+                let only_has = matches!(expression.expr_kind(), ExprKind::HasAttr { .. } | ExprKind::ExtHasAttr { .. });
+                each(&names, only_has);
+            }
             // The first one is the expression itself.
             _ if names.is_empty() => left_to_do.extend(operands(root)),
             _ => left_to_do.push(root),
@@ -63,7 +67,7 @@ mod tests {
     fn reads_of(conditions: &str) -> Vec<String> {
         let policy = Policy::parse(None, format!("permit(principal, action, resource) {conditions};")).expect("parses");
         let mut all = Vec::new();
-        reads(policy.as_ref(), |names| all.push(names.join("/")));
+        reads(policy.as_ref(), |names, _| all.push(names.join("/")));
         all.sort();
         all
     }

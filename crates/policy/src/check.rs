@@ -197,7 +197,7 @@ impl Names {
 fn shadow_is_said(source: &Source, findings: &mut Vec<Finding>) {
     for (name, value) in source.policy.annotations() {
         let is_it = name == SHADOW;
-        let is_meant = is_it || distance(&name.to_ascii_lowercase(), SHADOW) <= 1;
+        let is_meant = is_it || is_almost_shadow(&name.to_ascii_lowercase());
         if !is_meant || is_it && value.is_empty() {
             continue;
         }
@@ -212,6 +212,16 @@ fn shadow_is_said(source: &Source, findings: &mut Vec<Finding>) {
             span: Some(source.span(source.text.find(&format!("@{name}")).unwrap_or(0))),
         });
     }
+}
+
+/// A letter too many, too few or another one, letters in another order, or a form of the word.
+fn is_almost_shadow(name: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    distance(name, SHADOW) <= 1 || name.starts_with(SHADOW) || sorted(name) == sorted(SHADOW)
 }
 
 /// Comparisons of an attribute with a value that no service can have.

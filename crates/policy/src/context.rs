@@ -48,7 +48,10 @@ pub(crate) enum Attribute {
     /// Of `context.query`.
     Query(Arc<str>),
     Grpc,
+    /// Whether there is TLS.
     Tls,
+    /// What the handshake named.
+    ServerName,
     User,
     /// Of `context.time`.
     Zone(Arc<str>),
@@ -85,6 +88,7 @@ impl fmt::Display for Attribute {
             Self::Query(name) => write!(f, "query.{name}"),
             Self::Grpc => f.write_str("grpc"),
             Self::Tls => f.write_str("tls"),
+            Self::ServerName => f.write_str("tls.sni"),
             Self::User => f.write_str("user"),
             Self::Zone(name) => write!(f, "time.{name}"),
             Self::Now => f.write_str("now"),
@@ -111,6 +115,7 @@ impl Reads {
             A::SourceIp,
             A::Grpc,
             A::Tls,
+            A::ServerName,
             A::User,
             A::Now,
             A::BreakGlass,
@@ -123,6 +128,11 @@ impl Reads {
     pub(crate) fn union(mut self, other: &Self) -> Self {
         self.add(other);
         self
+    }
+
+    /// None of it.
+    pub(crate) const fn nothing() -> Self {
+        Self(BTreeSet::new())
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
@@ -206,6 +216,7 @@ impl Reads {
         let attribute = match record {
             "headers" if known(&inputs.headers) => Attribute::Header(name.into()),
             "query" if known(&inputs.query) => Attribute::Query(name.into()),
+            "tls" if name == "sni" => Attribute::ServerName,
             "time" if name == UTC || inputs.time_zones.contains_key(name) => Attribute::Zone(name.into()),
             _ => return Self::named(record, inputs),
         };
@@ -254,9 +265,10 @@ pub(crate) fn segment(path: &str, n: u8) -> Option<&str> {
 /// The context attributes that a policy mentions; all of them if `context` is used as a whole.
 pub(crate) fn reads(policy: &Policy, inputs: &PolicyInputs) -> Reads {
     let mut reads = Reads::default();
-    weft_policy_eval::reads(policy.as_ref(), |way| {
+    weft_policy_eval::reads(policy.as_ref(), |way, only_has| {
         let more = match way {
             [] => Reads::all(inputs),
+            ["tls"] if !only_has => Reads(BTreeSet::from([Attribute::Tls, Attribute::ServerName])),
             [name] => Reads::named(name, inputs),
             [record, name, ..] => Reads::within(record, name, inputs),
         };

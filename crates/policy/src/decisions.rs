@@ -1,6 +1,6 @@
 //! A bounded memory of decisions: a repeated call costs a look-up instead of an evaluation.
 //!
-//! A key holds the engine's number, the principal, and exactly those attributes that the engine's policies can read. What was
+//! A key holds the engine's number, the principal, and exactly those attributes that the engine's policies about it can read. What was
 //! decided under one bundle is therefore never found under another, and calls that differ in nothing that matters share an entry.
 
 use std::collections::HashMap;
@@ -59,7 +59,10 @@ fn write_key(key: &mut Vec<u8>, engine: &Engine, request: &CallRequest<'_>) {
     key.extend_from_slice(&engine.number().to_ne_bytes());
     key.extend_from_slice(request.principal.as_str().as_bytes());
     key.push(0xff);
-    context::write_key(key, engine.reads(), request, engine.is_glass_broken(request.now));
+    let is_broken = engine.is_glass_broken(request.now);
+    for reads in engine.reads(request.principal) {
+        context::write_key(key, reads, request, is_broken);
+    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,6 @@ pub struct Engine {
     parts: Parts,
     action: EntityUid,
     resource: EntityUid,
-    reads: Reads,
     no_policies: Arc<[PolicyRef]>,
     no_places: Arc<str>,
     no_errors: Arc<[String]>,
@@ -77,8 +76,6 @@ impl Engine {
     fn new_here(bundle: &Bundle) -> Result<Self, PolicyError> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         let parts = load::load(bundle)?;
-        let read = parts.callers.values().flat_map(|caller| [&caller.groups.reads, &caller.shadow.reads]);
-        let reads = read.fold(Reads::default(), |all, reads| all.union(reads));
         let clock = Clock::new(&bundle.inputs).map_err(PolicyError::TimeZone)?;
         Ok(Self {
             number: MADE.fetch_add(1, Ordering::Relaxed),
@@ -94,7 +91,6 @@ impl Engine {
             parts,
             action: entities::call(),
             resource: entities::service(&bundle.service.name),
-            reads,
             no_policies: Arc::new([]),
             no_places: "".into(),
             no_errors: Arc::new([]),
@@ -104,6 +100,11 @@ impl Engine {
     /// The callee.
     pub fn service(&self) -> &ServiceName {
         &self.service
+    }
+
+    /// The callee's port, as callers name it.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The bundle's revision.
@@ -121,10 +122,16 @@ impl Engine {
         self.number
     }
 
-    /// Every context attribute that some policy mentions. Two calls of one principal that agree in these get the same decision
-    /// (and the same reason), so a caller may keep it as long as the engine is the same.
-    pub(crate) fn reads(&self) -> &Reads {
-        &self.reads
+    /// Every context attribute that policies about this caller mention, enforced ones and shadow policies. Two calls of one principal that
+    /// agree in these get the same decision (and the same reason), so it may be kept as long as the engine is the same.
+    pub(crate) fn reads(&self, caller: Principal<'_>) -> [&Reads; 2] {
+        static NOTHING: Reads = Reads::nothing();
+        self.caller(caller).map_or([&NOTHING; 2], |caller| [&caller.groups.reads, &caller.shadow.reads])
+    }
+
+    /// Whether policies about this caller read parameters of the query.
+    fn reads_query(&self, caller: Principal<'_>) -> bool {
+        self.reads(caller).iter().any(|reads| reads.has_query())
     }
 
     /// Whether a decision about a call of `caller` can be another one at another time; what shadow policies say of it does not count.
@@ -144,13 +151,15 @@ impl Engine {
     }
 
     /// What policies about the caller read of this call beside method, path, host, protocol and address, by the name that stands behind
-    /// `context.`; of a query all that any reader finds, as the decision went by that too. Values that may be secrets are [`crate::REDACTED`].
+    /// `context.`; of a query all that any reader finds, as the decision went by that too, and then [`READ_OTHERWISE`]. Values that may be secrets are [`crate::REDACTED`].
     pub fn read_of(&self, request: &CallRequest<'_>) -> serde_json::Map<String, serde_json::Value> {
         let Some(caller) = self.caller(request.principal) else { return serde_json::Map::new() };
-        let query = request.query.filter(|_| self.reads.has_query());
+        let query = request.query.filter(|_| caller.groups.reads.has_query());
         let other = query.and_then(|query| query::read_as(query, &self.inputs.query, query::Reading::Loose));
         let request = &CallRequest { query: other.as_deref().or(request.query), ..*request };
-        context::shown(request, &caller.groups.reads, &self.inputs, &self.surroundings(request.now))
+        let mut shown = context::shown(request, &caller.groups.reads, &self.inputs, &self.surroundings(request.now));
+        shown.extend(other.is_some().then(|| (READ_OTHERWISE.to_owned(), true.into())));
+        shown
     }
 
     fn caller(&self, principal: Principal<'_>) -> Option<&Caller> {
@@ -208,7 +217,7 @@ impl Engine {
     /// The decision, and the reading of the path that it is about where that is not the path as written.
     fn decide_on_readings(&self, request: &CallRequest<'_>, which: Which) -> (Decision, Option<String>) {
         let (decision, denied_as) = self.decide_on_paths(request, which);
-        let Some(query) = request.query.filter(|_| decision.allowed && self.reads.has_query()) else {
+        let Some(query) = request.query.filter(|_| decision.allowed && self.reads_query(request.principal)) else {
             return (decision, denied_as);
         };
         for reading in [query::Reading::Loose, query::Reading::Plus] {
@@ -407,6 +416,8 @@ impl Engine {
     }
 }
 
+/// Stands among what was read of a call whose query has other parameters to other readers.
+pub const READ_OTHERWISE: &str = "queryReadOtherwise";
 const NO_IDENTITY: &str = "the caller has shown no identity: no client certificate with a SPIFFE ID";
 const IGNORING_CASE: &str = "no difference between upper and lower case";
 

@@ -47,7 +47,7 @@ pub use check::check;
 pub use context::REDACTED;
 pub use decision::{Decision, PolicyRef, Shadow};
 pub use decisions::{Decided, Decisions};
-pub use engine::Engine;
+pub use engine::{Engine, READ_OTHERWISE};
 pub use glass_rules::Breaking;
 pub use model::{Concern, PolicyModel, compile};
 pub use probe::{Probe, Who};

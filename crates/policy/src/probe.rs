@@ -53,6 +53,10 @@ pub struct Probe {
     pub user: Option<User>,
     /// When.
     pub at: SystemTime,
+    /// Like `HTTP/2`. Where it is not said, what a sidecar speaks with another, HTTP/2, and HTTP/1.1 in plain text.
+    pub protocol: Option<Arc<str>>,
+    /// What the handshake named. Where it is not said, what a sidecar names that goes to no subset.
+    pub server_name: Option<Arc<str>>,
 }
 
 impl Headers for BTreeMap<Arc<str>, Arc<str>> {
@@ -62,8 +66,7 @@ impl Headers for BTreeMap<Arc<str>, Arc<str>> {
 }
 
 impl Probe {
-    /// What `engine`'s service would decide, as its sidecar does: over HTTP/2 and mutual TLS from another sidecar, or over HTTP/1.1 in plain
-    /// text.
+    /// What `engine`'s service would decide, as its sidecar does: over mutual TLS, or in plain text.
     ///
     /// # Errors
     /// The path is refused before any policy is asked.
@@ -83,21 +86,24 @@ impl Probe {
         let (is_tcp, is_tls) = (self.method.is_empty(), self.caller != Who::PlainText);
         let target = if is_tcp { Cow::Borrowed("") } else { path::normalize(&self.target, engine.paths())? };
         let (path, query) = path::split(&target);
+        let usual = || engine.service().server_name(engine.port(), None);
+        let server_name = self.server_name.as_deref().map_or_else(|| usual().into(), Cow::Borrowed);
         Ok(question(&CallRequest {
             principal: self.caller.principal(),
             method: &self.method,
             path,
             query,
             host: &host::normalize(&self.host),
-            protocol: match (is_tcp, is_tls) {
-                (true, _) => "TCP",
-                (false, true) => "HTTP/2",
-                (false, false) => "HTTP/1.1",
+            protocol: match (is_tcp, &self.protocol, is_tls) {
+                (true, ..) => "TCP",
+                (false, Some(said), _) => said,
+                (false, None, true) => "HTTP/2",
+                (false, None, false) => "HTTP/1.1",
             },
             source_ip: self.source,
             headers: &self.headers,
             grpc: self.headers.header("content-type").is_some_and(|kind| is_grpc(kind.as_bytes())),
-            tls: is_tls.then_some(TlsFacts { server_name: Some(&engine.service().host()) }),
+            tls: is_tls.then_some(TlsFacts { server_name: Some(&server_name) }),
             user: self.user.as_ref(),
             now: self.at,
         }))

@@ -60,6 +60,14 @@ pub struct CallRequest<'a> {
     pub now: SystemTime,
 }
 
+impl CallRequest<'_> {
+    /// Where the connection comes from, as policies are told: an IPv4 address as such, also where a socket of both families took it
+    /// (`::ffff:10.0.0.1`, RFC 4291 s.2.5.5.2).
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source_ip.map(|address| address.to_canonical())
+    }
+}
+
 /// The fields of a head, by name.
 pub trait Headers: fmt::Debug {
     /// The value of the field of this lower-case name; of several lines their values, joined by `,` (RFC 9110 s.5.3). What is not UTF-8 in it

@@ -74,6 +74,8 @@ fn judge(intent: &Intent, expected: &ExpectedDecision, engine: &Engine) -> (Opti
         source: expected.source,
         user: None,
         at: expected.at.unwrap_or(UNIX_EPOCH),
+        protocol: None,
+        server_name: None,
     };
     let decision = match probe.decide(engine) {
         // What shadow policies say is only shown: they demand nothing of a test.

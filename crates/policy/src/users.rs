@@ -8,7 +8,9 @@ use crate::source::Source;
 pub(crate) fn warn(sources: &[Source], findings: &mut Vec<Finding>) {
     for source in sources.iter().filter(|source| source.origin.is_some()) {
         let mut asks = false;
-        weft_policy_eval::reads(source.policy.as_ref(), |way| asks |= way.first().is_some_and(|name| *name == "user"));
+        weft_policy_eval::reads(source.policy.as_ref(), |way, _| {
+            asks |= way.first().is_some_and(|name| *name == "user")
+        });
         if !asks {
             continue;
         }

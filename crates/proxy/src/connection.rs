@@ -29,6 +29,11 @@ pub(crate) struct Connection {
     pub(crate) xfcc: Option<HeaderValue>,
 }
 
+/// A socket of both families has IPv4 addresses as IPv6 ones (`::ffff:10.0.0.1`).
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 impl Connection {
     pub(crate) fn new(worker: &Worker, listener: Arc<Listener>, tcp: &TcpStream) -> Self {
         let own_id = worker.shared.identity.id().map_or_else(|| "unknown".into(), |id| Arc::from(id.as_str()));
@@ -38,8 +43,8 @@ impl Connection {
             peer: None,
             peer_id: None,
             is_tls: false,
-            local_address: tcp.local_addr().ok(),
-            remote_address: tcp.peer_addr().ok(),
+            local_address: tcp.local_addr().ok().map(canonical),
+            remote_address: tcp.peer_addr().ok().map(canonical),
             server_name: None,
             xfcc: None,
         }

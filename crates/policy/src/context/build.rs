@@ -22,7 +22,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) break_glass: bool,
 }
 
-/// The context. Records that every request has are there as soon as one of their attributes is read.
+/// The context. Records that every request has are always there, whatever of them is read.
 pub(crate) fn build(
     request: &CallRequest<'_>,
     reads: &Reads,
@@ -30,7 +30,7 @@ pub(crate) fn build(
 ) -> Result<Context, Box<ContextCreationError>> {
     let mut pairs: Vec<Pair> = Vec::with_capacity(4);
     let (mut headers, mut query, mut time) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut has_headers, mut has_query) = (false, false);
+    let mut has_tls = false;
     for attribute in reads.iter() {
         let mut put = |name: &str, value: Option<RestrictedExpression>| {
             pairs.extend(value.map(|value| (name.to_owned(), value)));
@@ -45,19 +45,17 @@ pub(crate) fn build(
             Attribute::Port => put("port", Some(long(around.port.into()))),
             Attribute::Protocol => put("protocol", Some(text(request.protocol))),
             Attribute::SourceIp => {
-                put("sourceIp", request.source_ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));
+                put("sourceIp", request.source().map(|ip| RestrictedExpression::new_ip(ip.to_string())));
             }
             Attribute::Header(name) => {
-                has_headers = true;
                 headers.extend(request.headers.header(name).map(|value| (name.to_string(), text(&value))));
             }
             Attribute::Query(name) => {
-                has_query = true;
                 let values = parameters(request.query, std::slice::from_ref(name)).concat();
                 query.extend((!values.is_empty()).then(|| (name.to_string(), set(&values))));
             }
             Attribute::Grpc => put("grpc", grpc(request)),
-            Attribute::Tls => put("tls", request.tls.map(|tls| record(pair("sni", tls.server_name.map(text))))),
+            Attribute::Tls | Attribute::ServerName => has_tls = true,
             Attribute::User => put("user", request.user.map(user)),
             Attribute::Zone(zone) => {
                 let local = around.clock.local(zone, minute(request.now));
@@ -67,9 +65,10 @@ pub(crate) fn build(
             Attribute::BreakGlass => put("breakGlass", Some(RestrictedExpression::new_bool(around.break_glass))),
         }
     }
-    let records = [("headers", has_headers, headers), ("query", has_query, query), ("time", !time.is_empty(), time)];
-    let records = records.into_iter().filter(|(_, is_read, _)| *is_read);
-    pairs.extend(records.map(|(name, _, members)| (name.to_owned(), record(members))));
+    let tls = request.tls.filter(|_| has_tls);
+    pairs.extend(tls.map(|tls| ("tls".to_owned(), record(pair("sni", tls.server_name.map(text))))));
+    let records = [("headers", headers), ("query", query), ("time", time)];
+    pairs.extend(records.map(|(name, members)| (name.to_owned(), record(members))));
     Context::from_pairs(pairs).map_err(Box::new)
 }
 

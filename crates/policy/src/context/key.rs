@@ -24,7 +24,7 @@ pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>,
             Attribute::Method => text(key, request.method),
             Attribute::Host => text(key, request.host),
             Attribute::Protocol => text(key, request.protocol),
-            Attribute::SourceIp => match request.source_ip {
+            Attribute::SourceIp => match request.source() {
                 Some(IpAddr::V4(ip)) => {
                     key.push(4);
                     key.extend_from_slice(&ip.octets());
@@ -38,7 +38,8 @@ pub(crate) fn write(key: &mut Vec<u8>, reads: &Reads, request: &CallRequest<'_>,
             Attribute::Header(name) => optional(key, request.headers.header(name).as_deref()),
             // Of all parameters at once: taking them apart costs as much as the memory saves.
             Attribute::Query(_) => optional(key, request.query),
-            Attribute::Tls => match request.tls {
+            Attribute::Tls => key.push(u8::from(request.tls.is_some())),
+            Attribute::ServerName => match request.tls {
                 Some(tls) => optional(key, tls.server_name),
                 None => key.extend_from_slice(&[ABSENT, ABSENT]),
             },

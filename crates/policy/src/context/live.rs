@@ -122,7 +122,7 @@ impl Attributes for Live<'_> {
             HOST => Value::Text(request.host),
             PORT => Value::Long(self.port.into()),
             PROTOCOL => Value::Text(request.protocol),
-            SOURCE_IP => Value::Ip(request.source_ip?.into()),
+            SOURCE_IP => Value::Ip(request.source()?.into()),
             HEADERS => record(&self.headers),
             QUERY => record(&self.query),
             GRPC => record(self.grpc()?),

@@ -12,11 +12,17 @@ use crate::request::CallRequest;
 /// Stands for a value that is not shown.
 pub const REDACTED: &str = "[redacted]";
 
-/// Words in the name of what mostly is a secret.
-const SECRET_WORDS: [&str; 12] = [
+/// Words of a name, between its dashes and underscores, that by themselves say so.
+const SECRET_PARTS: [&str; 17] = [
+    "key", "pwd", "pw", "otp", "totp", "mfa", "pin", "csrf", "xsrf", "sid", "sig", "hmac", "mac", "ticket", "pat",
+    "sas", "saml",
+];
+/// What is in the name of what mostly is a secret.
+const SECRET_WORDS: [&str; 13] = [
     "token",
     "secret",
-    "passw",
+    "pass",
+    "assertion",
     "credential",
     "signature",
     "session",
@@ -49,7 +55,8 @@ pub(crate) fn shown(
                 (!values.is_empty()).then(shown)
             }
             Attribute::Grpc => Some(json!(request.grpc)),
-            Attribute::Tls => request.tls.and_then(|tls| tls.server_name).map(|name| json!({"sni": name})),
+            Attribute::Tls => Some(json!(request.tls.is_some())),
+            Attribute::ServerName => request.tls.and_then(|tls| tls.server_name).map(|name| json!(name)),
             Attribute::User => request.user.map(|user| {
                 let claims = user.claims.iter().map(|(name, value)| {
                     let value = if is_secret(name, inputs) { REDACTED } else { value };
@@ -85,9 +92,8 @@ pub(crate) fn shown(
 
 /// By `Mesh.policy.redact`, or by its name.
 fn is_secret(name: &Arc<str>, inputs: &PolicyInputs) -> bool {
-    let plain = || name.to_ascii_lowercase();
+    let plain = name.to_ascii_lowercase();
     inputs.redact.contains(name)
-        || SECRET_WORDS.iter().any(|word| plain().contains(word))
-        || plain() == "key"
-        || ["-key", "_key"].iter().any(|end| plain().ends_with(end))
+        || SECRET_WORDS.iter().any(|word| plain.contains(word))
+        || plain.split(['-', '_', '.']).any(|part| SECRET_PARTS.contains(&part))
 }

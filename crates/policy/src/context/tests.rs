@@ -39,6 +39,9 @@ fn a_policy_reads_what_it_mentions() {
         ("when { context.time.office.hour >= 9 || context.time.utc.hour < 3 }", &["Zone(\"office\")", "Zone(\"utc\")"]),
         ("when { context has user.claims.team }", &["User"]),
         ("when { context has query.tag }", &["Query(\"tag\")"]),
+        ("when { context has tls }", &["Tls"]),
+        ("when { context has tls.sni && context.tls.sni == \"x\" }", &["ServerName"]),
+        ("when { context.tls == {sni: \"x\"} }", &["Tls", "ServerName"]),
         ("when { context.now > datetime(\"2026-11-27\") && context.breakGlass }", &["Now", "BreakGlass"]),
         ("when { context has headers }", &["Header(\"x-plan\")", "Header(\"x-tenant\")"]),
         ("when { {h: context.headers} == {h: 1} }", &["Header(\"x-plan\")", "Header(\"x-tenant\")"]),
@@ -50,7 +53,7 @@ fn a_policy_reads_what_it_mentions() {
 #[test]
 fn context_as_a_whole_reads_everything() {
     let all: Vec<String> = Reads::all(&inputs()).iter().map(|attribute| format!("{attribute:?}")).collect();
-    assert_eq!(all.len(), 12 + 16 + 2 + 1 + 2);
+    assert_eq!(all.len(), 13 + 16 + 2 + 1 + 2);
     for whole in [
         "when { context == {\"path\": \"/\"} }",
         "when { {a: context}.a.path == \"/\" }",

@@ -10,6 +10,8 @@ use weft_model::intent::PolicyInputs;
 
 use crate::bundle::Bundle;
 use crate::context::{self, Clock, Reads, Surroundings};
+use crate::decision::Decision;
+use crate::decisions::Decisions;
 use crate::engine::Engine;
 use crate::request::{CallRequest, Principal, TlsFacts, User};
 use crate::testing::{self, Choices};
@@ -74,27 +76,66 @@ impl Plain {
     }
 }
 
-fn decided(engine: &Engine, request: &CallRequest<'_>) -> Outcome {
-    let decision = engine.decide(request);
+fn outcome(decision: &Decision) -> Outcome {
     let policies = decision.policies.iter().map(|policy| policy.id.to_string()).collect();
     Outcome { allowed: decision.allowed, policies, errors: decision.errors.iter().cloned().collect() }
 }
 
+/// Calls about each bundle. With the usual number of cases there are more than 100,000 decisions in all.
+const CALLS: usize = 140;
+
+/// As many choices as so many calls take, out of a few.
+fn many(choices: &mut Choices<'_>) -> Vec<u8> {
+    let mut state = (0..8).fold(1_u64, |seed, _| (seed << 8) | choices.below(256) as u64);
+    // SplitMix64.
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_ne_bytes()
+    };
+    (0..CALLS * 4).flat_map(|_| next()).collect()
+}
+
+/// An engine with a memory, and plain Cedar: both must say the same of every call, the memory too.
+struct Both<'a> {
+    bundle: &'a Bundle,
+    engine: Engine,
+    remembered: Decisions,
+    plain: Plain,
+}
+
+impl<'a> Both<'a> {
+    fn new(bundle: &'a Bundle, plain: Plain) -> Self {
+        Self { bundle, engine: Engine::new(bundle).expect("an engine"), remembered: Decisions::default(), plain }
+    }
+
+    fn agree(&mut self, request: &CallRequest<'_>) -> Result<(), TestCaseError> {
+        let policies: Vec<&str> = self.bundle.policies.iter().map(|policy| &*policy.text).collect();
+        let decided = outcome(&self.engine.decide(request));
+        let remembered = outcome(&self.remembered.decide(&self.engine, request).decision);
+        prop_assert_eq!(&decided, &self.plain.outcome(request), "{:?}\n{}", request, policies.join("\n"));
+        prop_assert_eq!(&remembered, &decided, "remembered: {:?}\n{}", request, policies.join("\n"));
+        Ok(())
+    }
+}
+
 fn compare(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCaseError> {
-    let (engine, plain) = (Engine::new(bundle).expect("an engine"), Plain::new(bundle));
-    for _ in 0..4 {
-        let (caller, [method, path, host, protocol], source_ip) = testing::random_call(choices);
-        let request = CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) };
-        let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
-        prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+    let mut both = Both::new(bundle, Plain::new(bundle));
+    let bytes = many(choices);
+    let mut choices = Choices::new(&bytes);
+    for _ in 0..CALLS {
+        let (caller, [method, path, host, protocol], source_ip) = testing::random_call(&mut choices);
+        both.agree(&CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) })?;
     }
     Ok(())
 }
 
 /// The same of calls that bring whatever they can.
 fn compare_all(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCaseError> {
-    let (engine, plain) = (Engine::new(bundle).expect("an engine"), Plain::new(bundle));
-    for _ in 0..4 {
+    let mut both = Both::new(bundle, Plain::new(bundle));
+    let bytes = many(choices);
+    let choices = &mut Choices::new(&bytes);
+    for _ in 0..CALLS {
         let (caller, [method, path, host, protocol], source_ip) = testing::random_call(choices);
         let some = |choices: &mut Choices<'_>| *choices.pick::<&str>(&["GET", "/a", "web", "one", "ops", ""]);
         let mut headers = BTreeMap::<Arc<str>, Arc<str>>::new();
@@ -121,8 +162,7 @@ fn compare_all(bundle: &Bundle, choices: &mut Choices<'_>) -> Result<(), TestCas
             now: UNIX_EPOCH + Duration::from_secs(1_774_740_000 + 1_200 * choices.below(20) as u64),
             ..testing::request(&caller)
         };
-        let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
-        prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+        both.agree(&request)?;
     }
     Ok(())
 }
@@ -207,13 +247,13 @@ proptest! {
     ) {
         let mut choices = Choices::new(&bytes);
         let bundle = testing::random_bundle_with_plain_text(&mut choices, policies);
-        let (engine, plain) = (Engine::new(&bundle).expect("an engine"), Plain::new(&of_plain_text(&bundle)));
-        for _ in 0..6 {
-            let (caller, [method, path, host, protocol], source_ip) = testing::random_call(&mut choices);
+        let mut both = Both::new(&bundle, Plain::new(&of_plain_text(&bundle)));
+        let bytes = many(&mut choices);
+        let calls = &mut Choices::new(&bytes);
+        for _ in 0..CALLS {
+            let (caller, [method, path, host, protocol], source_ip) = testing::random_call(calls);
             let of_mesh = CallRequest { method, path, host, protocol, source_ip, ..testing::request(&caller) };
-            let request = CallRequest { principal: Principal::PlainText, ..of_mesh };
-            let policies: Vec<&str> = bundle.policies.iter().map(|policy| &*policy.text).collect();
-            prop_assert_eq!(decided(&engine, &request), plain.outcome(&request), "{:?}\n{}", request, policies.join("\n"));
+            both.agree(&CallRequest { principal: Principal::PlainText, ..of_mesh })?;
         }
         compare(&bundle, &mut choices)?;
     }

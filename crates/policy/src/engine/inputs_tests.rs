@@ -57,6 +57,51 @@ fn a_parameter_of_the_query_is_the_set_of_its_values() {
     assert!(!with(Some("tag=red&tag=blue")) && !with(Some("Tag=red")) && !with(Some("tag")) && !with(None));
 }
 
+/// What the schema says is always there is there for Cedar too, where our evaluator has to ask it, whatever the mesh declares.
+#[test]
+fn headers_and_query_are_there_without_any_that_are_declared() {
+    let id = testing::id("prod/web");
+    for declared in [false, true] {
+        for condition in [
+            "context has headers && context.now > datetime(\"2020-01-01\")",
+            "context has query && decimal(\"1.0\").lessThan(decimal(\"2.0\"))",
+            "context.headers == context.headers && context.now > datetime(\"2020-01-01\")",
+            "context has time && context.now > datetime(\"2020-01-01\")",
+            "!(context.headers has \"x-nobody\") && context.now > datetime(\"2020-01-01\")",
+        ] {
+            let mut intent = testing::intent(&["prod/web", "prod/board"]);
+            if declared {
+                intent.mesh.policy.headers = vec!["x-tenant".into()];
+            }
+            let forbid = format!("forbid(principal, action, resource) when {{ {condition} }};");
+            testing::policies(&mut intent, &("permit(principal, action, resource);\n".to_owned() + &forbid));
+            let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+            let request = CallRequest { now, ..testing::request(&id) };
+            let decision = testing::engine(&intent, "prod/board").decide(&request);
+            assert!(!decision.allowed && decision.errors.is_empty(), "{condition}, declared {declared}: {decision:?}");
+        }
+    }
+}
+
+/// A socket of both families has IPv4 addresses as IPv6 ones.
+#[test]
+fn an_ipv4_address_is_one_in_whatever_form_a_socket_has_it() {
+    let forbid = r#"permit(principal, action, resource);
+        forbid(principal, action, resource) when { context has sourceIp && context.sourceIp.isInRange(ip("127.0.0.0/8")) };"#;
+    let asked = r#"permit(principal, action, resource); forbid(principal, action, resource)
+        when { context has sourceIp && context.sourceIp.isLoopback() && context.now > datetime("2020-01-01") };"#;
+    let id = testing::id("prod/web");
+    for policies in [forbid, asked] {
+        let engine = testing::engine(&intent(policies), "prod/board");
+        let mut remembered = Decisions::default();
+        for (from, allowed) in [("::ffff:127.0.0.1", false), ("127.0.0.1", false), ("::ffff:10.0.0.1", true)] {
+            let now = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+            let request = CallRequest { source_ip: from.parse().ok(), now, ..testing::request(&id) };
+            assert_eq!(remembered.decide(&engine, &request).decision.allowed, allowed, "{from}");
+        }
+    }
+}
+
 /// So that whoever decides again about what was logged decides the same.
 #[test]
 fn what_is_shown_of_a_query_is_what_it_was_decided_on() {

@@ -109,6 +109,33 @@ fn who_shows_a_certificate_is_not_it() {
     }
 }
 
+/// What is remembered of one call in plain text is never said of another one that its policies tell apart, whatever those of others read.
+#[test]
+fn calls_that_its_policies_tell_apart_are_decided_apart() {
+    let mut intent = mesh("");
+    intent.mesh.policy.query = vec!["tag".into()];
+    let get = Allow { method: Some("GET".into()), path: "/api/**".into() };
+    testing::allow(&mut intent, "prod/board", Caller::PlainText, vec![get]);
+    testing::allow(&mut intent, "prod/board", Caller::Service(testing::name("prod/web")), Vec::new());
+    let secret = "forbid (principal == Service::\"plain-text\", action, resource) when { context.query has tag && context.query.tag.contains(\"secret\") };";
+    testing::policies(&mut intent, secret);
+    let (engine, web) = (testing::engine(&intent, "prod/board"), testing::id("prod/web"));
+    let mut remembered = Decisions::default();
+    let call = CallRequest { principal: Principal::PlainText, path: "/api/x", ..testing::request(&web) };
+    let calls = [
+        (call, true),
+        (CallRequest { path: "/admin", ..call }, false),
+        (CallRequest { method: "DELETE", ..call }, false),
+        (CallRequest { query: Some("tag=secret"), ..call }, false),
+        (CallRequest { query: Some("tag=a;tag=secret"), ..call }, false),
+        (CallRequest { query: Some("tag=a"), ..call }, true),
+    ];
+    for (call, allowed) in calls.iter().chain(calls.iter().rev()) {
+        let decision = remembered.decide(&engine, call).decision;
+        assert_eq!(decision.allowed, *allowed, "{call:?}: {decision:?}");
+    }
+}
+
 #[test]
 fn a_bundle_has_what_is_about_it_and_opens_nothing_to_others() {
     let in_prod = "forbid (principal in Namespace::\"prod\", action, resource);\n";

@@ -217,7 +217,8 @@ fn attributes_and_the_source_address_decide() {
 #[test]
 fn an_engine_says_what_its_policies_read() {
     let mut intent = board();
-    let reads = |intent: &Intent| testing::engine(intent, "prod/board").reads().clone();
+    let web = testing::id("prod/web");
+    let reads = |intent: &Intent| testing::engine(intent, "prod/board").reads(Principal::Id(&web))[0].clone();
     let read: Vec<Attribute> = reads(&intent).iter().cloned().collect();
     assert!(
         read.contains(&Attribute::Method) && read.iter().all(|one| one.is_of_path() || *one == Attribute::Method),
@@ -400,7 +401,7 @@ proptest! {
                 prop_assert_eq!(decision.allowed, plain.allows(caller, callee, &request), "{} -> {}: {:?}", caller, callee, decision);
                 prop_assert!(!decision.allowed || model.may_call(&id.service().expect("a service"), &testing::name(callee)));
                 prop_assert!(!decision.allowed || !decision.policies.is_empty());
-                let reads = engine.reads();
+                let reads = engine.reads(request.principal)[0];
                 let other = CallRequest {
                     method: if reads.has(&Attribute::Method) { method } else { "PUT" },
                     path: if reads.has_path() { path } else { "/other/x/y" },

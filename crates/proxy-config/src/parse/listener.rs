@@ -3,7 +3,7 @@
 use std::mem::take;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::core::v3::{Address, TrafficDirection, address::Address as AddressKind};
 use envoy_types::pb::envoy::config::listener::v3::{self as pb, filter::ConfigType};
 use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
@@ -25,10 +25,24 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a chain of network filters says.
 pub(crate) type Chain = (ListenerKind, Option<std::sync::Arc<LogFormat>>);
 
+/// Whether `[::]` stands for both families; what says so is taken out.
+fn both_families(address: &mut Option<Address>) -> bool {
+    match address.as_mut().and_then(|address| address.address.as_mut()) {
+        Some(AddressKind::SocketAddress(socket)) if socket.address == "::" => take(&mut socket.ipv4_compat),
+        _ => false,
+    }
+}
+
 /// One listener.
 pub(crate) fn listener(mut given: pb::Listener, at: &Path<'_>, names: &mut Names) -> Result<Listener, Refused> {
     let name = named(&mut given.name, &at.field("name"))?;
+    let is_compatible = both_families(&mut given.address);
     let address = socket_address(given.address.take(), &at.field("address"))?;
+    if address.is_ipv6() && address.ip().is_unspecified() && !is_compatible {
+        let address = at.field("address");
+        let at = address.field("socket_address");
+        return Err(at.field("ipv4_compat").refuse("must be true at [::]: this proxy listens there for both families"));
+    }
     let direction = TrafficDirection::try_from(take(&mut given.traffic_direction));
     // Each worker listens on a socket of its own, in any case.
     if boolean(given.enable_reuse_port, true) {

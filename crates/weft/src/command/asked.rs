@@ -51,6 +51,9 @@ pub(crate) struct Facts {
     /// When it comes, like 2026-03-29T09:00:00+02:00; now if it is not said
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<SystemTime>,
+    /// HTTP/1.1 or HTTP/2; if it is not said, HTTP/2 between sidecars and HTTP/1.1 in plain text
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
+    protocol: Option<Arc<str>>,
     /// As if the glass were broken
     #[arg(long)]
     pub(crate) break_glass: bool,
@@ -195,6 +198,8 @@ impl Asked {
             source: facts.source,
             user,
             at: facts.at.unwrap_or_else(SystemTime::now),
+            protocol: facts.protocol.clone(),
+            server_name: None,
         })
     }
 
@@ -232,6 +237,10 @@ impl Facts {
             "time" | "now" => self.at.is_none(),
             "user" => self.user.is_none(),
             "breakGlass" => !self.break_glass,
+            // Of a connection to a tcp service there is only one, and one cannot be said.
+            "protocol" => self.protocol.is_none() && target.is_some(),
+            // It names the subset, which the caller's sidecar chooses; and others name what they like.
+            "tls" => name == "tls.sni",
             _ => false,
         }
     }
@@ -244,6 +253,13 @@ fn header(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
         return Err(format!("`{name}` is no name of a header field"));
     }
     Ok((name.into(), value.trim().into()))
+}
+
+fn protocol(text: &str) -> Result<Arc<str>, String> {
+    match text.to_ascii_uppercase().as_str() {
+        known @ ("HTTP/1.0" | "HTTP/1.1" | "HTTP/2") => Ok(known.into()),
+        _ => Err("policies see HTTP/1.0, HTTP/1.1 or HTTP/2".to_owned()),
+    }
 }
 
 fn time(text: &str) -> Result<SystemTime, String> {

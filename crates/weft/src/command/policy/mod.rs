@@ -4,6 +4,7 @@ mod break_glass;
 mod can;
 mod import;
 mod replay;
+mod schema;
 mod test;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ pub(crate) enum Policy {
     WhoCan(Box<can::WhoCan>),
     WhatCan(can::WhatCan),
     Replay(replay::Args),
+    Schema(schema::Args),
     BreakGlass(break_glass::Args),
     /// Bring in the policies of another mesh
     #[command(subcommand)]
@@ -38,6 +40,7 @@ pub(crate) fn run(command: &Policy) -> Result<ExitCode> {
         Policy::WhoCan(args) => Ok(exit(can::who_can(args))),
         Policy::WhatCan(args) => Ok(exit(can::what_can(args))),
         Policy::Replay(args) => Ok(exit(replay::run(args))),
+        Policy::Schema(args) => schema::run(args),
         Policy::BreakGlass(args) => crate::start(Threads::One, "warn", break_glass::run(args).done()),
         Policy::Import(Import::Istio(args)) => import::run(args),
     }

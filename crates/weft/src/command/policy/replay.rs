@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use weft_decision_log::{Entry, Outcome, Tail, since};
 use weft_model::time::length;
 use weft_model::{PLAIN_TEXT, ServiceName, SpiffeId};
-use weft_policy::{Engine, Probe, REDACTED, User, Who};
+use weft_policy::{Engine, Probe, READ_OTHERWISE, REDACTED, User, Who};
 
 use crate::command::asked::{Asked, Repo};
 use crate::command::logs::find;
@@ -53,6 +53,9 @@ struct Replayed {
 /// Changes of one kind: caller, callee, method, path, and the two reasons.
 type Kind = (String, String, String, String, String, String);
 
+/// Of each callee, with the glass whole and broken.
+type Engines = HashMap<(ServiceName, bool), Engine>;
+
 struct Change {
     count: usize,
     was: Outcome,
@@ -85,12 +88,7 @@ pub(super) fn run(args: &Args) -> Result<bool> {
     Ok(replayed.changed.is_empty())
 }
 
-fn replay(
-    entry: Entry<'static>,
-    asked: &Asked,
-    engines: &mut HashMap<ServiceName, Engine>,
-    replayed: &mut Replayed,
-) -> Result<()> {
+fn replay(entry: Entry<'static>, asked: &Asked, engines: &mut Engines, replayed: &mut Replayed) -> Result<()> {
     replayed.lines += 1;
     let Some(callee) = entry.resource.parse::<ServiceName>().ok() else { return Ok(()) };
     let caller = match entry.principal.as_deref() {
@@ -139,16 +137,18 @@ fn decide(
     caller: Who,
     callee: &ServiceName,
     asked: &Asked,
-    engines: &mut HashMap<ServiceName, Engine>,
+    engines: &mut Engines,
 ) -> Result<(bool, String)> {
     if !asked.intent.services.contains_key(callee) {
         return Ok((false, format!("there is no service {callee}")));
     }
-    if !engines.contains_key(callee) {
-        engines.insert(callee.clone(), asked.engine(callee, false)?);
+    // A line on which nothing read whether the glass was broken does not say it.
+    let of = (callee.clone(), entry.attributes.get("breakGlass").is_some_and(|broken| broken == true));
+    if !engines.contains_key(&of) {
+        engines.insert(of.clone(), asked.engine(callee, of.1)?);
     }
     let Some(probe) = probe(entry, caller) else { return Ok((false, "the line cannot be read".to_owned())) };
-    Ok(match probe.decide(&engines[callee]) {
+    Ok(match probe.decide(&engines[&of]) {
         Ok(decision) => (decision.allowed, decision.reason.to_string()),
         Err(error) => (false, error.to_string()),
     })
@@ -184,6 +184,8 @@ fn probe(entry: &Entry<'_>, caller: Who) -> Option<Probe> {
         source: entry.source_ip.as_deref().and_then(|ip| ip.parse().ok()),
         user,
         at: weft_model::time::parse(&entry.time)?,
+        protocol: Some((*entry.protocol).into()),
+        server_name: entry.attributes.get("tls.sni").and_then(Value::as_str).map(Into::into),
     })
 }
 
@@ -210,6 +212,8 @@ fn is_known(entry: &Entry<'_>, read: &str) -> bool {
         value == REDACTED || value.as_array().is_some_and(|values| values.iter().any(|one| one == REDACTED))
     };
     match read.split('.').next().unwrap_or(read) {
+        // The line has all values that some reader finds, and not which of them a form has.
+        "query" if entry.attributes.contains_key(READ_OTHERWISE) => false,
         "headers" | "query" | "grpc" | "tls" | "user" => {
             entry.reads.iter().any(|known| known == read) && !entry.attributes.get(read).is_some_and(redacted)
         }

@@ -199,11 +199,16 @@ fn calls_are_told_apart(data_plane: DataPlane, by_server: bool) {
         let access = "access: [{from: [plain-text], allow: [\"GET /api/**\"]}]\n";
         let service = "kind: Service\nname: board\nnamespace: prod\nport: 8080\nprotocol: http\n";
         repo.write(BOARD, &format!("{service}{access}{rest}"));
-        repo.write(
-            "policies/guard.cedar",
-            "forbid (principal, action == Action::\"call\", resource == Service::\"prod/board\")\nwhen { context.path == \"/api/local\" && \
-             context has sourceIp && context.sourceIp.isInRange(ip(\"127.0.0.0/8\")) };\n",
-        );
+        let forbid = |condition: &str| {
+            format!(
+                "forbid (principal, action == Action::\"call\", resource == Service::\"prod/board\")\n{condition};\n"
+            )
+        };
+        let local = "when { context.path == \"/api/local\" && context has sourceIp && context.sourceIp.isInRange(ip(\"127.0.0.0/8\")) }";
+        let tags = "when { context.path == \"/api/tags\" } unless { context.query has tag && context.query.tag == [\"blue\"] }";
+        let h2 = "when { context.path == \"/api/h2\" } unless { context.protocol == \"HTTP/2\" }";
+        repo.write("policies/guard.cedar", &[local, tags, h2].map(forbid).concat());
+        repo.write("mesh.yaml", &format!("{}policy: {{query: [tag]}}\n", repo.read("mesh.yaml")));
     });
     let app = App::start("v1");
     let port = ports::free().port();
@@ -224,7 +229,28 @@ fn calls_are_told_apart(data_plane: DataPlane, by_server: bool) {
         }
     }
     assert_eq!((call("GET", "/api/local", "127.0.0.1"), call("GET", "/api/local", "[::1]")), (403, 200));
-    drop(board);
+    for (query, status) in [("tag=blue", 200), ("tag=blue;tag=red", 403), ("TAG=red&tag=blue", 403), ("", 403)] {
+        assert_eq!(call("GET", &format!("/api/tags?{query}"), "127.0.0.1"), status, "{query}");
+    }
+    let url = format!("http://127.0.0.1:{port}/api/h2");
+    let h2 = || curl::curl(&["--http2-prior-knowledge", "-H", "Host: board.prod", &url]).status;
+    assert_eq!((call("GET", "/api/h2", "127.0.0.1"), h2(), call("GET", "/api/h2", "127.0.0.1")), (403, 200, 403));
+
+    // What was decided is decided again, where the line says all that it takes; and who asks hears that it hangs on the protocol.
+    let repo = mesh.repo.root().display().to_string();
+    let log = if by_server { mesh.state() } else { board.state.clone() };
+    let replayed = weft(&mesh, &["policy", "replay", "--repo", &repo, &log.display().to_string()]);
+    assert!(
+        replayed.status.success() && text(&replayed).contains(" 0 would be decided otherwise"),
+        "{}",
+        text(&replayed)
+    );
+    let asked = weft(&mesh, &["policy", "who-can", "call", "prod/board", "GET", "/api/h2", "--repo", &repo]);
+    let told = text(&asked);
+    let plain_text = told.lines().find(|line| line.starts_with("plain-text")).unwrap_or_default();
+    assert!(plain_text.contains("context.protocol"), "{told}");
+    let h2 = ["policy", "who-can", "call", "prod/board", "GET", "/api/h2", "--protocol", "http/2", "--repo", &repo];
+    assert!(weft(&mesh, &h2).status.success());
 }
 
 #[test]

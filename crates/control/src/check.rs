@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_identity::Document;
 use weft_model::finding::{Finding, Severity};
-use weft_model::intent::{ForeignDomain, Intent, Profile};
+use weft_model::intent::{ForeignDomain, Intent, NodeEntry, Profile};
 use weft_model::parse;
 use weft_model::source::SourceFile;
 
@@ -29,6 +29,7 @@ pub fn check(files: &[SourceFile]) -> Checked {
     if let Some(draft) = &intent {
         findings.extend(weft_policy::check(draft));
         findings.extend(draft.trust_domains.values().filter_map(first_bundle));
+        findings.extend(draft.mesh.identity.nodes.iter().filter_map(node));
     }
     if let Some(intent) = &intent
         && findings.iter().all(|finding| finding.severity != Severity::Error)
@@ -57,6 +58,13 @@ fn first_bundle(domain: &ForeignDomain) -> Option<Finding> {
         hint: "write what `weft identity bundle` prints there, or what its bundle endpoint answers".to_owned(),
         span: Some(span.clone()),
     })
+}
+
+/// What is wrong with the certificates and keys by which machines prove who they are.
+fn node(entry: &NodeEntry) -> Option<Finding> {
+    let (span, message, hint) = weft_attestation::check::problem(entry)?;
+    let (code, severity) = (weft_model::code::BAD_NODE, Severity::Error);
+    Some(Finding { code, severity, message, hint: hint.to_owned(), span: Some(span) })
 }
 
 /// The mesh's own tests decide and route with what the same commit says, so they are run when nothing else is wrong.

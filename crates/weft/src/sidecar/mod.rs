@@ -31,7 +31,6 @@ use weft_identity::proto::WithdrawRequest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::{Identity, IdentityConfig};
 
-use crate::command::identity::parse_token;
 use crate::http::{get, once};
 use crate::output::hinted;
 use app::App;
@@ -179,21 +178,16 @@ async fn reopen_logs(mut reopen: Reopen, plane: Plane) {
 }
 
 async fn identify(args: &Args, place: &place::Place, node_id: String) -> Result<Identity> {
-    // Unit files and compose files often set an empty variable: it counts as none.
-    let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
-    let join_token = given.map(parse_token).transpose()?;
     let config = IdentityConfig {
         server: args.server.clone(),
         subject: args.service.clone().into(),
         node_id,
-        join_token,
+        proof: args.proof.proof()?,
         state_dir: place.state.clone(),
     };
-    Identity::start(config).await.map_err(|error| {
-        let hint =
-            format!("weft identity join-token --service {} makes one, on the control plane's machine", args.service);
-        hinted(error.to_string(), hint)
-    })
+    Identity::start(config)
+        .await
+        .map_err(|error| hinted(error.to_string(), args.proof.hint(&format!("--service {}", args.service))))
 }
 
 /// Takes the endpoint out and waits until its callers know. Without a control plane they will find out by themselves.

@@ -6,6 +6,7 @@ GET  /.well-known/openid-configuration, /keys     what a relying party reads
 POST /token {"claims": {...}, "alg": "RS256", ...}  a token; `iss`, `iat` and `exp` are filled in unless they are given or null
 POST /rotate                                       another key; the one before is no longer published
 POST /mode {"mode": "redirect" | "away" | ""}      how the two GETs answer from now on
+GET  /jwks                                         the same as /keys, for those who write it down
 GET  /fetches                                      how often /keys was asked for
 """
 
@@ -80,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
+        if self.path == "/jwks":  # for those who write it down
+            return self.answer(jwks())
         if self.path == "/fetches":
             return self.answer(STATE["fetches"])
         if self.path == "/realm/.well-known/openid-configuration":

@@ -42,6 +42,12 @@ impl Issuer {
         self.post("token", wishes).as_str().expect("a token").to_owned()
     }
 
+    /// Its keys, to be written down.
+    #[track_caller]
+    pub fn keys(&self) -> String {
+        curl::curl(&[&format!("http://{}/jwks", self.address)]).json().to_string()
+    }
+
     /// It has another key from now on.
     #[track_caller]
     pub fn rotate(&self) {

@@ -29,7 +29,7 @@ struct Bench {
 /// The entries of `nodes`.
 fn nodes(authority: &Authority, issuer: &Issuer) -> String {
     let pem = std::fs::read_to_string(authority.certificate()).expect("it is there").replace('\n', "\n          ");
-    let url = issuer.url();
+    let (url, keys) = (issuer.url(), issuer.keys());
     format!(
         "identity:
   nodes:
@@ -40,7 +40,7 @@ fn nodes(authority: &Authority, issuer: &Issuer) -> String {
       services: [prod/board]
     - oidc: {{issuer: \"{url}\", audience: {AUDIENCE}, claims: {{kubernetes.io/serviceaccount/name: web, kubernetes.io/namespace: [prod]}}}}
       services: [prod/web]
-    - oidc: {{issuer: \"{url}\", audience: {AUDIENCE}, claims: {{sub: agent, kubernetes.io/node/name: \"node-*\"}}}}
+    - oidc: {{issuer: \"{url}\", audience: {AUDIENCE}, jwks: '{keys}', claims: {{sub: agent, kubernetes.io/node/name: \"node-*\"}}}}
       agent: \"*\"
 "
     )

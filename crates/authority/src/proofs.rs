@@ -59,7 +59,7 @@ impl Proofs {
             issuer.machines.may_enrol(machine, asker.subject).await.map_err(refuse_machine)?;
         }
         let taken = if request.join_token.is_empty() {
-            self.from_elsewhere(issuer, request, asker).await
+            self.brought(issuer, request, asker).await
         } else {
             self.join_token(&request.join_token, asker).await
         };
@@ -84,7 +84,7 @@ impl Proofs {
         Ok((By { way: "token".to_owned(), node: None }, format!("by join token {}", token.id())))
     }
 
-    async fn from_elsewhere(
+    async fn brought(
         &self,
         issuer: &Issuer,
         request: &proto::AttestRequest,

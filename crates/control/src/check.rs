@@ -124,6 +124,32 @@ mod tests {
     }
 
     #[test]
+    fn certificates_and_keys_of_machines_are_read_where_they_stand() {
+        let node = |proof: &str| {
+            let text = format!(
+                "kind: Mesh\nname: acme\ntrustDomain: acme.internal\nidentity:\n  nodes:\n  - {proof}\n    agent: m1\n"
+            );
+            let checked = check(&files(&[("mesh.yaml", &text)]));
+            assert!(checked.intent.is_none(), "{proof}");
+            checked.findings
+        };
+        let oidc =
+            |rest: &str| format!("oidc: {{issuer: https://i.example, audience: weft, claims: {{sub: x}}, {rest}}}");
+        for (proof, why, hint) in [
+            ("x509pop: {ca: x, match: {uri: x}}".to_owned(), "there is no certificate in it", "ca: |"),
+            (oidc("ca: x"), "there is no certificate in it", "ca: |"),
+            (oidc("jwks: x"), "no JWK Set", "JWK Set"),
+            (oidc("jwks: '{\"keys\": []}'"), "no key of a kind", "JWK Set"),
+        ] {
+            let found = node(&proof);
+            let [finding] = &found[..] else { panic!("{proof}: {found:?}") };
+            assert_eq!(finding.code, weft_model::code::BAD_NODE, "{proof}");
+            assert!(finding.message.contains(why) && finding.hint.contains(hint), "{finding:?}");
+            assert_eq!(finding.span.as_ref().map(|span| span.line), Some(6), "{finding:?}");
+        }
+    }
+
+    #[test]
     fn an_error_in_a_policy_stops_the_commit() {
         let sound = "kind: Mesh\nname: acme\ntrustDomain: acme.internal\n";
         assert!(check(&files(&[("mesh.yaml", sound)])).intent.is_some());

@@ -111,7 +111,7 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
             }
             _ if !read.document.whole => {}
             Kind::Mesh => {
-                let read = mesh::read(root, &declared, report);
+                let read = mesh::read(root, declared, report);
                 mesh = mesh.or(read);
             }
             Kind::Service => {

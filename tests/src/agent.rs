@@ -43,6 +43,13 @@ impl Agent {
     /// Starts it without waiting.
     #[track_caller]
     pub fn launch(mesh: &Mesh, name: &str, token: Option<&str>) -> Self {
+        let proof = token.map(|token| ["--join-token", token]);
+        Self::launch_by(mesh, name, proof.as_ref().map_or(&[], |proof| &proof[..]))
+    }
+
+    /// The same with other options for its first start.
+    #[track_caller]
+    pub fn launch_by(mesh: &Mesh, name: &str, proof: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("weft-agent-").tempdir().expect("a temporary folder");
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).expect("the folder is ours");
@@ -54,8 +61,7 @@ impl Agent {
         flag("socket", socket.display().to_string());
         flag("state-dir", state.display().to_string());
         flag("health", health.to_string());
-        let first = token.map(|token| ["--join-token".to_owned(), token.to_owned()]);
-        let first: Vec<String> = args.iter().cloned().chain(first.into_iter().flatten()).collect();
+        let first = args.iter().cloned().chain(proof.iter().map(ToString::to_string));
         let process = Process::start(folder.path(), "agent", peers::weft(), first, &[]);
         Self { process, socket, health, state, args, folder }
     }

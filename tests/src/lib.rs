@@ -14,6 +14,7 @@ pub mod git_server;
 pub mod grpc;
 pub mod h2_app;
 pub mod h2_client;
+pub mod issuer;
 pub mod load;
 pub mod log;
 pub mod mesh;

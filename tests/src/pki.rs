@@ -55,6 +55,11 @@ impl Authority {
         self.sign(name, "DNS:localhost,IP:127.0.0.1", "serverAuth", 2)
     }
 
+    /// Issues the certificate of a machine, for clients, with these names as openssl writes them.
+    pub fn node(&self, name: &str, names: &str) -> Pair {
+        self.sign(name, names, "clientAuth", 2)
+    }
+
     fn sign(&self, name: &str, names: &str, usage: &str, days: u32) -> Pair {
         let file = |end: &str| self.folder.join(format!("{name}.{end}"));
         let pair = Pair { certificate: file("pem"), key: file("key"), bundle: self.own.certificate.clone() };

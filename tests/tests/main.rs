@@ -3,6 +3,7 @@
 mod addresses;
 mod agent;
 mod apps;
+mod attestation;
 mod authorization;
 mod authz_outage;
 mod bans;

@@ -132,7 +132,7 @@ async fn issued_for(
     }
     // The machine stands in it: who is banned by that is cut off with all that it has got.
     let to = Grantee { id: &id, machine: Some(&agent.machine), node_id: &node, now };
-    let svid = issuer.issue(&key, &to, assignment.svid_ttl.min(admission.ttl), record)?;
+    let svid = issuer.issue(&key, &to, assignment.svid_ttl.min(admission.ttl), &admission.dns_names, record)?;
     record.reason = format!("by agent {}, for {}", agent.name, cut(&evidence));
     tracing::debug!(agent = %agent.name, %id, ttl_seconds = svid.ttl_seconds, "issued through an agent");
     Ok(proto::IssueForResponse { svid: Some(svid), jwt: None })

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tonic::{Request, Status};
 use weft_identity::bans::Leaf;
 use weft_identity::ca::Names;
-use weft_identity::{Assignment, Audience, Ban, Withdrawal, proto, wire};
+use weft_identity::{Assignment, Audience, Ban, Banned, MachineId, Withdrawal, proto, wire};
+use weft_model::intent::NodeEntry;
 use weft_model::{AgentName, SpiffeId, Subject};
 use weft_xds::ConnectPeer;
 
@@ -18,12 +19,14 @@ use crate::machines::{MachineError, Machines};
 use crate::records::{Event, Record};
 
 /// What the mesh grants somebody who may have an identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Life of its SVIDs.
     pub ttl: Duration,
     /// How long its machines may be away and still come back by their keys.
     pub machine_life: Duration,
+    /// DNS names in its SVIDs.
+    pub dns_names: Vec<Arc<str>>,
 }
 
 /// What the identity service must know of the mesh.
@@ -32,6 +35,9 @@ pub trait Registrar: Send + Sync + 'static {
     /// Whether the intent has this service, or there is a mesh for this agent. Asked at every issue, so a service that leaves the intent
     /// gets no renewal.
     fn admits(&self, subject: &Subject) -> Option<Admission>;
+
+    /// By which proofs, other than a join token, a machine becomes whom.
+    fn nodes(&self) -> Arc<[NodeEntry]>;
 
     /// The services whose identities processes of this agent's machine may have, by name.
     fn assignments(&self, agent: &AgentName) -> Vec<Assignment>;
@@ -84,6 +90,31 @@ impl Issuer {
         }
     }
 
+    /// Nor to whoever proves by the same as a machine that is banned: with another key it would be another machine, and is the same one.
+    pub(crate) async fn node_not_banned(&self, id: &SpiffeId, node: &str) -> Result<(), Status> {
+        let banned = self.banned_machines();
+        let found =
+            self.machines.enrolled_by(node, &banned).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        match found {
+            None => Ok(()),
+            Some(machine) => {
+                tracing::warn!(%id, machine, "an identity is refused: the machine that came by the same proof is banned");
+                let why = "comes by the same proof";
+                Err(Status::permission_denied(format!("machine {machine} is banned, and whoever asks for {id} {why}")))
+            }
+        }
+    }
+
+    /// All machines that are banned.
+    pub(crate) fn banned_machines(&self) -> Vec<MachineId> {
+        let bans = self.bans.published().borrow().clone();
+        let machine = |(banned, _): (&Banned, &Ban)| match banned {
+            Banned::Machine(machine) => Some(machine.clone()),
+            _ => None,
+        };
+        bans.iter().filter_map(machine).collect()
+    }
+
     /// The identity of a service or an agent, and what it is granted.
     pub(crate) fn admit(&self, subject: &Subject) -> Result<(SpiffeId, Admission), Status> {
         let id = SpiffeId::of(self.authority.trust_domain(), subject);
@@ -131,15 +162,17 @@ impl Issuer {
         key: &KeyProof,
         to: &Grantee<'_>,
         ttl: Duration,
+        dns_names: &[Arc<str>],
         record: &mut Record,
     ) -> Result<proto::SvidResponse, Status> {
+        let names = Names { dns: dns_names.iter().map(ToString::to_string).collect(), ips: Vec::new() };
         let Grantee { id, machine, node_id, now } = *to;
         self.authority.may_issue().map_err(|error| {
             tracing::warn!(%id, %error, "nothing is issued");
             Status::unavailable(error.to_string())
         })?;
         loop {
-            let issued = self.authority.issue(key, id, machine, ttl, &Names::default(), now).map_err(|error| {
+            let issued = self.authority.issue(key, id, machine, ttl, &names, now).map_err(|error| {
                 tracing::error!(%id, %error, "cannot issue");
                 Status::internal(format!("cannot issue a certificate for {id}: {error}"))
             })?;

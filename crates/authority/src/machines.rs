@@ -1,6 +1,8 @@
-//! The machines that were enrolled: by which key a workload that was here once comes back, and how long it may be away.
+//! The machines that were enrolled: by what, by which key a workload that was here once comes back, and how long it may be away.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use weft_identity::MachineId;
@@ -10,12 +12,16 @@ use weft_store::{Store, StoreError, Swap};
 const FOLDER: &str = "machine/";
 /// That a machine was seen is written this many times in the life that it may be away, and not at each renewal.
 const NOTED: u32 = 60;
+/// How often those that cannot come back any more are looked for.
+const SWEEP: Duration = Duration::from_secs(3_600);
 
 /// Why a machine gets nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// No such machine.
-    #[error("machine {0} is not enrolled here; start the workload with a new join token")]
+    #[error(
+        "machine {0} is not enrolled here; start the workload with a new join token, or with what else its machine can prove by"
+    )]
     Unknown(MachineId),
     /// For somebody else.
     #[error(
@@ -31,7 +37,7 @@ pub enum MachineError {
     },
     /// It was away for too long.
     #[error(
-        "machine {machine} was away for {away} s, longer than `Mesh.identity.machineLife` ({life} s); start the workload with a new join token"
+        "machine {machine} was away for {away} s, longer than `Mesh.identity.machineLife` ({life} s); start the workload with a new join token, or with what else its machine can prove by"
     )]
     Away {
         /// Which.
@@ -55,18 +61,32 @@ pub(crate) struct Machine {
     pub(crate) enrolled: u64,
     /// When it was last here, give or take a sixtieth of the time that it may be away.
     pub(crate) seen: u64,
+    /// By what it was enrolled; `None` of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) by: Option<By>,
+}
+
+/// By what a machine was enrolled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct By {
+    /// `token`, `x509pop` or `oidc`.
+    pub way: String,
+    /// Whoever can prove this again is the same machine, whichever key it comes with; `None` of a join token, which is good for once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The machines of a mesh.
 #[derive(Clone, Debug)]
 pub struct Machines {
     store: Store,
+    swept: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Machines {
     /// Machines in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, swept: Arc::default() }
     }
 
     /// Whether a machine can be enrolled for a service: it is new, or was enrolled for that very service before.
@@ -80,13 +100,13 @@ impl Machines {
         }
     }
 
-    /// Enrols a machine that came with a join token; one that was enrolled before begins anew.
+    /// Enrols a machine that has proved by a join token or otherwise who it is; one that was enrolled before begins anew.
     ///
     /// # Errors
     /// It is another service's.
-    pub async fn enrol(&self, id: &MachineId, subject: &Subject, now: SystemTime) -> Result<(), MachineError> {
+    pub async fn enrol(&self, id: &MachineId, subject: &Subject, by: By, now: SystemTime) -> Result<(), MachineError> {
         let now = seconds(now);
-        let machine = Machine { service: subject.clone(), enrolled: now, seen: now };
+        let machine = Machine { service: subject.clone(), enrolled: now, seen: now, by: Some(by) };
         loop {
             let present = self.get(id).await?;
             if let Some((present, _)) = &present {
@@ -142,6 +162,57 @@ impl Machines {
         }
     }
 
+    /// By what each machine was enrolled, as far as that is known.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn ways(&self) -> Result<BTreeMap<MachineId, String>, StoreError> {
+        let way = |(key, entry): (String, weft_store::Entry)| {
+            let machine: Machine = serde_json::from_slice(&entry.value).ok()?;
+            Some((key.strip_prefix(FOLDER)?.to_owned(), machine.by?.way))
+        };
+        Ok(self.store.list(FOLDER).await?.into_iter().filter_map(way).collect())
+    }
+
+    /// The first of these machines that was enrolled by the same proof.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn enrolled_by(&self, node: &str, of: &[MachineId]) -> Result<Option<MachineId>, StoreError> {
+        for id in of {
+            let Some(entry) = self.store.get(&format!("{FOLDER}{id}")).await? else { continue };
+            let by = serde_json::from_slice::<Machine>(&entry.value).ok().and_then(|machine| machine.by?.node);
+            if by.as_deref() == Some(node) {
+                return Ok(Some(id.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Forgets, now and then, machines that were away for so long that a day ago they could not have come back; of a banned one it must stay
+    /// known by what it came. Where machines are made by the hour, each with a key of its own, there would be no end of them.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn sweep(&self, life: Duration, banned: &[MachineId], now: SystemTime) -> Result<(), StoreError> {
+        const DAY: u64 = 24 * 3_600;
+        {
+            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            if swept.is_some_and(|swept| swept.elapsed() < SWEEP) {
+                return Ok(());
+            }
+            *swept = Some(Instant::now());
+        }
+        for (key, entry) in self.store.list(FOLDER).await? {
+            let id = key.strip_prefix(FOLDER).unwrap_or_default();
+            let seen = serde_json::from_slice::<Machine>(&entry.value).map_or(0, |machine| machine.seen);
+            if seen + life.as_secs() + DAY < seconds(now) && !banned.iter().any(|banned| banned == id) {
+                self.store.compare_and_swap(&key, Some(entry.revision), None).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn get(&self, id: &MachineId) -> Result<Option<(Machine, u64)>, MachineError> {
         let key = format!("{FOLDER}{id}");
         let Some(entry) = self.store.get(&key).await? else { return Ok(None) };
@@ -182,6 +253,10 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
     }
 
+    fn token() -> By {
+        By { way: "token".to_owned(), node: None }
+    }
+
     #[tokio::test]
     async fn a_machine_may_be_away_for_its_life_and_no_longer() {
         let folder = tempfile::tempdir().unwrap();
@@ -190,7 +265,7 @@ mod tests {
         let id = "00112233445566aa".to_owned();
         let unknown = machines.returns(&id, &board, LIFE, at(0)).await.unwrap_err();
         assert!(matches!(unknown, MachineError::Unknown(_)), "{unknown}");
-        machines.enrol(&id, &board, at(0)).await.unwrap();
+        machines.enrol(&id, &board, token(), at(0)).await.unwrap();
         machines.returns(&id, &board, LIFE, at(600)).await.unwrap();
         machines.seen(&id, &board, LIFE, at(1_200)).await.unwrap();
         machines.seen(&id, &board, LIFE, at(1_205)).await.unwrap(); // not written: too soon
@@ -198,8 +273,42 @@ mod tests {
         assert!(matches!(away, MachineError::Away { away: 601, life: 600, .. }), "{away}");
         let other = machines.returns(&id, &web, LIFE, at(1_300)).await.unwrap_err();
         assert!(matches!(other, MachineError::OtherService { .. }), "{other}");
-        assert!(machines.may_enrol(&id, &web).await.is_err() && machines.enrol(&id, &web, at(1_300)).await.is_err());
-        machines.enrol(&id, &board, at(5_000)).await.unwrap();
+        assert!(
+            machines.may_enrol(&id, &web).await.is_err()
+                && machines.enrol(&id, &web, token(), at(1_300)).await.is_err()
+        );
+        machines.enrol(&id, &board, token(), at(5_000)).await.unwrap();
         machines.returns(&id, &board, LIFE, at(5_600)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn it_is_known_by_what_a_machine_came_until_it_cannot_come_back_or_as_long_as_it_is_banned() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let machines = Machines::new(store.clone());
+        let board: Subject = "prod/board".parse().unwrap();
+        let [one, other] = ["aa", "bb"].map(str::to_owned);
+        let by = |node: &str| By { way: "x509pop".to_owned(), node: Some(node.to_owned()) };
+        machines.enrol(&one, &board, by("x509pop:1"), at(0)).await.unwrap();
+        machines.enrol(&other, &board, token(), at(0)).await.unwrap();
+        // As an older version has written it.
+        store
+            .put("machine/cc", br#"{"service": "prod/board", "enrolled": 0, "seen": 1800000000}"#.to_vec())
+            .await
+            .unwrap();
+        let ways = machines.ways().await.unwrap();
+        assert_eq!(
+            ways.into_iter().collect::<Vec<_>>(),
+            [("aa".into(), "x509pop".into()), ("bb".into(), "token".into())]
+        );
+        let all = [other.clone(), "cc".to_owned(), "dd".to_owned(), one.clone()];
+        assert_eq!(machines.enrolled_by("x509pop:1", &all).await.unwrap(), Some(one.clone()));
+        assert_eq!(machines.enrolled_by("x509pop:2", &all).await.unwrap(), None);
+        let late = LIFE.as_secs() + 24 * 3_600;
+        machines.sweep(LIFE, &[], at(late)).await.unwrap();
+        assert_eq!(store.list(FOLDER).await.unwrap().len(), 3, "they could have come back a day ago");
+        Machines::new(store.clone()).sweep(LIFE, &[one], at(late + 1)).await.unwrap();
+        let left: Vec<String> = store.list(FOLDER).await.unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left, ["machine/aa"]);
     }
 }

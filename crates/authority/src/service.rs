@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_identity::proto::identity_server::{Identity, IdentityServer};
-use weft_identity::{Bans, Federated, JoinToken, MachineId, machine, proto, wire};
+use weft_identity::{Bans, Federated, MachineId, machine, proto, wire};
 use weft_model::{SpiffeId, Subject};
 use weft_xds::ConnectPeer;
 
@@ -16,14 +16,14 @@ use crate::authority::{Authority, KeyProof};
 use crate::bans::BanList;
 use crate::holders;
 use crate::issuer::{Grantee, Issuer, Registrar, cut, living, peer, refuse_machine, shown};
-use crate::join_tokens::{JoinTokens, TokenError};
 use crate::machines::Machines;
+use crate::proofs::{Asker, Proofs};
 use crate::records::{Event, Record, Records};
 
 /// See the module.
 pub struct IdentityService {
     issuer: Arc<Issuer>,
-    tokens: JoinTokens,
+    proofs: Proofs,
     records: Records,
     federated: watch::Receiver<Arc<Federated>>,
 }
@@ -33,7 +33,7 @@ impl IdentityService {
     /// domains, which every holder is told.
     pub fn server(
         authority: Arc<Authority>,
-        tokens: JoinTokens,
+        proofs: Proofs,
         machines: Machines,
         bans: BanList,
         records: Records,
@@ -41,31 +41,7 @@ impl IdentityService {
         registrar: Arc<dyn Registrar>,
     ) -> IdentityServer<Self> {
         let issuer = Arc::new(Issuer { authority, machines, bans, registrar });
-        IdentityServer::new(Self { issuer, tokens, records, federated })
-    }
-
-    /// Redeems a join token, which comes back, and enrols the machine that came with it.
-    async fn join(
-        &self,
-        token: &str,
-        subject: &Subject,
-        key: &KeyProof,
-        machine: Option<&MachineId>,
-        now: SystemTime,
-    ) -> Result<JoinToken, Status> {
-        let token: JoinToken = token.parse().map_err(|error| refuse_token(TokenError::Malformed(error)))?;
-        if let Some(machine) = machine {
-            self.issuer.machines.may_enrol(machine, subject).await.map_err(refuse_machine)?;
-        }
-        self.tokens.redeem(&token, subject, &key.hash(), now).await.map_err(|error| {
-            tracing::warn!(%subject, %error, ?token, "attestation refused");
-            refuse_token(error)
-        })?;
-        if let Some(machine) = machine {
-            self.issuer.machines.enrol(machine, subject, now).await.map_err(refuse_machine)?;
-        }
-        tracing::info!(%subject, machine, ?token, "attested by join token");
-        Ok(token)
+        IdentityServer::new(Self { issuer, proofs, records, federated })
     }
 
     async fn attested(
@@ -84,9 +60,13 @@ impl IdentityService {
         let (id, admission) = self.issuer.admit(&subject)?;
         self.issuer.not_banned(&id, machine.as_deref(), "")?;
         let now = SystemTime::now();
-        // Last, because it uses a token up.
-        if request.join_token.is_empty() {
-            let nothing = "send a join token, or the key of a machine that was enrolled with one";
+        if Proofs::is_in(&request)? {
+            let (admission, binding) = (&admission, binding.as_ref());
+            let asker =
+                Asker { subject: &subject, id: &id, admission, key: &key, machine: machine.as_ref(), binding, now };
+            record.reason = self.proofs.take(&self.issuer, &request, &asker).await?;
+        } else {
+            let nothing = "send a join token or another proof, or the key of a machine that was enrolled with one";
             let machine = machine.as_ref().ok_or_else(|| Status::invalid_argument(nothing))?;
             self.issuer.machines.returns(machine, &subject, admission.machine_life, now).await.map_err(|error| {
                 tracing::warn!(%subject, machine, %error, "attestation refused");
@@ -94,12 +74,9 @@ impl IdentityService {
             })?;
             tracing::info!(%id, machine, "came back by the key of its machine");
             "by the key of its machine".clone_into(&mut record.reason);
-        } else {
-            let token = self.join(&request.join_token, &subject, &key, machine.as_ref(), now).await?;
-            record.reason = format!("by join token {}", token.id());
         }
         let to = Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now };
-        self.issuer.issue(&key, &to, admission.ttl, record).map(Response::new)
+        self.issuer.issue(&key, &to, admission.ttl, &admission.dns_names, record).map(Response::new)
     }
 
     async fn renewed(
@@ -118,7 +95,7 @@ impl IdentityService {
         self.issuer.not_banned(&id, machine.as_deref(), &serial)?;
         self.issuer.seen(machine.as_deref(), &subject, admission.machine_life, "a renewal is").await?;
         let to = Grantee { id: &id, machine: machine.as_deref(), node_id: &request.node_id, now: SystemTime::now() };
-        let answer = self.issuer.issue(&key, &to, admission.ttl, record)?;
+        let answer = self.issuer.issue(&key, &to, admission.ttl, &admission.dns_names, record)?;
         tracing::debug!(%id, ttl_seconds = answer.ttl_seconds, "renewed");
         Ok(Response::new(answer))
     }
@@ -290,12 +267,4 @@ fn proved_machine(
     let binding = binding.ok_or_else(|| Status::invalid_argument("a machine proves itself over TLS"))?;
     let proved = machine::verify(machine, binding, subject, &request.csr);
     proved.map(Some).map_err(|error| Status::unauthenticated(error.to_string()))
-}
-
-fn refuse_token(error: TokenError) -> Status {
-    match error {
-        TokenError::Malformed(_) => Status::invalid_argument(error.to_string()),
-        TokenError::Store(_) => Status::unavailable(error.to_string()),
-        _ => Status::unauthenticated(error.to_string()),
-    }
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use common::{HOUR, Intent, SOON, Server, id, service};
 use tokio::sync::mpsc;
 use weft_identity::proto::identity_client::IdentityClient;
-use weft_identity::{Audience, Banned, Identity, IdentityConfig, LiveIdentity, OnBehalf, certificate, connect, proto};
+use weft_identity::{
+    Audience, Banned, Identity, IdentityConfig, LiveIdentity, OnBehalf, Proof, certificate, connect, proto,
+};
 use weft_model::SpiffeId;
 
 async fn start(folder: &std::path::Path) -> Server {
@@ -31,7 +33,7 @@ async fn config(server: &Server, subject: &str) -> IdentityConfig {
         server: server.address.to_string(),
         node_id: subject.to_string(),
         state_dir: server.folder.join("state").join(subject.to_string().replace('/', "_")),
-        join_token: Some(token),
+        proof: Some(Proof::Token(token)),
         subject,
     }
 }

@@ -13,7 +13,7 @@ use weft_authority::trust::{Kind, Phase};
 use weft_authority::{Authority, Lives};
 use weft_identity::proto::IssueJwtRequest;
 use weft_identity::proto::identity_client::IdentityClient;
-use weft_identity::{Audience, Identity, IdentityConfig, IdentityError, JwtError, LiveIdentity, connect, jwt};
+use weft_identity::{Audience, Identity, IdentityConfig, IdentityError, JwtError, LiveIdentity, Proof, connect, jwt};
 use weft_store::Store;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ async fn workload(server: &Server, name: &str) -> Identity {
         server: server.address.to_string(),
         subject: service(name).into(),
         node_id: format!("{name}~1"),
-        join_token: Some(server.token(name).await),
+        proof: Some(Proof::Token(server.token(name).await)),
         state_dir: server.folder.join("state").join(name),
     };
     Identity::start(config).await.unwrap()

@@ -17,8 +17,8 @@ use weft_identity::client::attest;
 use weft_identity::proto::identity_client::IdentityClient;
 use weft_identity::tls::Culprit;
 use weft_identity::{
-    ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, OwnFault, PeerMatch, connect, proto,
-    sds, tls,
+    ClientAuth, Identity, IdentityConfig, IdentityError, JoinToken, LiveIdentity, OwnFault, PeerMatch, Proof, connect,
+    proto, sds, tls,
 };
 use weft_store::Store;
 use weft_xds::type_url;
@@ -36,7 +36,7 @@ fn config(server: &Server, name: &str, token: Option<JoinToken>) -> IdentityConf
         server: server.address.to_string(),
         subject: service(name).into(),
         node_id: format!("{name}~1"),
-        join_token: token,
+        proof: token.map(Proof::Token),
         state_dir: server.folder.join("state").join(name),
     }
 }
@@ -79,7 +79,7 @@ async fn a_join_token_becomes_an_identity_once() {
     let serial = identity.live().load().svid().unwrap().serial().to_owned();
     drop(identity);
     let again = config(&server, "prod/board", Some(token));
-    let alone = IdentityConfig { join_token: None, ..again.clone() };
+    let alone = IdentityConfig { proof: None, ..again.clone() };
     let identity = Identity::start(again).await.unwrap();
     assert_eq!(identity.live().load().svid().unwrap().serial(), serial);
     server.stop().await;
@@ -347,7 +347,7 @@ async fn worn_out(folder: &std::path::Path) -> (Server, IdentityConfig) {
     let board = Identity::start(config.clone()).await.unwrap();
     let ends = board.live().load().svid().unwrap().not_after();
     drop(board);
-    config.join_token = None;
+    config.proof = None;
     over(ends).await;
     (server, config)
 }
@@ -361,9 +361,10 @@ async fn a_machine_that_slept_comes_back_without_a_token_and_so_does_one_whose_t
     let ends = board.live().load().svid().unwrap().not_after();
     drop(board);
     over(ends).await;
-    config.join_token = Some(server.token("prod/board").await);
+    let token = server.token("prod/board").await;
+    config.proof = Some(Proof::Token(token.clone()));
     assert!(Identity::start(config.clone()).await.is_ok(), "the token is not needed, and not used");
-    assert!(attest(&config.server, &service("prod/board"), config.join_token.as_ref().unwrap()).await.is_ok());
+    assert!(attest(&config.server, &service("prod/board"), &token).await.is_ok());
     server.stop().await;
 }
 
@@ -377,7 +378,8 @@ async fn a_machine_without_an_enrolled_key_needs_a_token() {
     weft_identity::machine::MachineKey::open(&config.state_dir).unwrap();
     let error = Identity::start(config.clone()).await.unwrap_err().to_string();
     assert!(error.contains("is not enrolled here"), "{error}");
-    config.join_token = Some(server.token("prod/board").await);
+    let token = server.token("prod/board").await;
+    config.proof = Some(Proof::Token(token.clone()));
     assert!(Identity::start(config).await.is_ok());
     server.stop().await;
 }
@@ -404,7 +406,8 @@ async fn a_machine_is_for_one_service_and_its_signature_for_one_connection() {
     assert_eq!(client.attest(ask(None)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
     // Another service with this machine's key, and a token of its own.
     let token = Some(server.token("prod/web").await);
-    let other = IdentityConfig { subject: service("prod/web").into(), join_token: token, ..config.clone() };
+    let other =
+        IdentityConfig { subject: service("prod/web").into(), proof: token.map(Proof::Token), ..config.clone() };
     let error = Identity::start(other).await.unwrap_err().to_string();
     assert!(error.contains("is enrolled for prod/board, not for prod/web"), "{error}");
     server.stop().await;

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use weft_authority::Lives;
 use weft_authority::trust::{Kind, Phase};
 use weft_identity::client::attest;
-use weft_identity::{ClientAuth, Identity, IdentityConfig, LiveIdentity, PeerMatch, tls};
+use weft_identity::{ClientAuth, Identity, IdentityConfig, LiveIdentity, PeerMatch, Proof, tls};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -41,7 +41,7 @@ async fn workload(server: &Server, name: &str) -> Identity {
         server: server.address.to_string(),
         subject: service(name).into(),
         node_id: format!("{name}~1"),
-        join_token: Some(server.token(name).await),
+        proof: Some(Proof::Token(server.token(name).await)),
         state_dir: server.folder.join("state").join(name),
     };
     Identity::start(config).await.unwrap()
@@ -155,7 +155,7 @@ async fn a_join_token_that_names_a_root_of_before_is_still_of_this_mesh() {
         server: server.address.to_string(),
         subject: service("prod/web").into(),
         node_id: "prod/web~1".to_owned(),
-        join_token: Some(server.token("prod/web").await),
+        proof: Some(Proof::Token(server.token("prod/web").await)),
         state_dir: folder.path().join("state"),
     };
     let web = Identity::start(config.clone()).await.unwrap();

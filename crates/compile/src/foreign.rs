@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use weft_model::Intent;
-use weft_model::intent::{App, Authorization, Endpoints, ForeignService, Paths, Protocol, Service};
+use weft_model::intent::{App, Authorization, Endpoints, ForeignService, Paths, Protocol, Service, ServiceIdentity};
 use weft_xds::Resource;
 
 use crate::{cluster, route};
@@ -35,6 +35,7 @@ pub(crate) fn all(intent: &Intent) -> Vec<Foreign> {
 fn as_service(foreign: &ForeignService) -> Service {
     Service {
         attest: Vec::new(),
+        identity: ServiceIdentity::default(),
         name: foreign.name.clone(),
         attributes: BTreeMap::new(),
         port: foreign.port,

@@ -108,7 +108,7 @@ impl Api {
             "/api/identity" => self.trust(),
             "/api/identity/bundle" => self.bundle(),
             "/api/identity/federation" => self.federation(),
-            "/api/identities" => self.certificates(),
+            "/api/identities" => self.certificates().await,
             "/api/identity/records" => self.records(request.uri().query().unwrap_or_default()),
             "/api/findings" => json(StatusCode::OK, &self.hub.state().findings),
             "/metrics" => page_owned(self.metrics(), "text/plain; version=0.0.4; charset=utf-8"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_identity::Document;
 use weft_model::finding::{Finding, Severity};
-use weft_model::intent::{ForeignDomain, Intent, Profile};
+use weft_model::intent::{ForeignDomain, Intent, NodeEntry, Profile};
 use weft_model::parse;
 use weft_model::source::SourceFile;
 
@@ -29,6 +29,7 @@ pub fn check(files: &[SourceFile]) -> Checked {
     if let Some(draft) = &intent {
         findings.extend(weft_policy::check(draft));
         findings.extend(draft.trust_domains.values().filter_map(first_bundle));
+        findings.extend(draft.mesh.identity.nodes.iter().filter_map(node));
     }
     if let Some(intent) = &intent
         && findings.iter().all(|finding| finding.severity != Severity::Error)
@@ -57,6 +58,13 @@ fn first_bundle(domain: &ForeignDomain) -> Option<Finding> {
         hint: "write what `weft identity bundle` prints there, or what its bundle endpoint answers".to_owned(),
         span: Some(span.clone()),
     })
+}
+
+/// What is wrong with the certificates and keys by which machines prove who they are.
+fn node(entry: &NodeEntry) -> Option<Finding> {
+    let (span, message, hint) = weft_attestation::check::problem(entry)?;
+    let (code, severity) = (weft_model::code::BAD_NODE, Severity::Error);
+    Some(Finding { code, severity, message, hint: hint.to_owned(), span: Some(span) })
 }
 
 /// The mesh's own tests decide and route with what the same commit says, so they are run when nothing else is wrong.
@@ -113,6 +121,32 @@ mod tests {
         assert!(checked.intent.is_none());
         insta::assert_snapshot!(render(&checked.findings, &files, Look::default()));
         assert_eq!(to_json(&checked.findings)["errors"], 4);
+    }
+
+    #[test]
+    fn certificates_and_keys_of_machines_are_read_where_they_stand() {
+        let node = |proof: &str| {
+            let text = format!(
+                "kind: Mesh\nname: acme\ntrustDomain: acme.internal\nidentity:\n  nodes:\n  - {proof}\n    agent: m1\n"
+            );
+            let checked = check(&files(&[("mesh.yaml", &text)]));
+            assert!(checked.intent.is_none(), "{proof}");
+            checked.findings
+        };
+        let oidc =
+            |rest: &str| format!("oidc: {{issuer: https://i.example, audience: weft, claims: {{sub: x}}, {rest}}}");
+        for (proof, why, hint) in [
+            ("x509pop: {ca: x, match: {uri: x}}".to_owned(), "there is no certificate in it", "ca: |"),
+            (oidc("ca: x"), "there is no certificate in it", "ca: |"),
+            (oidc("jwks: x"), "no JWK Set", "JWK Set"),
+            (oidc("jwks: '{\"keys\": []}'"), "no key of a kind", "JWK Set"),
+        ] {
+            let found = node(&proof);
+            let [finding] = &found[..] else { panic!("{proof}: {found:?}") };
+            assert_eq!(finding.code, weft_model::code::BAD_NODE, "{proof}");
+            assert!(finding.message.contains(why) && finding.hint.contains(hint), "{finding:?}");
+            assert_eq!(finding.span.as_ref().map(|span| span.line), Some(6), "{finding:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The certificate authority and the join tokens as the API sees them: not there before the first commit says which trust domain this is.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use weft_authority::trust::{Key, Kind, Phase};
-use weft_authority::{Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records};
+use weft_authority::{
+    Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Machines, Record, Records,
+};
 use weft_federation::{Keeper, State};
 use weft_identity::bans::Leaf;
 use weft_identity::{Ban, Banned, document};
@@ -22,12 +25,14 @@ const OVERDUE: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 pub(crate) struct Identities(OnceLock<Open>);
 
-struct Open {
-    tokens: JoinTokens,
-    bans: BanList,
-    authority: Arc<Authority>,
-    records: Records,
-    federation: Arc<Keeper>,
+/// What there is once a commit has said which trust domain this is.
+pub(crate) struct Open {
+    pub(crate) tokens: JoinTokens,
+    pub(crate) machines: Machines,
+    pub(crate) bans: BanList,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) records: Records,
+    pub(crate) federation: Arc<Keeper>,
 }
 
 /// Why somebody was not banned, or still is.
@@ -54,15 +59,8 @@ pub(crate) enum RotateError {
 
 impl Identities {
     /// From now on they are there.
-    pub(crate) fn open(
-        &self,
-        tokens: JoinTokens,
-        bans: BanList,
-        authority: Arc<Authority>,
-        records: Records,
-        federation: Arc<Keeper>,
-    ) {
-        let _ = self.0.set(Open { tokens, bans, authority, records, federation }); // once: see `ControlPlane::serve`
+    pub(crate) fn open(&self, open: Open) {
+        let _ = self.0.set(open); // once: see `ControlPlane::serve`
     }
 
     fn authority(&self) -> Option<&Arc<Authority>> {
@@ -134,6 +132,7 @@ impl Identities {
                 identity: certificate.identity,
                 node: certificate.node,
                 machine: certificate.machine,
+                by: None,
                 serial: certificate.serial,
                 root: certificate.root,
                 bundle: certificate.bundle,
@@ -142,6 +141,19 @@ impl Identities {
             })
         };
         Some(authority.certificates(now).into_iter().filter_map(status).collect())
+    }
+
+    /// The same, with what the machine of each was enrolled by.
+    pub(crate) async fn enrolled(&self) -> Option<Vec<CertificateStatus>> {
+        let mut all = self.certificates()?;
+        let ways = self.0.get()?.machines.ways().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "it is not known by what machines were enrolled");
+            BTreeMap::new()
+        });
+        for one in &mut all {
+            one.by = one.machine.as_ref().and_then(|machine| ways.get(machine).cloned());
+        }
+        Some(all)
     }
 
     /// The youngest records, of somebody or of all: of a service or agent by its name, or as [`Record::is_about`] has it.

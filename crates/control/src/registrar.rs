@@ -8,7 +8,7 @@ use tonic::Status;
 use weft_authority::{Admission, Registrar};
 use weft_identity::proto::PlainTextReport;
 use weft_identity::{Assignment, Withdrawal};
-use weft_model::intent::Service;
+use weft_model::intent::{NodeEntry, Service};
 use weft_model::{AgentName, SpiffeId, Subject};
 
 use crate::hub::Hub;
@@ -27,12 +27,22 @@ impl Registrar for MeshRegistrar {
         let mesh = self.0.state().mesh.clone()?;
         let intent = mesh.intent();
         let mesh = &intent.mesh;
-        let admission = Admission { ttl: mesh.defaults.svid_ttl, machine_life: mesh.identity.machine_life };
-        let is_there = match subject {
-            Subject::Service(service) => intent.services.contains_key(service),
-            Subject::Agent(_) => true, // whoever may make join tokens says which agents there are
-        };
-        is_there.then_some(admission)
+        let admission =
+            Admission { ttl: mesh.defaults.svid_ttl, machine_life: mesh.identity.machine_life, dns_names: Vec::new() };
+        match subject {
+            Subject::Service(service) => {
+                let own = &intent.services.get(service)?.identity;
+                let ttl = own.svid_ttl.unwrap_or(admission.ttl);
+                Some(Admission { ttl, dns_names: own.dns_names.clone(), ..admission })
+            }
+            // Whoever may make join tokens, or has an entry of `nodes`, says which agents there are.
+            Subject::Agent(_) => Some(admission),
+        }
+    }
+
+    fn nodes(&self) -> Arc<[NodeEntry]> {
+        let mesh = self.0.state().mesh.clone();
+        mesh.map(|mesh| mesh.intent().mesh.identity.nodes.clone()).unwrap_or_default()
     }
 
     fn assignments(&self, agent: &AgentName) -> Vec<Assignment> {
@@ -41,7 +51,7 @@ impl Registrar for MeshRegistrar {
         let assignment = |service: &Service| {
             let here = service.attest.iter().filter(|entry| entry.is_for(agent));
             let any: Vec<_> = here.map(|entry| entry.selectors.clone()).collect();
-            let svid_ttl = intent.mesh.defaults.svid_ttl;
+            let svid_ttl = service.identity.svid_ttl.unwrap_or(intent.mesh.defaults.svid_ttl);
             (!any.is_empty()).then(|| Assignment { service: service.name.clone(), any, svid_ttl })
         };
         intent.services.values().filter_map(assignment).collect()

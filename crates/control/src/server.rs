@@ -10,7 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use weft_authority::{Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines, Records};
+use weft_attestation::Nodes;
+use weft_authority::{
+    Authority, AuthorityError, BanList, IdentityService, JoinTokens, Lives, Machines, Proofs, Records,
+};
 use weft_decision_log::{DecisionLog, PlainText};
 use weft_federation::{Certificate, Endpoint, Keeper, WebRoots};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
@@ -25,7 +28,7 @@ use crate::engines::Engines;
 use crate::git::{GitConfig, GitError, GitSource, Observed};
 use crate::glass::Glass;
 use crate::hub::Hub;
-use crate::identities::Identities;
+use crate::identities::{Identities, Open};
 use crate::issued::Issued;
 use crate::own_name::OwnName;
 use crate::registrar::MeshRegistrar;
@@ -239,19 +242,27 @@ impl ControlPlane {
         tokio::spawn(records.clone().gather());
         tokio::spawn(records.clone().follow(authority.published()));
         let federation = self.federate()?;
-        self.identities.open(tokens.clone(), bans.clone(), authority.clone(), records.clone(), federation.clone());
+        let machines = Machines::new(self.store.clone());
+        self.identities.open(Open {
+            tokens: tokens.clone(),
+            machines: machines.clone(),
+            bans: bans.clone(),
+            authority: authority.clone(),
+            records: records.clone(),
+            federation: federation.clone(),
+        });
         self.publish_bundle(&authority, &identity).await?;
 
         let config = tls::server_config(identity.clone(), ClientAuth::Optional, &[b"h2"]);
         let connections = serve_tls(listener, config, identity.clone());
         let ads = AdsServer::new(Arc::new(MeshDirectory(self.hub.clone())));
         let registrar = Arc::new(MeshRegistrar(self.hub.clone()));
-        let machines = Machines::new(self.store.clone());
+        let proofs = Proofs { tokens, nodes: Nodes::new(self.store.clone()) };
         let server = server_builder()
             .add_service(ads.ads())
             .add_service(IdentityService::server(
                 authority,
-                tokens,
+                proofs,
                 machines,
                 bans,
                 records,

@@ -378,6 +378,9 @@ pub struct CertificateStatus {
     /// The machine that it was issued to, if that proved itself.
     #[serde(default)]
     pub machine: Option<String>,
+    /// By what that machine was enrolled: `token`, `x509pop` or `oidc`, as far as it is known.
+    #[serde(default)]
+    pub by: Option<String>,
     /// Its number, upper-case hexadecimal; empty of what an older version has issued.
     pub serial: String,
     /// The root that it was issued under.

@@ -1,4 +1,4 @@
-//! Fetches one bundle document. Who answers is judged by the profile that was configured, and by no other.
+//! Fetches one document, such as a bundle. Who answers is judged by what was configured, and by nothing else.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_identity::{document, tls};
-use weft_model::intent::EndpointUrl;
+use weft_model::intent::{EndpointUrl, WebUrl};
 
 /// From connecting to the last byte.
 const BOUND: Duration = Duration::from_secs(10);
@@ -35,7 +36,7 @@ pub enum FetchError {
     #[error("the answer cannot be read: {0}")]
     Http(String),
     /// Not 200. Redirects are not followed.
-    #[error("the answer is {0}, and only 200 has a bundle")]
+    #[error("the answer is {0}, and only 200 has what is wanted")]
     Status(StatusCode),
 }
 
@@ -60,9 +61,16 @@ impl WebRoots {
     /// # Errors
     /// In words: it cannot be read, or has none.
     pub fn file(path: &Path) -> Result<Self, String> {
+        Self::pem(&std::fs::read(path).map_err(|error| error.to_string())?)
+    }
+
+    /// The same of PEM text.
+    ///
+    /// # Errors
+    /// In words: it cannot be read, or has none.
+    pub fn pem(text: &[u8]) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        let found = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
-        for certificate in found {
+        for certificate in CertificateDer::pem_slice_iter(text) {
             let certificate = certificate.map_err(|error| error.to_string())?;
             roots.add(certificate).map_err(|error| error.to_string())?;
         }
@@ -79,7 +87,7 @@ impl WebRoots {
     }
 
     /// For a connection.
-    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+    pub fn config(&self) -> Arc<ClientConfig> {
         self.0.clone()
     }
 }
@@ -89,16 +97,34 @@ impl WebRoots {
 /// # Errors
 /// See [`FetchError`].
 pub async fn fetch(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
-    tokio::time::timeout(BOUND, fetch_unbounded(url, config)).await.unwrap_or(Err(FetchError::Late))
+    let EndpointUrl { host, port, path } = url.clone();
+    get(&WebUrl { tls: true, host, port, path }, config, document::MAX_BYTES).await
 }
 
-async fn fetch_unbounded(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
-    let http = |error: &dyn std::error::Error| FetchError::Http(error.to_string());
+/// What is at a URL, within 10 s and this many bytes. `config` judges the server of one with TLS.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn get(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result<Bytes, FetchError> {
+    tokio::time::timeout(BOUND, get_unbounded(url, config, most)).await.unwrap_or(Err(FetchError::Late))
+}
+
+async fn get_unbounded(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result<Bytes, FetchError> {
     let stream = TcpStream::connect((&*url.host, url.port)).await;
     let stream = stream.map_err(|error| FetchError::Connect(error.to_string()))?;
+    if !url.tls {
+        return ask(url, stream, most).await;
+    }
     let name = ServerName::try_from(url.host.to_string()).map_err(|error| FetchError::Connect(error.to_string()))?;
     let stream = TlsConnector::from(config).connect(name, stream).await;
-    let stream = stream.map_err(|error| FetchError::Tls(tls::explain(&error)))?;
+    ask(url, stream.map_err(|error| FetchError::Tls(tls::explain(&error)))?, most).await
+}
+
+async fn ask<S>(url: &WebUrl, stream: S, most: usize) -> Result<Bytes, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let http = |error: &dyn std::error::Error| FetchError::Http(error.to_string());
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(&error))?;
     tokio::spawn(connection); // its error reaches the request that it fails
@@ -116,6 +142,6 @@ async fn fetch_unbounded(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result
     if answer.status() != StatusCode::OK {
         return Err(FetchError::Status(answer.status()));
     }
-    let body = Limited::new(answer.into_body(), document::MAX_BYTES).collect().await;
+    let body = Limited::new(answer.into_body(), most).collect().await;
     body.map(http_body_util::Collected::to_bytes).map_err(|error| FetchError::Http(error.to_string()))
 }

@@ -1,7 +1,8 @@
 //! The workload's side: gets an identity, keeps it, renews it.
 //!
 //! A saved identity that is still valid is used at once, whether the control plane answers or not. One that has run out is replaced by
-//! the key of this machine, which was enrolled with the first; without either, the join token is exchanged for the first. From then on a
+//! the key of this machine, which was enrolled with the first; without either, the join token, or what this machine has from elsewhere, is
+//! exchanged for the first. From then on a
 //! task renews at half life; while the control plane is away the old identity serves until it expires, and after that nothing does until
 //! it is back: connections are refused on this side, with a log line that says why.
 
@@ -17,12 +18,12 @@ use crate::certificate::hex;
 use crate::connect::{connect, is_pinned};
 use crate::federated::Federated;
 use crate::follow::follow;
-use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::machine::MachineKey;
 pub use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest};
 use crate::obtain::{attest_for, come_back, verify_own};
 use crate::on_behalf::OnBehalf;
+use crate::proof::Proof;
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 pub use crate::renewal::IdentityStatus;
@@ -49,7 +50,7 @@ impl Identity {
     /// Waits until there is an identity: at once from a saved one, else from the control plane, as long as it takes to reach it.
     ///
     /// # Errors
-    /// When waiting would not help: no join token, or the control plane refuses it.
+    /// When waiting would not help: no proof, or the control plane refuses it.
     pub async fn start(config: IdentityConfig) -> Result<Self, IdentityError> {
         let live = LiveIdentity::empty();
         live.set_bans(Bans::load(&config.state_dir));
@@ -62,17 +63,21 @@ impl Identity {
                 saved.issued_at
             }
             Before::Worn(bundle) => {
-                let obtained = return_or_attest(&config, bundle, &mut renewal.join_token).await?;
+                let obtained = return_or_attest(&config, bundle, &mut renewal.proof).await?;
                 keep(&config, obtained, &live)?
             }
             Before::Nothing => {
                 let obtained = attest_patiently(&config).await?;
-                // It is used up: the server would take another attempt for that of a thief.
-                renewal.join_token = None;
+                forget_token(&mut renewal.proof);
                 keep(&config, obtained, &live)?
             }
         };
-        let machine = MachineKey::load(&config.state_dir).map_err(IdentityError::Machine)?;
+        // Whoever may attest anew has a key to be enrolled with.
+        let machine = match &renewal.proof {
+            Some(_) => MachineKey::open(&config.state_dir).map(Some),
+            None => MachineKey::load(&config.state_dir),
+        };
+        let machine = machine.map_err(IdentityError::Machine)?;
         let (status, receiver) = watch::channel(IdentityStatus::default());
         let renew = Arc::new(Notify::new());
         let following = tokio::spawn(follow(config.clone(), live.clone(), renew.clone()));
@@ -154,7 +159,7 @@ fn before(config: &IdentityConfig) -> Before {
     if saved.svid.id().subject().as_ref() != Some(&config.subject) {
         return ignore(format!("it is not of {}", config.subject));
     }
-    if let Some(token) = &config.join_token
+    if let Some(Proof::Token(token)) = &config.proof
         && !saved.pins.contains(&hex(&token.pin()))
         && !saved.bundle.roots().iter().any(|root| is_pinned(root, &token.pin()))
     {
@@ -176,18 +181,25 @@ fn keep(config: &IdentityConfig, obtained: Obtained, live: &LiveIdentity) -> Res
     Ok(obtained.publish(live))
 }
 
-/// Comes back by the key of this machine, or, where that brings nothing, attests with the join token. A token that was tried is used up.
+/// A join token that was tried is used up: the server would take another attempt for that of a thief. Other proofs stay good.
+fn forget_token(proof: &mut Option<Proof>) {
+    if matches!(proof, Some(Proof::Token(_))) {
+        *proof = None;
+    }
+}
+
+/// Comes back by the key of this machine, or, where that brings nothing, attests anew.
 async fn return_or_attest(
     config: &IdentityConfig,
     bundle: Arc<TrustBundle>,
-    token: &mut Option<JoinToken>,
+    proof: &mut Option<Proof>,
 ) -> Result<Obtained, IdentityError> {
     let machine = MachineKey::load(&config.state_dir).map_err(IdentityError::Machine)?;
     if let Some(machine) = machine {
         let request = KeyRequest::new()?;
         match patiently(config, By::Machine(&machine, bundle), &request).await {
-            Err(error) if config.join_token.is_some() => {
-                tracing::warn!(%error, machine = machine.id(), "this machine's key brings no identity; trying the join token");
+            Err(error) if config.proof.is_some() => {
+                tracing::warn!(%error, machine = machine.id(), "this machine's key brings no identity; attesting anew");
             }
             result => {
                 if let Ok(obtained) = &result {
@@ -197,27 +209,27 @@ async fn return_or_attest(
             }
         }
     }
-    *token = None;
+    forget_token(proof);
     attest_patiently(config).await
 }
 
 /// Attests until it works or cannot work. One key for all attempts: the server answers the same key again if an answer was lost.
 async fn attest_patiently(config: &IdentityConfig) -> Result<Obtained, IdentityError> {
-    let token = config.join_token.as_ref().ok_or_else(|| IdentityError::NoJoinToken {
+    let proof = config.proof.as_ref().ok_or_else(|| IdentityError::NoJoinToken {
         subject: config.subject.clone(),
         folder: config.state_dir.clone(),
     })?;
     let machine = MachineKey::open(&config.state_dir).map_err(IdentityError::Machine)?;
     let request = KeyRequest::new()?;
-    let obtained = patiently(config, By::Token(token, &machine), &request).await?;
+    let obtained = patiently(config, By::Proof(proof, &machine), &request).await?;
     tracing::info!(id = %obtained.svid.id(), serial = obtained.svid.serial(), machine = machine.id(), "attested");
     Ok(obtained)
 }
 
 /// By what a workload proves which one it is.
 enum By<'a> {
-    /// A join token, with which the machine is enrolled.
-    Token(&'a JoinToken, &'a MachineKey),
+    /// A join token or what the machine has from elsewhere, with which the machine is enrolled.
+    Proof(&'a Proof, &'a MachineKey),
     /// The machine, which knows the control plane by this bundle.
     Machine(&'a MachineKey, Arc<TrustBundle>),
 }
@@ -227,8 +239,8 @@ async fn patiently(config: &IdentityConfig, by: By<'_>, request: &KeyRequest) ->
     let mut failures = 0;
     loop {
         let attempt = match &by {
-            By::Token(token, machine) => {
-                attest_for(&config.server, &config.subject, &config.node_id, token, Some(machine), request).await
+            By::Proof(proof, machine) => {
+                attest_for(&config.server, &config.subject, &config.node_id, proof, machine, request).await
             }
             By::Machine(machine, bundle) => come_back(config, bundle.clone(), machine, request).await,
         };

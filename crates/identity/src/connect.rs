@@ -15,11 +15,12 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_model::{SpiffeId, TrustDomain};
 
-use crate::certificate::{parse, signing_domain};
+use crate::certificate::{check_leaf, parse, signing_domain};
 use crate::fault::{OwnFault, PeerError};
 use crate::live::LiveIdentity;
 use crate::machine::{Binding, binding};
 use crate::peer::{PeerMatch, Role, verify};
+use crate::proof::Roots;
 use crate::svid::TrustBundle;
 use crate::tls;
 use crate::verify::Judge;
@@ -88,6 +89,20 @@ pub(crate) async fn connect_pinned(
     let config = tls::client(pinned.clone(), None, &[b"h2"]);
     let (channel, binding) = connect_with(server, config).await?;
     let proved = pinned.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let bundle =
+        proved.ok_or_else(|| ConnectError { server: server.to_owned(), why: "no handshake was made".into() })?;
+    Ok((channel, binding, bundle))
+}
+
+/// The same without a certificate of its own, for whoever has nothing of the mesh but its roots: the server must be the control plane of a
+/// trust domain that one of these is of. The bundle is theirs, proved by the handshake.
+pub(crate) async fn connect_rooted(
+    server: &str,
+    roots: Roots,
+) -> Result<(Channel, Binding, TrustBundle), ConnectError> {
+    let rooted = Arc::new(Rooted { roots, proved: Mutex::new(None) });
+    let (channel, binding) = connect_with(server, tls::client(rooted.clone(), None, &[b"h2"])).await?;
+    let proved = rooted.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
     let bundle =
         proved.ok_or_else(|| ConnectError { server: server.to_owned(), why: "no handshake was made".into() })?;
     Ok((channel, binding, bundle))
@@ -172,6 +187,23 @@ impl Judge for Pinned {
         let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
         let domain = signing_domain(&parse(root)?)?;
         let bundle = bundle_of(domain, root)?;
+        let expected = PeerMatch::Exact(SpiffeId::of_control_plane(bundle.trust_domain()));
+        expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;
+        *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle);
+        Ok(())
+    }
+}
+
+/// Accepts the control plane of whichever trust domain the roots on this machine are of, and remembers their bundle.
+#[derive(Debug)]
+struct Rooted {
+    roots: Roots,
+    proved: Mutex<Option<TrustBundle>>,
+}
+
+impl Judge for Rooted {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+        let bundle = self.roots.bundle(&check_leaf(&parse(leaf)?)?.trust_domain())?;
         let expected = PeerMatch::Exact(SpiffeId::of_control_plane(bundle.trust_domain()));
         expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;
         *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle);

@@ -75,6 +75,9 @@ pub enum PeerError {
     /// No certificate of the peer is the root that a join token names.
     #[error("the server is not of the mesh that this join token is for (no certificate has the token's pin)")]
     NotPinned,
+    /// Those by which the control plane is to be known are of no use here.
+    #[error("the roots of the mesh on this machine do not judge the server: {0}; is it of another mesh?")]
+    Roots(String),
     /// Not a certificate, or one with an extension that cannot be read.
     #[error("the peer's certificate is malformed: {0}")]
     Malformed(String),

@@ -110,35 +110,13 @@ pub fn validate(
     if audience.is_empty() {
         return Err(JwtError::NoAudience);
     }
-    if token.len() > MAX_TOKEN {
-        return Err(JwtError::TooLong(token.len()));
-    }
-    let parts: Vec<&str> = token.split('.').collect();
-    let [header, payload, signature] = parts[..] else {
-        return Err(JwtError::Form("it has not three parts with dots between them"));
-    };
-    // The algorithm comes before everything else (JWT-SVID s.4).
-    let header = object(header, "its header is no JSON object in base64url")?;
-    let algorithm = header.get("alg").and_then(Value::as_str).and_then(Algorithm::of).ok_or(JwtError::Algorithm)?;
-    if let Some(refused) = REFUSED.iter().find(|name| header.contains_key(**name)) {
-        return Err(JwtError::Parameter(refused));
-    }
-    if header.get("typ").is_some_and(|typ| !matches!(typ.as_str(), Some("JWT" | "JOSE"))) {
-        return Err(JwtError::Type);
-    }
-    let kid = header.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty()).ok_or(JwtError::NoKid)?;
-
-    let mut claims = object(payload, "its claims are no JSON object in base64url")?;
+    let Opened { algorithm, kid, mut claims, signed, signature } = Opened::read(token, &["JWT", "JOSE"])?;
     let id = subject(&claims)?;
     let domain = id.trust_domain();
     let bundle = bundle_of(&domain).filter(|bundle| *bundle.trust_domain() == domain);
     let bundle = bundle.ok_or_else(|| JwtError::Foreign(domain.clone()))?;
-    let key = bundle.key(kid).ok_or(JwtError::UnknownKey(domain))?;
-    let signed = &token[..header_and_claims(token)];
-    let signature = BASE64URL.decode(signature).map_err(|_| JwtError::Signature)?;
-    if !algorithm.verify(key, signed.as_bytes(), &signature) {
-        return Err(JwtError::Signature);
-    }
+    let key = bundle.key(&kid).ok_or(JwtError::UnknownKey(domain))?;
+    verify(&algorithm, key, signed, signature)?;
 
     let audiences = audiences(&claims)?;
     if !audiences.iter().any(|given| given == audience) {
@@ -154,12 +132,49 @@ pub fn validate(
         return Err(JwtError::NotYetValid);
     }
     claims.insert("aud".to_owned(), audiences.iter().cloned().collect());
-    Ok(JwtSvid { id, audience: audiences, expires, kid: kid.to_owned(), claims })
+    Ok(JwtSvid { id, audience: audiences, expires, kid, claims })
 }
 
-/// The length of what a signature is over: all before the last dot.
-fn header_and_claims(token: &str) -> usize {
-    token.rfind('.').unwrap_or(token.len())
+/// A token in compact form whose header is one that is looked further at. Nothing of it is believed yet.
+pub(crate) struct Opened<'a> {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) kid: String,
+    pub(crate) claims: Map<String, Value>,
+    /// What the signature is over: all before the last dot.
+    pub(crate) signed: &'a str,
+    pub(crate) signature: &'a str,
+}
+
+impl<'a> Opened<'a> {
+    /// Reads one whose `typ`, if it has one, is one of these.
+    pub(crate) fn read(token: &'a str, types: &[&str]) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN {
+            return Err(JwtError::TooLong(token.len()));
+        }
+        let parts: Vec<&str> = token.split('.').collect();
+        let [header, payload, signature] = parts[..] else {
+            return Err(JwtError::Form("it has not three parts with dots between them"));
+        };
+        // The algorithm comes before everything else (JWT-SVID s.4).
+        let header = object(header, "its header is no JSON object in base64url")?;
+        let algorithm = header.get("alg").and_then(Value::as_str).and_then(Algorithm::of).ok_or(JwtError::Algorithm)?;
+        if let Some(refused) = REFUSED.iter().find(|name| header.contains_key(**name)) {
+            return Err(JwtError::Parameter(refused));
+        }
+        if header.get("typ").is_some_and(|typ| !typ.as_str().is_some_and(|typ| types.contains(&typ))) {
+            return Err(JwtError::Type);
+        }
+        let kid = header.get("kid").and_then(Value::as_str).filter(|kid| !kid.is_empty()).ok_or(JwtError::NoKid)?;
+        let claims = object(payload, "its claims are no JSON object in base64url")?;
+        let signed = &token[..token.len() - signature.len() - 1];
+        Ok(Self { algorithm, kid: kid.to_owned(), claims, signed, signature })
+    }
+}
+
+/// Whether the key has signed it by the algorithm.
+pub(crate) fn verify(algorithm: &Algorithm, key: &JwtKey, signed: &str, signature: &str) -> Result<(), JwtError> {
+    let signature = BASE64URL.decode(signature).map_err(|_| JwtError::Signature)?;
+    if algorithm.verify(key, signed.as_bytes(), &signature) { Ok(()) } else { Err(JwtError::Signature) }
 }
 
 fn object(part: &str, why: &'static str) -> Result<Map<String, Value>, JwtError> {
@@ -179,7 +194,7 @@ fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtError> {
 }
 
 /// RFC 7519 s.4.1.3: one text, or several.
-fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
+pub(crate) fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
     let text = |value: &Value| value.as_str().map(str::to_owned).ok_or(JwtError::AudienceMissing);
     match claims.get("aud") {
         Some(Value::String(one)) => Ok(vec![one.clone()]),
@@ -189,40 +204,47 @@ fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
 }
 
 /// RFC 7519 s.2, NumericDate: seconds since 1970, which may have a fraction.
-fn time(value: Option<&Value>) -> Option<SystemTime> {
+pub(crate) fn time(value: Option<&Value>) -> Option<SystemTime> {
     let seconds = value?.as_f64()?;
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 /// An algorithm of JWT-SVID s.2.1 (RFC 7518 s.3.3 to s.3.5).
-enum Algorithm {
+pub(crate) struct Algorithm {
+    /// As `alg` has it.
+    pub(crate) name: &'static str,
+    kind: Family,
+}
+
+enum Family {
     Ecdsa(Curve, &'static EcdsaVerificationAlgorithm),
     Rsa(&'static RsaParameters),
 }
 
 impl Algorithm {
     fn of(name: &str) -> Option<Self> {
-        Some(match name {
-            "ES256" => Self::Ecdsa(Curve::P256, &ECDSA_P256_SHA256_FIXED),
-            "ES384" => Self::Ecdsa(Curve::P384, &ECDSA_P384_SHA384_FIXED),
-            "ES512" => Self::Ecdsa(Curve::P521, &ECDSA_P521_SHA512_FIXED),
-            "RS256" => Self::Rsa(&RSA_PKCS1_2048_8192_SHA256),
-            "RS384" => Self::Rsa(&RSA_PKCS1_2048_8192_SHA384),
-            "RS512" => Self::Rsa(&RSA_PKCS1_2048_8192_SHA512),
-            "PS256" => Self::Rsa(&RSA_PSS_2048_8192_SHA256),
-            "PS384" => Self::Rsa(&RSA_PSS_2048_8192_SHA384),
-            "PS512" => Self::Rsa(&RSA_PSS_2048_8192_SHA512),
+        let (name, kind) = match name {
+            "ES256" => ("ES256", Family::Ecdsa(Curve::P256, &ECDSA_P256_SHA256_FIXED)),
+            "ES384" => ("ES384", Family::Ecdsa(Curve::P384, &ECDSA_P384_SHA384_FIXED)),
+            "ES512" => ("ES512", Family::Ecdsa(Curve::P521, &ECDSA_P521_SHA512_FIXED)),
+            "RS256" => ("RS256", Family::Rsa(&RSA_PKCS1_2048_8192_SHA256)),
+            "RS384" => ("RS384", Family::Rsa(&RSA_PKCS1_2048_8192_SHA384)),
+            "RS512" => ("RS512", Family::Rsa(&RSA_PKCS1_2048_8192_SHA512)),
+            "PS256" => ("PS256", Family::Rsa(&RSA_PSS_2048_8192_SHA256)),
+            "PS384" => ("PS384", Family::Rsa(&RSA_PSS_2048_8192_SHA384)),
+            "PS512" => ("PS512", Family::Rsa(&RSA_PSS_2048_8192_SHA512)),
             _ => return None,
-        })
+        };
+        Some(Self { name, kind })
     }
 
     /// Whether the key is of this algorithm's kind and has signed the message.
     fn verify(&self, key: &JwtKey, message: &[u8], signature: &[u8]) -> bool {
-        match (self, &key.material) {
-            (Self::Ecdsa(wanted, algorithm), Material::Ec { curve, point }) if wanted == curve => {
+        match (&self.kind, &key.material) {
+            (Family::Ecdsa(wanted, algorithm), Material::Ec { curve, point }) if wanted == curve => {
                 UnparsedPublicKey::new(*algorithm, point).verify(message, signature).is_ok()
             }
-            (Self::Rsa(parameters), Material::Rsa { n, e }) => {
+            (Family::Rsa(parameters), Material::Rsa { n, e }) => {
                 RsaPublicKeyComponents { n, e }.verify(parameters, message, signature).is_ok()
             }
             _ => false,

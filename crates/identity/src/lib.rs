@@ -1,6 +1,6 @@
 //! Identities of workloads: who issues them, how they are obtained and renewed, and how TLS checks them.
 //!
-//! The workload's side: a client of the gRPC service `weft.v1.Identity` that attests once with a join token and renews at half life
+//! The workload's side: a client of the gRPC service `weft.v1.Identity` that attests once, with a join token or what its machine has from elsewhere, and renews at half life
 //! (the server's side is the crate `authority`). What a process *is* stands in one
 //! [`LiveIdentity`], which every TLS configuration reads at each handshake, so a rotation swaps certificates without a new
 //! configuration and without touching connections. This crate says who a peer is; it never decides what the peer may do.
@@ -18,6 +18,7 @@ pub mod fault;
 pub mod federated;
 pub mod files;
 mod follow;
+pub mod foreign_jwt;
 mod join_token;
 pub mod jwk;
 pub mod jwt;
@@ -27,6 +28,7 @@ pub mod machine;
 mod obtain;
 pub mod on_behalf;
 mod peer;
+pub mod proof;
 mod renewal;
 pub mod saved;
 pub mod schedule;
@@ -36,6 +38,7 @@ pub mod tls;
 pub mod tokens;
 mod verify;
 pub mod wire;
+pub mod x509pop;
 
 pub use accept::{TlsIo, serve_tls};
 pub use assigned::Assignment;
@@ -46,6 +49,7 @@ pub use connect::{ConnectError, connect};
 pub use document::Document;
 pub use fault::{OwnFault, PeerError};
 pub use federated::Federated;
+pub use foreign_jwt::{ForeignJwt, IssuerKeys};
 pub use join_token::{JoinToken, MalformedToken};
 pub use jwk::{JwtBundle, JwtKey};
 pub use jwt::{JwtError, JwtSvid};
@@ -53,6 +57,7 @@ pub use jwt_signer::{Audience, AudienceError, JwtSigner};
 pub use live::{IdentityState, LiveIdentity};
 pub use machine::MachineId;
 pub use on_behalf::OnBehalf;
+pub use proof::{NodeProof, NodeProofFiles, Proof};
 pub use svid::{Svid, SvidError, TrustBundle};
 pub use tls::{ClientAuth, PeerMatch};
 pub use tokens::{Token, Tokens};

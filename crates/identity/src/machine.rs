@@ -87,7 +87,7 @@ impl MachineKey {
     }
 
     /// SubjectPublicKeyInfo, DER.
-    fn public_key(&self) -> Vec<u8> {
+    pub(crate) fn public_key(&self) -> Vec<u8> {
         let der: Result<PublicKeyX509Der<'_>, _> = self.0.public_key().as_der();
         der.map(|der| der.as_ref().to_vec()).unwrap_or_default() // of a key that was made it always is
     }

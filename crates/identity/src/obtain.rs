@@ -1,4 +1,4 @@
-//! How a workload gets an identity from the control plane: by a join token, or by the one that it has. What comes is checked here.
+//! How a workload gets an identity from the control plane: by a join token or what its machine has from elsewhere, or by the one that it has. What comes is checked here.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,12 +11,15 @@ use tonic::{Code, Status};
 use weft_model::{ServiceName, SpiffeId, Subject, TrustDomain};
 
 use crate::ca::{CaError, KeyRequest};
-use crate::connect::{ConnectError, connect, connect_by_bundle, connect_pinned, each, is_pinned, root_cause};
+use crate::connect::{
+    ConnectError, connect, connect_by_bundle, connect_pinned, connect_rooted, each, is_pinned, root_cause,
+};
 use crate::fault::PeerError;
 use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::machine::MachineKey;
 use crate::peer::{self, Role};
+use crate::proof::{NodeProof, Proof, ProofError};
 use crate::proto;
 use crate::proto::identity_client::IdentityClient;
 use crate::svid::{Svid, SvidError, TrustBundle};
@@ -28,8 +31,11 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Neither a saved identity nor a join token.
-    #[error("{subject} has no saved identity in {} and no join token; make one and give it with --join-token", .folder.display())]
+    /// Neither a saved identity nor a proof.
+    #[error(
+        "{subject} has no saved identity in {} and no join token; make one and give it with --join-token, or prove by what this machine has: \
+         --attest-cert or --attest-jwt", .folder.display()
+    )]
     NoJoinToken {
         /// Who starts.
         subject: Subject,
@@ -56,6 +62,9 @@ pub enum IdentityError {
     /// There is nothing left to prove by who this is.
     #[error("the identity has expired; start this workload again with a new join token")]
     Expired,
+    /// What this machine is to prove by cannot be used.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// The key of this machine cannot be used.
     #[error("the key of this machine cannot be used: {0}")]
     Machine(io::Error),
@@ -112,8 +121,8 @@ pub struct IdentityConfig {
     pub subject: Subject,
     /// `Node.id` of this workload's xDS streams, so that the control plane can say whose certificate has run out. May be empty.
     pub node_id: String,
-    /// For the first time, or when the saved identity has expired.
-    pub join_token: Option<JoinToken>,
+    /// For the first time, or when the saved identity has expired and the key of this machine is refused.
+    pub proof: Option<Proof>,
     /// Where the identity is kept: a folder of this workload's own, made with mode 0700.
     pub state_dir: PathBuf,
 }
@@ -145,7 +154,9 @@ impl Obtained {
 
 /// Exchanges a join token for an identity, once. `Identity::start` is this with patience, saving and renewal.
 pub async fn attest(server: &str, service: &ServiceName, token: &JoinToken) -> Result<Obtained, IdentityError> {
-    attest_for(server, &service.clone().into(), "", token, None, &KeyRequest::new()?).await
+    let subject = service.clone().into();
+    let request = KeyRequest::new()?;
+    of_any(server, |server| attest_at(server, &subject, "", token, None, &request)).await
 }
 
 /// Asks one control plane after the other, until one says yes or no.
@@ -168,16 +179,54 @@ where
     }
 }
 
-/// The same as `node_id`, for a key that may have been sent before; the machine is enrolled with its key.
+/// Exchanges a proof for an identity, as `node_id` and by a key that may have been sent before; the machine is enrolled with its key.
 pub(crate) async fn attest_for(
     servers: &str,
     subject: &Subject,
     node_id: &str,
-    token: &JoinToken,
-    machine: Option<&MachineKey>,
+    proof: &Proof,
+    machine: &MachineKey,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
-    of_any(servers, |server| attest_at(server, subject, node_id, token, machine, request)).await
+    match proof {
+        Proof::Token(token) => {
+            of_any(servers, |server| attest_at(server, subject, node_id, token, Some(machine), request)).await
+        }
+        Proof::Node(proof) => {
+            of_any(servers, |server| attest_node_at(server, subject, node_id, proof, machine, request)).await
+        }
+    }
+}
+
+async fn attest_node_at(
+    server: &str,
+    subject: &Subject,
+    node_id: &str,
+    proof: &NodeProof,
+    machine: &MachineKey,
+    request: &KeyRequest,
+) -> Result<Obtained, IdentityError> {
+    let (channel, binding, root) = connect_rooted(server, proof.roots()?).await?;
+    let signed = machine.sign(&binding, subject, &request.csr).map_err(IdentityError::Machine)?;
+    let mut question = question(subject, node_id, request, Some(signed));
+    proof.add_to(&mut question, &binding, subject, machine)?;
+    ask(channel, question, subject, request, root.trust_domain()).await
+}
+
+/// What is asked, without a proof.
+fn question(
+    subject: &Subject,
+    node_id: &str,
+    request: &KeyRequest,
+    machine: Option<proto::Machine>,
+) -> proto::AttestRequest {
+    proto::AttestRequest {
+        service: subject.to_string(),
+        csr: request.csr.clone(),
+        node_id: node_id.to_owned(),
+        machine,
+        ..Default::default()
+    }
 }
 
 async fn attest_at(
@@ -190,13 +239,8 @@ async fn attest_at(
 ) -> Result<Obtained, IdentityError> {
     let (channel, binding, root) = connect_pinned(server, token.pin()).await?;
     let machine = machine.map(|machine| machine.sign(&binding, subject, &request.csr)).transpose();
-    let question = proto::AttestRequest {
-        join_token: token.text(),
-        service: subject.to_string(),
-        csr: request.csr.clone(),
-        node_id: node_id.to_owned(),
-        machine: machine.map_err(IdentityError::Machine)?,
-    };
+    let question = question(subject, node_id, request, machine.map_err(IdentityError::Machine)?);
+    let question = proto::AttestRequest { join_token: token.text(), ..question };
     let obtained = ask(channel, question, subject, request, root.trust_domain()).await?;
     if !obtained.bundle.roots().iter().any(|root| is_pinned(root, &token.pin())) {
         return Err(IdentityError::Unusable("its bundle lacks the root that the join token names".into()));
@@ -224,13 +268,7 @@ async fn come_back_to(
     let domain = bundle.trust_domain().clone();
     let (channel, binding) = connect_by_bundle(server, bundle).await?;
     let proof = machine.sign(&binding, &config.subject, &request.csr).map_err(IdentityError::Machine)?;
-    let question = proto::AttestRequest {
-        join_token: String::new(),
-        service: config.subject.to_string(),
-        csr: request.csr.clone(),
-        node_id: config.node_id.clone(),
-        machine: Some(proof),
-    };
+    let question = question(&config.subject, &config.node_id, request, Some(proof));
     ask(channel, question, &config.subject, request, &domain).await
 }
 

@@ -14,9 +14,29 @@ pub struct AttestRequest {
     /// Node.id of the workload's xDS streams. Optional: it is only shown, beside when the certificate runs out.
     #[prost(string, tag = "4")]
     pub node_id: ::prost::alloc::string::String,
-    /// The machine's key: beside a join token it is enrolled, without one it must have been. Optional with a token.
+    /// The machine's key: beside a proof it is enrolled, without one it must have been. Optional with a join token.
     #[prost(message, optional, tag = "5")]
     pub machine: ::core::option::Option<Machine>,
+    /// Instead of a join token.
+    #[prost(message, optional, tag = "6")]
+    pub certificate: ::core::option::Option<NodeCertificate>,
+    /// Instead of a join token: a JWT in compact form, at most 16 KiB.
+    #[prost(string, tag = "7")]
+    pub jwt: ::prost::alloc::string::String,
+}
+/// Proves to hold the key of a certificate of a CA that the intent names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeCertificate {
+    /// X.509 in DER, leaf first, then what leads to its CA: at most 10, 64 KiB together.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// A SignatureScheme of RFC 8446 s.4.2.3: ECDSA on P-256 or P-384, Ed25519, or RSASSA-PSS.
+    #[prost(uint32, tag = "2")]
+    pub scheme: u32,
+    /// By the leaf's key, over: "weft x509pop 1" and a zero byte; the 32 bytes of Machine.signature from the TLS connection; SHA-256 of the csr;
+    /// SHA-256 of Machine.public_key; the service.
+    #[prost(bytes = "vec", tag = "3")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Machine {
@@ -344,9 +364,9 @@ pub mod identity_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
-        /// comes back by that key alone.
+        /// Exchanges a proof for the first X.509-SVID of a workload: a join token, a certificate that the machine has from elsewhere (x509pop), or
+        /// a JWT of another issuer (OIDC). A join token serves one key: a repeated call with the same key (the answer was lost) is answered again for
+        /// a minute, any other key is refused. A JWT serves one machine. A machine whose key was beside the proof comes back by that key alone.
         pub async fn attest(
             &mut self,
             request: impl tonic::IntoRequest<super::AttestRequest>,
@@ -544,9 +564,9 @@ pub mod identity_server {
     /// Generated trait containing gRPC methods that should be implemented for use with IdentityServer.
     #[async_trait]
     pub trait Identity: std::marker::Send + std::marker::Sync + 'static {
-        /// Exchanges a join token for the first X.509-SVID of a workload. A token serves one key: a repeated call with the same
-        /// key (the answer was lost) is answered again for a minute, any other key is refused. A machine whose key was beside the token
-        /// comes back by that key alone.
+        /// Exchanges a proof for the first X.509-SVID of a workload: a join token, a certificate that the machine has from elsewhere (x509pop), or
+        /// a JWT of another issuer (OIDC). A join token serves one key: a repeated call with the same key (the answer was lost) is answered again for
+        /// a minute, any other key is refused. A JWT serves one machine. A machine whose key was beside the proof comes back by that key alone.
         async fn attest(
             &self,
             request: tonic::Request<super::AttestRequest>,

@@ -9,10 +9,10 @@ use tokio::sync::{Notify, watch};
 
 use crate::ca::{KeyRequest, rfc3339};
 use crate::fault::OwnFault;
-use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::machine::MachineKey;
 use crate::obtain::{IdentityConfig, IdentityError, Obtained, attest_for, come_back, renew};
+use crate::proof::Proof;
 use crate::saved::save;
 use crate::schedule::{self, Plan};
 use crate::svid::Svid;
@@ -42,7 +42,7 @@ pub struct IdentityStatus {
 enum How {
     /// By the one before.
     Renewed,
-    /// By a join token.
+    /// By a proof as at first contact.
     Joined,
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn keep_renewed(
     }
 }
 
-/// Renews by the present identity while it is valid, and after that by the key of this machine or the join token, until one of them works.
+/// Renews by the present identity while it is valid, and after that by the key of this machine or a proof as at first contact, until one of them works.
 async fn renew_patiently(
     config: &mut IdentityConfig,
     machine: Option<&MachineKey>,
@@ -112,9 +112,9 @@ async fn renew_patiently(
             tell(news, config, way_back, svid, &last_error);
         }
         let worn = matches!(fault, Some(OwnFault::Expired { .. } | OwnFault::Banned { .. }));
-        let (attempt, how) = match (way_back, machine, &config.join_token) {
+        let (attempt, how) = match (way_back, machine, &config.proof) {
             _ if !worn => (renew(config, live, svid.id()).await, How::Renewed),
-            (WayBack::Token, _, Some(token)) => (join_again(config, token, machine).await, How::Joined),
+            (WayBack::Proof, Some(machine), Some(proof)) => (join_again(config, proof, machine).await, How::Joined),
             (_, Some(machine), _) => (return_by(config, machine, live).await, How::Renewed),
             _ => (Err(IdentityError::Expired), How::Renewed), // unless the clock is wrong, and is put right
         };
@@ -129,12 +129,20 @@ async fn renew_patiently(
         };
         failures += 1;
         if worn && !error.is_passing() && way_back != WayBack::None {
-            let tried = if way_back == WayBack::Token { "the join token" } else { "the key of this machine" };
-            if way_back == WayBack::Token {
-                config.join_token = None;
+            let tried = match (way_back, &config.proof) {
+                (WayBack::Proof, Some(Proof::Token(_))) => "the join token",
+                (WayBack::Proof, Some(Proof::Node(proof))) => proof.name(),
+                _ => "the key of this machine",
+            };
+            if way_back == WayBack::Proof && matches!(config.proof, Some(Proof::Token(_))) {
+                config.proof = None;
             }
+            // What the machine has from elsewhere may be replaced by something better: it is tried on.
+            let is_new = way_back != WayBack::Proof || config.proof.is_none() || last_error != error.to_string();
             way_back = WayBack::none(config);
-            tracing::error!(id = %svid.id(), %error, "{tried} brings no other identity. {}", remedy(config, way_back));
+            if is_new {
+                tracing::error!(id = %svid.id(), %error, "{tried} brings no other identity. {}", remedy(config, way_back));
+            }
         } else if !worn && (failures == 1 || failures % TELL_AGAIN == 0) {
             let until = rfc3339(svid.not_after());
             tracing::warn!(id = %svid.id(), %error, failures, until, "cannot renew the identity; the present one serves until it expires");
@@ -154,8 +162,8 @@ async fn renew_patiently(
 enum WayBack {
     /// By the key of this machine.
     Machine,
-    /// By the join token that this process was started with, which is not used yet.
-    Token,
+    /// By the proof that this process was started with: a join token that is not used yet, or what the machine has from elsewhere.
+    Proof,
     /// Somebody else renews it.
     Elsewhere,
     /// The control plane has refused; a key that it refused is tried on, because what was banned can be allowed again.
@@ -165,7 +173,7 @@ enum WayBack {
 impl WayBack {
     /// What is left without the machine's key.
     fn none(config: &IdentityConfig) -> Self {
-        if config.join_token.is_some() { Self::Token } else { Self::None }
+        if config.proof.is_some() { Self::Proof } else { Self::None }
     }
 }
 
@@ -193,13 +201,9 @@ pub(crate) async fn tell_of_provided(config: IdentityConfig, live: Arc<LiveIdent
     }
 }
 
-async fn join_again(
-    config: &IdentityConfig,
-    token: &JoinToken,
-    machine: Option<&MachineKey>,
-) -> Result<Obtained, IdentityError> {
+async fn join_again(config: &IdentityConfig, proof: &Proof, machine: &MachineKey) -> Result<Obtained, IdentityError> {
     let request = KeyRequest::new()?;
-    attest_for(&config.server, &config.subject, &config.node_id, token, machine, &request).await
+    attest_for(&config.server, &config.subject, &config.node_id, proof, machine, &request).await
 }
 
 async fn return_by(
@@ -259,8 +263,13 @@ fn remedy(config: &IdentityConfig, way_back: WayBack) -> String {
             return "It comes back by itself, by the key of this machine, as soon as the control plane answers"
                 .to_owned();
         }
-        WayBack::Token => {
-            return "The join token that this was started with is tried until the control plane answers".to_owned();
+        WayBack::Proof => {
+            let what = match &config.proof {
+                Some(Proof::Node(proof)) => proof.name(),
+                _ => "the join token",
+            };
+            return format!("{what} that this was started with is tried until the control plane answers")
+                .replacen("the ", "The ", 1);
         }
         WayBack::Elsewhere => {
             return "It comes back by itself when the agent of this machine has renewed it; the agent's log says why it has not"

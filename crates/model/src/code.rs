@@ -76,6 +76,8 @@ pub const BAD_INPUT: &str = "WEFT0148";
 pub const BAD_TEST: &str = "WEFT0149";
 /// An endpoint, a profile, a bundle or a service of another trust domain that cannot be used.
 pub const BAD_FEDERATION: &str = "WEFT0150";
+/// An entry of `nodes` that cannot be used, or by which anybody could become somebody.
+pub const BAD_NODE: &str = "WEFT0151";
 /// A service whose calls are allowed when nobody can be asked.
 pub const FAIL_OPEN: &str = "WEFT0215";
 /// Bytes that may be TLS or not, of a protocol in which the server may speak first.

@@ -4,6 +4,7 @@
 
 mod access;
 mod federation;
+mod nodes;
 mod route;
 mod test;
 
@@ -20,6 +21,7 @@ use crate::mtls::Mtls;
 
 pub use access::{AccessRule, Allow, Caller, Member, Role, ServicePattern};
 pub use federation::{EndpointUrl, ForeignDomain, ForeignService, Profile};
+pub use nodes::{NodeEntry, NodeProof, Oidc, OidcKeys, Star, WebUrl, Wildcard, X509pop};
 pub use route::{BackendRef, HeaderMatch, PathMatch, Route, RouteMatch};
 pub use test::{ExpectedBackend, ExpectedDecision, ExpectedRoute, Test, TestCaller};
 
@@ -68,11 +70,13 @@ pub struct Mesh {
 pub struct Identity {
     /// How long a machine that was enrolled once may be away and still come back by its key; 1 h to 366 days. Default 30 days.
     pub machine_life: Duration,
+    /// By which proofs, other than a join token, a machine becomes whom; in the order written.
+    pub nodes: Arc<[NodeEntry]>,
 }
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { machine_life: Duration::from_secs(30 * 24 * 3600) }
+        Self { machine_life: Duration::from_secs(30 * 24 * 3600), nodes: Arc::default() }
     }
 }
 
@@ -136,6 +140,8 @@ pub struct Service {
     pub paths: Paths,
     /// Who decides whether calls to it are allowed.
     pub authorization: Authorization,
+    /// What stands in its certificates, and for how long.
+    pub identity: ServiceIdentity,
     /// Which processes agents give its identity to; nobody if empty.
     pub attest: Vec<Attest>,
     /// Where its sidecars are.
@@ -150,6 +156,15 @@ pub struct Service {
     pub span: Span,
     /// Where `access:` stands, or the document's start without one.
     pub access_span: Span,
+}
+
+/// `Service.identity`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceIdentity {
+    /// Life of its X.509-SVIDs, 10 s to 24 h; `Mesh.defaults.svidTtl` if it says nothing.
+    pub svid_ttl: Option<Duration>,
+    /// DNS names in its X.509-SVIDs, in the order written: lower case, without wildcards.
+    pub dns_names: Vec<Arc<str>>,
 }
 
 /// `Service.app`: the connections between a sidecar and the app behind it.

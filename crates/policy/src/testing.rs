@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use weft_model::intent::{
     AccessRule, Allow, App, Authorization, Caller, Defaults, EndpointUrl, Endpoints, ForeignDomain, Intent, Member,
-    Mesh, Paths, PolicyFile, PolicyInputs, Profile, Protocol, Role, Service,
+    Mesh, Paths, PolicyFile, PolicyInputs, Profile, Protocol, Role, Service, ServiceIdentity,
 };
 use weft_model::{Mtls, ServiceName, Span, SpiffeId, TrustDomain};
 use weft_policy_eval::Kind;
@@ -60,6 +60,7 @@ pub fn service(text: &str) -> Service {
         mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
+        identity: ServiceIdentity::default(),
         attest: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@ mod decisions;
 mod demo;
 mod http;
 mod output;
+mod proof;
 mod sidecar;
 mod state;
 mod up;

@@ -17,8 +17,8 @@ const PRIORITY: u8 = 0x20;
 const NAME: &[u8] = b":authority";
 const INDEX: usize = 1;
 
-/// Where a connection's bytes are, from its first one on.
-pub(crate) struct Mend {
+/// Where a connection's bytes are, from its first one on. Public for the fuzz target of the same name.
+pub struct Mend {
     frame: Frame,
     block: Block,
 }
@@ -72,7 +72,7 @@ impl Default for Mend {
 
 impl Mend {
     /// Mends the bytes that come next.
-    pub(crate) fn mend(&mut self, bytes: &mut [u8]) {
+    pub fn mend(&mut self, bytes: &mut [u8]) {
         let mut at = 0;
         while at < bytes.len() {
             at += match &mut self.frame {

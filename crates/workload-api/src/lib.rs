@@ -3,7 +3,7 @@
 //! A [`Listener`] says by the kernel's word who calls ([`Caller`]); [`Workloads`] says whose identities those are; [`serve`] speaks the
 //! protocol. This crate hands out what it is given: it never issues, renews or decides anything. [`client`] is its other end.
 
-mod authority;
+pub mod authority;
 mod caller;
 pub mod client;
 mod endpoint;

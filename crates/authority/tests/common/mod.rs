@@ -17,14 +17,16 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
+use weft_attestation::Nodes;
 use weft_authority::{
-    Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Records, Registrar,
+    Admission, Authority, BanList, IdentityService, JoinTokens, KeyProof, Lives, Machines, Proofs, Records, Registrar,
 };
 use weft_identity::proto::PlainTextReport;
 use weft_identity::{
     Assignment, ClientAuth, Federated, JoinToken, LiveIdentity, Names, Svid, Withdrawal, serve_tls, tls,
 };
 use weft_model::attest::{Attest, Selectors};
+use weft_model::intent::NodeEntry;
 use weft_model::{AgentName, ServiceName, SpiffeId, Subject};
 use weft_store::Store;
 
@@ -50,6 +52,10 @@ pub struct Intent {
     pub plain_text: Mutex<Vec<(SpiffeId, PlainTextReport)>>,
     /// Which processes agents give which identity to.
     pub attest: Mutex<BTreeMap<ServiceName, Vec<Attest>>>,
+    /// How long a machine may be away, if it is another time than [`MACHINE_LIFE`].
+    pub machine_life: Mutex<Option<Duration>>,
+    /// By which proofs a machine becomes whom.
+    pub nodes: Mutex<Vec<NodeEntry>>,
     changed: watch::Sender<u64>,
 }
 
@@ -78,7 +84,12 @@ impl Registrar for Intent {
             Subject::Service(service) => self.services.lock().unwrap().get(service).copied(),
             Subject::Agent(_) => Some(HOUR),
         };
-        ttl.map(|ttl| Admission { ttl, machine_life: MACHINE_LIFE })
+        let machine_life = self.machine_life.lock().unwrap().unwrap_or(MACHINE_LIFE);
+        ttl.map(|ttl| Admission { ttl, machine_life, dns_names: Vec::new() })
+    }
+
+    fn nodes(&self) -> Arc<[NodeEntry]> {
+        self.nodes.lock().unwrap().clone().into()
     }
 
     fn assignments(&self, agent: &AgentName) -> Vec<Assignment> {
@@ -159,13 +170,14 @@ impl Server {
             let config = tls::server_config(live.clone(), ClientAuth::Optional, &[b"h2"]);
             let bans = BanList::open(machines.clone()).await.unwrap();
             tokio::spawn(bans.clone().enforce(live.clone()));
+            let proofs = Proofs { tokens: tokens.clone(), nodes: Nodes::new(machines.clone()) };
             let (machines, own) = (Machines::new(machines), live.clone());
             let records = Records::open(&folder).unwrap();
             tokio::spawn(records.clone().gather());
             let federated = Arc::new(watch::Sender::<Arc<Federated>>::default());
             let service = IdentityService::server(
                 authority.clone(),
-                tokens.clone(),
+                proofs,
                 machines,
                 bans.clone(),
                 records,

@@ -47,8 +47,8 @@ impl Api {
     }
 
     /// Every certificate that lives.
-    pub(super) fn certificates(&self) -> Answer {
-        match self.identities.certificates() {
+    pub(super) async fn certificates(&self) -> Answer {
+        match self.identities.enrolled().await {
             Some(certificates) => json(StatusCode::OK, &certificates),
             None => self.ready(),
         }
@@ -228,6 +228,7 @@ mod tests {
             identity: "spiffe://acme.internal/ns/prod/sa/web".into(),
             node,
             machine: None,
+            by: None,
             serial: "0A".into(),
             root: "aa".into(),
             bundle: 1,

@@ -71,8 +71,8 @@ impl ServicePattern {
     }
 }
 
-/// Whether `text` is `pattern` with something in the place of each `*`. Names are short: at most 63 letters.
-fn glob(pattern: &str, text: &str) -> bool {
+/// Whether `text` is `pattern` with something in the place of each `*`.
+pub(super) fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };
     let Some(last) = parts.next_back() else { return rest.is_empty() };

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::fields::{not_yet, short};
-use super::mesh;
 use super::report::Report;
 use super::suggest;
 use super::yaml::{Document, Node, Value};
@@ -176,7 +175,7 @@ impl Declared {
         }
         declared.own_domain = mesh.and_then(|mesh| trust_domain(&mesh.document.root, "trustDomain"));
         match mesh {
-            Some(mesh) if mesh.document.whole => declared.attributes = Some(mesh::attribute_names(&mesh.document.root)),
+            Some(mesh) if mesh.document.whole => declared.attributes = Some(attribute_names(&mesh.document.root)),
             Some(_) => {}
             None => {
                 let hint = match declared.broken.first() {
@@ -269,4 +268,15 @@ fn trust_domain(root: &Node, key: &str) -> Option<TrustDomain> {
 
 fn label<'a>(root: &'a Node, key: &str) -> Option<&'a str> {
     root.get(key).and_then(Node::as_text).filter(|text| is_dns_label(text))
+}
+
+/// The declared attributes without findings, for documents that refer to them.
+fn attribute_names(root: &Node) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+    let Some(Value::Map(entries)) = root.get("attributes").map(|node| &node.value) else { return BTreeMap::new() };
+    let mut names = BTreeMap::new();
+    for (key, values) in entries {
+        let (Some(key), Value::List(values)) = (key.as_text(), &values.value) else { continue };
+        names.insert(key.into(), values.iter().filter_map(Node::as_text).map(Into::into).collect());
+    }
+    names
 }

@@ -64,7 +64,7 @@ fn name(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<Tr
 
 fn endpoint_url(field: Field<'_>, report: &mut Report) -> Option<EndpointUrl> {
     let text = field.text(report)?;
-    match url(text) {
+    match EndpointUrl::parse(text) {
         Ok(url) => Some(url),
         Err((problem, hint)) => {
             let message = format!("`{}` is no bundle endpoint: {problem}", short(text));
@@ -72,40 +72,6 @@ fn endpoint_url(field: Field<'_>, report: &mut Report) -> Option<EndpointUrl> {
             None
         }
     }
-}
-
-/// An `https` URL; on error what is wrong with it, and what to write.
-fn url(text: &str) -> Result<EndpointUrl, (&'static str, &'static str)> {
-    const FORM: &str = "write it like https://mesh.other.example:8443/";
-    let rest = text.strip_prefix("https://").ok_or(("its scheme is not https", FORM))?;
-    if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(("it has a character that no URL has", FORM));
-    }
-    if rest.contains(['?', '#']) {
-        return Err(("it has a query or fragment", "leave them out"));
-    }
-    let (authority, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
-    if authority.contains('@') {
-        return Err(("it has user information", "leave it out: anybody may fetch a bundle (SPIFFE Federation s.5.2)"));
-    }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').ok_or(("its address has no `]`", FORM))?,
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
-    };
-    let is_v6 = authority.starts_with('[');
-    let is_name =
-        |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-    if host.is_empty() || is_v6 && host.parse::<std::net::Ipv6Addr>().is_err() || !is_v6 && !is_name(host) {
-        return Err(("it has no host", FORM));
-    }
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => 443,
-        port => port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(("its port is none", FORM))?,
-    };
-    Ok(EndpointUrl { host: host.into(), port, path: path.into() })
 }
 
 fn profile(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) -> Option<Profile> {
@@ -289,9 +255,12 @@ mod tests {
             ("https://[west]/", "no host"),
             ("https://we st/", "character"),
         ] {
-            assert!(url(wrong).expect_err(wrong).0.contains(why), "{wrong}");
+            assert!(EndpointUrl::parse(wrong).expect_err(wrong).0.contains(why), "{wrong}");
         }
-        assert_eq!(url("https://127.0.0.1:8443/x/y").expect("legal").to_string(), "https://127.0.0.1:8443/x/y");
+        assert_eq!(
+            EndpointUrl::parse("https://127.0.0.1:8443/x/y").expect("legal").to_string(),
+            "https://127.0.0.1:8443/x/y"
+        );
     }
 
     #[test]

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::declared::Declared;
 use super::fields::{Field, Shape, short};
 use super::inputs;
+use super::nodes;
 use super::report::Report;
+use super::svid;
 use super::yaml::{Node, Value};
 use crate::code;
 use crate::id::TrustDomain;
@@ -24,13 +27,14 @@ const DEFAULTS: Shape = Shape {
     later: &["retry", "resilience", "health", "rollout", "idleTimeout"],
 };
 
-const IDENTITY: Shape =
-    Shape { what: "`identity`", fields: &["machineLife"], later: &["keyType", "rootLife", "issuingLife", "upstream"] };
+const IDENTITY: Shape = Shape {
+    what: "`identity`",
+    fields: &["machineLife", "nodes"],
+    later: &["keyType", "rootLife", "issuingLife", "upstream"],
+};
 
 const MACHINE_LIFE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(3_600)..=Duration::from_secs(366 * 24 * 3_600);
-
-const SVID_TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3_600);
 
 /// What every service has by itself in a policy, and Cedar's own words.
 const TAKEN: [&str; 14] = [
@@ -51,7 +55,7 @@ const TAKEN: [&str; 14] = [
 ];
 
 /// Reads the document. `None` only if it is no mapping.
-pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
+pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Option<Mesh> {
     let fields = MESH.read(root, report)?;
     let name = fields.required("name", "acme", report).and_then(|name| name.dns_label(report));
     let trust_domain =
@@ -59,7 +63,7 @@ pub(super) fn read(root: &Node, report: &mut Report) -> Option<Mesh> {
     let attributes = fields.optional("attributes").map(|field| attributes(field, report)).unwrap_or_default();
     let policy = fields.optional("policy").map(|field| inputs::read(field, report)).unwrap_or_default();
     let defaults = defaults(fields.optional("defaults"), report);
-    let identity = fields.optional("identity").map(|field| identity(field, report)).unwrap_or_default();
+    let identity = fields.optional("identity").map(|field| identity(field, declared, report)).unwrap_or_default();
     Some(Mesh {
         name: name.unwrap_or("unnamed").into(),
         // The stand-in is legal, so it parses; the missing name is an error already and the draft is never applied.
@@ -129,18 +133,7 @@ fn is_attribute_name(attribute: Field<'_>, report: &mut Report) -> bool {
     word && !TAKEN.contains(&name)
 }
 
-/// The declared attributes without findings, for documents that refer to them.
-pub(super) fn attribute_names(root: &Node) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
-    let Some(Value::Map(entries)) = root.get("attributes").map(|node| &node.value) else { return BTreeMap::new() };
-    let mut names = BTreeMap::new();
-    for (key, values) in entries {
-        let (Some(key), Value::List(values)) = (key.as_text(), &values.value) else { continue };
-        names.insert(key.into(), values.iter().filter_map(Node::as_text).map(Into::into).collect());
-    }
-    names
-}
-
-fn identity(field: Field<'_>, report: &mut Report) -> Identity {
+fn identity(field: Field<'_>, declared: &Declared, report: &mut Report) -> Identity {
     let mut identity = Identity::default();
     let Some(fields) = IDENTITY.read(field.node, report) else { return identity };
     if let Some(field) = fields.optional("machineLife")
@@ -155,6 +148,9 @@ fn identity(field: Field<'_>, report: &mut Report) -> Identity {
             report.error(code::DURATION, field.span(), message, hint);
         }
     }
+    if let Some(field) = fields.optional("nodes") {
+        identity.nodes = nodes::read(field, declared, report).into();
+    }
     identity
 }
 
@@ -167,16 +163,8 @@ fn defaults(field: Option<Field<'_>>, report: &mut Report) -> Defaults {
     if let Some(mtls) = fields.optional("mtls") {
         mtls.choice(&[("strict", ())], &["permissive", "disabled"], report);
     }
-    if let Some(field) = fields.optional("svidTtl")
-        && let Some(ttl) = field.duration(report)
-    {
-        if SVID_TTL.contains(&ttl) {
-            defaults.svid_ttl = ttl;
-        } else {
-            let message = "`svidTtl` must be from 10s to 24h";
-            let hint = "short lives limit what a stolen key is worth; below 10s there is no time to renew";
-            report.error(code::DURATION, field.span(), message, hint);
-        }
+    if let Some(ttl) = fields.optional("svidTtl").and_then(|field| svid::ttl(field, report)) {
+        defaults.svid_ttl = ttl;
     }
     defaults
 }

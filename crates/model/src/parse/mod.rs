@@ -13,6 +13,7 @@ mod fields;
 mod inputs;
 mod local;
 mod mesh;
+mod nodes;
 mod operator;
 mod report;
 mod role;
@@ -20,6 +21,7 @@ mod route;
 mod service;
 mod shadow;
 mod suggest;
+mod svid;
 mod test;
 #[cfg(test)]
 mod tests;
@@ -109,7 +111,7 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
             }
             _ if !read.document.whole => {}
             Kind::Mesh => {
-                let read = mesh::read(root, report);
+                let read = mesh::read(root, declared, report);
                 mesh = mesh.or(read);
             }
             Kind::Service => {

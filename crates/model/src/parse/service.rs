@@ -14,12 +14,14 @@ use super::fields::{Field, Shape, not_yet, short};
 use super::report::Report;
 use super::route;
 use super::suggest;
+use super::svid;
 use super::yaml::{Node, Value};
 use crate::code;
 use crate::finding::Span;
 use crate::id::ServiceName;
 use crate::intent::{
-    App, Authorization, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, Slashes, StaticEndpoint,
+    App, Authorization, Case, Endpoints, EscapedSlashes, Paths, Protocol, Service, ServiceIdentity, Slashes,
+    StaticEndpoint,
 };
 use crate::mtls::{Mtls, PLAIN_TEXT};
 
@@ -36,6 +38,7 @@ const SERVICE: Shape = Shape {
         "mtls",
         "paths",
         "authorization",
+        "identity",
         "attest",
         "endpoints",
         "subsets",
@@ -111,6 +114,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
     let paths = fields.optional("paths").map(|field| paths(field, protocol, report)).unwrap_or_default();
     let authorization =
         fields.optional("authorization").map(|field| authorization::read(field, report)).unwrap_or_default();
+    let identity = fields.optional("identity").map(|field| svid::read(field, report)).unwrap_or_default();
     let attest = fields.optional("attest").map(|field| attest::read(field, report)).unwrap_or_default();
     let endpoints =
         fields.optional("endpoints").and_then(|field| endpoints(field, report)).unwrap_or(Endpoints::Registry);
@@ -132,6 +136,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
         mtls,
         paths,
         authorization,
+        identity,
         attest,
         endpoints,
         subsets,
@@ -153,6 +158,7 @@ pub(super) fn nameless(name: ServiceName, span: Span) -> Service {
         mtls: Mtls::default(),
         paths: Paths::default(),
         authorization: Authorization::default(),
+        identity: ServiceIdentity::default(),
         attest: Vec::new(),
         endpoints: Endpoints::Registry,
         subsets: BTreeMap::new(),

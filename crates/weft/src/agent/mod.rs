@@ -18,8 +18,8 @@ use weft_process::signal::Stop;
 use weft_workload_api::{Endpoint, Listener};
 
 use crate::address::address;
-use crate::command::identity::parse_token;
 use crate::output::hinted;
+use crate::proof::ProofArgs;
 use crate::state;
 
 /// Run the agent of a machine
@@ -34,9 +34,8 @@ pub(crate) struct Args {
     /// The control plane's xDS and identity port; of several servers all, with commas between, in the order in which they are tried
     #[arg(long, value_name = "HOST:PORT,…", env = "WEFT_SERVER", default_value = "127.0.0.1:15010")]
     server: String,
-    /// One-time token for the first start, from `weft identity join-token --agent NAME`
-    #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
-    join_token: Option<String>,
+    #[command(flatten)]
+    proof: ProofArgs,
     /// Where processes ask: the path of a Unix socket. Its folder must be one that others cannot write to
     #[arg(long, value_name = "PATH", default_value = "/run/weft/agent.sock")]
     socket: PathBuf,
@@ -85,17 +84,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn identify(args: &Args, state_dir: PathBuf) -> Result<Identity> {
-    // Unit files often set an empty variable: it counts as none.
-    let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
     let config = IdentityConfig {
         server: args.server.clone(),
         subject: args.name.clone().into(),
         node_id: format!("agent:{}", args.name),
-        join_token: given.map(parse_token).transpose()?,
+        proof: args.proof.proof()?,
         state_dir,
     };
-    Identity::start(config).await.map_err(|error| {
-        let hint = format!("weft identity join-token --agent {} makes one, on the control plane's machine", args.name);
-        hinted(error.to_string(), hint)
-    })
+    Identity::start(config)
+        .await
+        .map_err(|error| hinted(error.to_string(), args.proof.hint(&format!("--agent {}", args.name))))
 }

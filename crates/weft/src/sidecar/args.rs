@@ -12,6 +12,7 @@ use super::app_address::AppAddress;
 use crate::address::address;
 use crate::command::server::seconds;
 use crate::decisions::DecisionArgs;
+use crate::proof::ProofArgs;
 
 /// Where a control plane serves ext_authz unless it is told otherwise.
 const AUTHZ_PORT: u16 = 15011;
@@ -39,9 +40,8 @@ pub(crate) struct Args {
     /// The control plane's ext_authz, which is asked about calls of a service with `authorization: {by: server}` [default: port 15011 of the first --server]
     #[arg(long, value_name = "HOST:PORT", env = "WEFT_AUTHZ_SERVER")]
     pub(crate) authz_server: Option<AppAddress>,
-    /// One-time token for the first start, from `weft identity join-token`
-    #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
-    pub(crate) join_token: Option<String>,
+    #[command(flatten)]
+    pub(crate) proof: ProofArgs,
     /// Take the identity from the agent of this machine, or of another SPIFFE implementation, by the SPIFFE Workload API: a path, unix:///PATH or
     /// tcp://127.0.0.1:PORT [default: SPIFFE_ENDPOINT_SOCKET, if there is neither a join token nor a saved identity]
     #[arg(long, value_name = "PATH", conflicts_with = "workload_socket")]

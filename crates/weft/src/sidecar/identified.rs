@@ -1,4 +1,4 @@
-//! Where a sidecar's identity comes from: the control plane, with a join token or by what was saved, or whoever keeps it on this machine and
+//! Where a sidecar's identity comes from: the control plane, by a proof or by what was saved, or whoever keeps it on this machine and
 //! serves the SPIFFE Workload API, which is `weft agent` or that of another SPIFFE implementation.
 
 use std::ops::Deref;
@@ -11,7 +11,6 @@ use weft_workload_api::client::{Provided, provide};
 
 use super::args::Args;
 use super::place::Place;
-use crate::command::identity::parse_token;
 use crate::output::hinted;
 
 /// Where clients of SPIFFE look (Workload Endpoint s.4).
@@ -37,13 +36,11 @@ impl Identified {
     /// # Errors
     /// Waiting would not help; the text says what would.
     pub(crate) async fn start(args: &Args, place: &Place, node_id: String) -> Result<Self> {
-        // Unit files and compose files often set an empty variable: it counts as none.
-        let given = args.join_token.as_deref().filter(|text| !text.trim().is_empty());
-        let join_token = given.map(parse_token).transpose()?;
-        let socket = match (&args.identity_socket, &join_token) {
+        let proof = args.proof.proof()?;
+        let socket = match (&args.identity_socket, &proof) {
             (Some(_), Some(_)) => {
-                let what = "--identity-socket and a join token are two ways to an identity";
-                return Err(hinted(what, "give one of them: with the socket, the agent of this machine has the token"));
+                let what = "--identity-socket and a join token, certificate or JWT are two ways to an identity";
+                return Err(hinted(what, "give one of them: with the socket, the agent of this machine has the other"));
             }
             (Some(socket), None) => Some(socket.clone()),
             (None, Some(_)) => None,
@@ -53,7 +50,7 @@ impl Identified {
             server: args.server.clone(),
             subject: args.service.clone().into(),
             node_id,
-            join_token,
+            proof,
             state_dir: place.state.clone(),
         };
         match socket {
@@ -64,12 +61,8 @@ impl Identified {
 
     async fn own(args: &Args, config: IdentityConfig) -> Result<Self> {
         let identity = Identity::start(config).await.map_err(|error| {
-            let hint = format!(
-                "weft identity join-token --service {} makes one, on the control plane's machine; where an agent runs, give its socket \
-                 with --identity-socket",
-                args.service
-            );
-            hinted(error.to_string(), hint)
+            let hint = args.proof.hint(&format!("--service {}", args.service));
+            hinted(error.to_string(), hint + "; where an agent runs, give its socket with --identity-socket")
         })?;
         Ok(Self { identity, _provided: None })
     }

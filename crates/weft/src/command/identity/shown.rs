@@ -144,10 +144,11 @@ fn certificates(all: &[CertificateStatus], now: u64) -> String {
         };
         let machine = one.machine.clone().unwrap_or_else(|| "-".to_owned());
         let left = span(one.expires_at.saturating_sub(now));
-        vec![one.identity.clone(), one.node.clone(), machine, one.serial.clone(), age, left, what]
+        let by = one.by.clone().unwrap_or_else(|| "-".to_owned());
+        vec![one.identity.clone(), one.node.clone(), machine, by, one.serial.clone(), age, left, what]
     };
     let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-    table(&["IDENTITY", "NODE", "MACHINE", "SERIAL", "AGE", "EXPIRES", ""], &rows)
+    table(&["IDENTITY", "NODE", "MACHINE", "BY", "SERIAL", "AGE", "EXPIRES", ""], &rows)
 }
 
 fn log_of(records: &[IdentityRecord]) -> String {
@@ -183,6 +184,7 @@ mod tests {
             identity: "spiffe://acme.internal/ns/prod/sa/web".into(),
             node: "prod/web~a\u{7}".into(),
             machine: Some("cafe01".into()),
+            by: Some("x509pop".into()),
             serial: "0A1B".into(),
             root: "aa".into(),
             bundle: 1,
@@ -195,13 +197,13 @@ mod tests {
 
     #[test]
     fn a_list_says_whose_certificates_live_and_what_is_wrong() {
-        let late = CertificateStatus { late: true, machine: None, issued_at: 0, ..certificate() };
+        let late = CertificateStatus { late: true, machine: None, by: None, issued_at: 0, ..certificate() };
         let banned = CertificateStatus { late: true, banned: Some("stolen".into()), ..certificate() };
         let told = "\
-IDENTITY                               NODE             MACHINE  SERIAL  AGE    EXPIRES
-spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  cafe01   0A1B    1 min  5 min
-spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  -        0A1B           5 min    LATE: it should have been renewed
-spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  cafe01   0A1B    1 min  5 min    BANNED: stolen
+IDENTITY                               NODE             MACHINE  BY       SERIAL  AGE    EXPIRES
+spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  cafe01   x509pop  0A1B    1 min  5 min
+spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  -        -        0A1B           5 min    LATE: it should have been renewed
+spiffe://acme.internal/ns/prod/sa/web  prod/web~a\\u{7}  cafe01   x509pop  0A1B    1 min  5 min    BANNED: stolen
 ";
         assert_eq!(certificates(&[certificate(), late, banned], 1_000), told);
         assert_eq!(certificates(&[], 1_000), "no certificate lives\n");

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod ca;
 pub mod curl;
 pub mod etcd;
 pub mod family;
@@ -17,6 +18,7 @@ pub mod h2_client;
 pub mod load;
 pub mod log;
 pub mod mesh;
+pub mod openbao;
 pub mod peers;
 pub mod pki;
 pub mod ports;

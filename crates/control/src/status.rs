@@ -3,6 +3,7 @@
 //! Times are seconds since the Unix epoch, durations are milliseconds; a missing value is `null`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -331,8 +332,14 @@ pub struct TrustStatus {
     /// The keys for JWT-SVIDs in the bundle, oldest first.
     #[serde(default)]
     pub jwt_keys: Vec<RootStatus>,
-    /// When this server's issuing CA is replaced.
+    /// This server's issuing CA: 16 hexadecimal digits.
+    #[serde(default)]
+    pub issuing: String,
+    /// When it is replaced.
     pub issuing_renewed_at: u64,
+    /// The CA outside that signs it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamStatus>,
     /// Who does not hold this bundle yet; a new root or key waits for them.
     pub behind: Vec<BehindStatus>,
     /// Who is not taken any more.
@@ -424,6 +431,22 @@ pub struct RootStatus {
     pub not_after: u64,
     /// Why nothing that it signed is to be trusted.
     pub tainted: Option<String>,
+    /// The CA outside that brought it; none of the mesh's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// A CA outside that signs a server's issuing CA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its file or address.
+    pub name: String,
+    /// Why it has not signed what is due.
+    pub problem: Option<String>,
+    /// Since when, seconds since 1970.
+    pub since: Option<u64>,
+    /// The file of a request that somebody has to have signed by hand.
+    pub request: Option<PathBuf>,
 }
 
 /// How far a root is.
@@ -460,6 +483,13 @@ pub struct RotateRequest {
     /// By plan, the key for JWT-SVIDs and not the root.
     #[serde(default)]
     pub jwt: bool,
+}
+
+/// `POST /api/identity/issuing`, the question; the answer is empty.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InstallRequest {
+    /// What a root that is kept apart has signed, PEM: the issuing CA first.
+    pub chain: String,
 }
 
 /// `POST /api/identity/ban` and `POST /api/identity/unban`, the question; the answer is a [`TrustStatus`].

@@ -18,6 +18,8 @@ pub mod fault;
 pub mod federated;
 pub mod files;
 mod follow;
+mod issuer_name;
+pub mod issuing;
 mod join_token;
 pub mod jwk;
 pub mod jwt;

@@ -188,7 +188,7 @@ async fn attest_at(
     machine: Option<&MachineKey>,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
-    let (channel, binding, root) = connect_pinned(server, token.pin()).await?;
+    let (channel, binding, root) = connect_pinned(server, token).await?;
     let machine = machine.map(|machine| machine.sign(&binding, subject, &request.csr)).transpose();
     let question = proto::AttestRequest {
         join_token: token.text(),

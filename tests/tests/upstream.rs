@@ -40,7 +40,7 @@ fn active(mesh: &Mesh) -> Value {
 /// `prod/web` calls `prod/board`, each beside its data plane.
 struct Pair {
     _app: App,
-    _board: Sidecar,
+    _boards: [Sidecar; 2],
     web: Sidecar,
 }
 
@@ -48,10 +48,13 @@ impl Pair {
     #[track_caller]
     fn start(mesh: &Mesh, caller: DataPlane, callee: DataPlane) -> Self {
         let app = App::start("v1");
-        let board = mesh.sidecar("board", Spec::new("prod/board", app.address()).label("version", "v1").on(callee));
+        let board = |name: &str, version: &str| {
+            mesh.sidecar(name, Spec::new("prod/board", app.address()).label("version", version).on(callee))
+        };
+        let boards = [board("board", "v1"), board("board-2", "v2")];
         let web = mesh.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));
-        mesh.wait_endpoints("prod/board", 1);
-        let pair = Self { _app: app, _board: board, web };
+        mesh.wait_endpoints("prod/board", 2);
+        let pair = Self { _app: app, _boards: boards, web };
         pair.target().wait_reachable();
         pair
     }

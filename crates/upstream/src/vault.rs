@@ -64,14 +64,17 @@ impl Vault {
     pub(crate) async fn sign(&self, request: &IssuingRequest, life: Duration) -> Result<Signed, UpstreamError> {
         let caller = Caller::new(&self.config, self.config.login.certificate())?;
         let (token, borrowed) = self.config.login.token(&caller).await?;
-        let chain = self.chain(&caller).await;
+        let chain = match self.chain(&caller).await {
+            Err(away @ UpstreamError::Away { .. }) => return Err(away), // and not after as long a wait again
+            chain => chain.unwrap_or_default(),
+        };
         let signed = self.sign_with(&caller, &token, request, life).await;
         if borrowed {
             // It runs out by itself if this fails.
             let _ = caller.post("auth/token/revoke-self", Some(&token), &json!({}), "give a token back").await;
         }
         let signed = signed?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain.unwrap_or_default());
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain);
         Ok(signed)
     }
 

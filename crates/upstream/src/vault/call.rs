@@ -20,8 +20,8 @@ use super::{VaultConfig, VaultUrl};
 use crate::error::UpstreamError;
 use crate::pem::{certificates, private_key};
 
-/// From connecting to the last byte.
-const BOUND: Duration = Duration::from_secs(10);
+/// From connecting to the last byte. A server that shares its store has to say in between that it lives.
+const BOUND: Duration = Duration::from_secs(5);
 /// No answer that is meant is longer.
 const MAX_BYTES: usize = 1 << 20;
 
@@ -121,7 +121,7 @@ impl Caller {
             request.body(Full::new(body)).map_err(|error| self.refused("take a request", &error.to_string()))?;
         match tokio::time::timeout(BOUND, self.send(request)).await {
             Ok(answer) => answer,
-            Err(_) => Err(self.away("no answer within 10 s")),
+            Err(_) => Err(self.away("no answer within 5 s")),
         }
     }
 

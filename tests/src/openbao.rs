@@ -39,7 +39,7 @@ impl OpenBao {
             args.push(format!("-dev-tls-cert-dir={}", folder.path().display()));
         }
         let home = folder.path().display().to_string();
-        let process = Process::start(folder.path(), "openbao", &peers::openbao(), args, &[("HOME", &*home)]);
+        let process = Process::start(folder.path(), "openbao", peers::openbao(), args, &[("HOME", &*home)]);
         let bao = Self { process, address, tls, folder };
         wait::until("OpenBao to serve", wait::SOON, || bao.call("GET", "sys/health", &Value::Null).map(drop));
         bao.mount("pki", "pki");

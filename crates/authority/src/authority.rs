@@ -16,13 +16,14 @@ use weft_identity::ca::{self, CaError, KeyRequest, Names};
 use weft_identity::{Audience, JwtSigner, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
-use weft_upstream::{Upstream, UpstreamError};
+use weft_upstream::Upstream;
 
 use crate::error::AuthorityError;
 use crate::holders::{Certificate, Holder, Holders};
 use crate::issuing::Issuing;
 use crate::keys::{Published, certificate, from_base64, read_trust, seconds};
 use crate::lives::Lives;
+use crate::outside::UpstreamProblem;
 use crate::own_roots::Grounds;
 use crate::signer::Signer;
 use crate::trust::{Key, KeyId, Phase};
@@ -188,7 +189,7 @@ impl Authority {
     }
 
     /// The CA outside that signs this server's issuing CA, if there is one, and why it has not signed what is due, since when.
-    pub fn upstream(&self) -> Option<(&Arc<Upstream>, Option<(UpstreamError, SystemTime)>)> {
+    pub fn upstream(&self) -> Option<(&Arc<Upstream>, Option<UpstreamProblem>)> {
         self.signer.outside()
     }
 

@@ -33,5 +33,6 @@ pub use join_tokens::{JoinTokens, TokenError};
 pub use keys::Published;
 pub use lives::Lives;
 pub use machines::{MachineError, Machines};
+pub use outside::UpstreamProblem;
 pub use records::{Event, Record, Records};
 pub use service::IdentityService;

@@ -26,6 +26,9 @@ const REQUEST: &str = "ca/request/";
 const LEFT: Duration = Duration::from_secs(600);
 const TAINTED: Duration = Duration::from_secs(60);
 
+/// Why a CA outside has not signed what is due, and since when.
+pub type UpstreamProblem = (UpstreamError, SystemTime);
+
 /// See the module.
 pub(crate) struct Outside {
     upstream: Arc<Upstream>,
@@ -46,7 +49,7 @@ struct State {
     failures: u32,
     /// When it may be asked again.
     again: Option<Instant>,
-    problem: Option<(UpstreamError, SystemTime)>,
+    problem: Option<UpstreamProblem>,
 }
 
 impl Outside {
@@ -58,7 +61,7 @@ impl Outside {
         &self.upstream
     }
 
-    pub(crate) fn problem(&self) -> Option<(UpstreamError, SystemTime)> {
+    pub(crate) fn problem(&self) -> Option<UpstreamProblem> {
         self.state().problem.clone()
     }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use weft_upstream::{Upstream, UpstreamError};
+use weft_upstream::Upstream;
 
 use crate::advance::{Roots, advance};
 use crate::error::AuthorityError;
 use crate::issuing::Issuing;
 use crate::keys::Published;
-use crate::outside::Outside;
+use crate::outside::{Outside, UpstreamProblem};
 use crate::own_roots::{self, Grounds};
 use crate::trust::KeyId;
 
@@ -18,12 +18,12 @@ pub(crate) enum Signer {
     /// Roots of the trust domain's own.
     Own,
     /// A CA outside, and its roots.
-    Outside(Outside),
+    Outside(Box<Outside>),
 }
 
 impl Signer {
     pub(crate) fn new(upstream: Option<Arc<Upstream>>) -> Self {
-        upstream.map_or(Self::Own, |upstream| Self::Outside(Outside::new(upstream)))
+        upstream.map_or(Self::Own, |upstream| Self::Outside(Box::new(Outside::new(upstream))))
     }
 
     /// Takes every step that is due, up to one that has another root sign. `issuing` is the server's present issuing CA.
@@ -91,7 +91,7 @@ impl Signer {
     }
 
     /// A CA outside, and why it has not signed what is due, since when.
-    pub(crate) fn outside(&self) -> Option<(&Arc<Upstream>, Option<(UpstreamError, SystemTime)>)> {
+    pub(crate) fn outside(&self) -> Option<(&Arc<Upstream>, Option<UpstreamProblem>)> {
         match self {
             Self::Own => None,
             Self::Outside(outside) => Some((outside.upstream(), outside.problem())),

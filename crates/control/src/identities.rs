@@ -4,7 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use weft_authority::trust::{Key, Kind, Phase};
-use weft_authority::{Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records};
+use weft_authority::{
+    Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Record, Records, UpstreamProblem,
+};
 use weft_federation::{Keeper, State};
 use weft_identity::bans::Leaf;
 use weft_identity::{Ban, Banned, document};
@@ -331,7 +333,7 @@ fn status(authority: &Authority, bans: &BanList) -> TrustStatus {
     }
 }
 
-fn upstream_status(upstream: &Upstream, problem: Option<(UpstreamError, SystemTime)>) -> UpstreamStatus {
+fn upstream_status(upstream: &Upstream, problem: Option<UpstreamProblem>) -> UpstreamStatus {
     let (problem, since) = problem.map(|(problem, since)| (problem.to_string(), unix_seconds(since))).unzip();
     let request = match upstream {
         Upstream::Offline(offline) => offline.waiting(),

@@ -3,11 +3,14 @@
 //! Times are seconds since the Unix epoch, durations are milliseconds; a missing value is `null`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use weft_policy::BreakGlass;
+
+mod upstream;
+
+pub use upstream::{InstallRequest, UpstreamStatus};
 
 /// `GET /api/status`: the mesh on one page.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -436,19 +439,6 @@ pub struct RootStatus {
     pub source: Option<String>,
 }
 
-/// A CA outside that signs a server's issuing CA.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamStatus {
-    /// Its file or address.
-    pub name: String,
-    /// Why it has not signed what is due.
-    pub problem: Option<String>,
-    /// Since when, seconds since 1970.
-    pub since: Option<u64>,
-    /// The file of a request that somebody has to have signed by hand.
-    pub request: Option<PathBuf>,
-}
-
 /// How far a root is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -483,13 +473,6 @@ pub struct RotateRequest {
     /// By plan, the key for JWT-SVIDs and not the root.
     #[serde(default)]
     pub jwt: bool,
-}
-
-/// `POST /api/identity/issuing`, the question; the answer is empty.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct InstallRequest {
-    /// What a root that is kept apart has signed, PEM: the issuing CA first.
-    pub chain: String,
 }
 
 /// `POST /api/identity/ban` and `POST /api/identity/unban`, the question; the answer is a [`TrustStatus`].

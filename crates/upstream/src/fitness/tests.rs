@@ -1,3 +1,4 @@
+use std::slice::from_ref;
 use std::time::Duration;
 
 use rcgen::string::Ia5String;
@@ -94,12 +95,12 @@ fn the_way_up_is_found_whatever_the_order_and_a_gap_is_named() {
     let way = [&lower, &upper, &root].map(|made| made.der.clone());
     let all = [&namesake, &root, &upper].map(|made| made.der.clone());
     assert_eq!(path_from(&lower.der, &all, &[]).unwrap(), way, "the root is who signed itself");
-    assert_eq!(path_from(&lower.der, &[upper.der.clone()], &[root.der.clone()]).unwrap(), way);
-    assert_eq!(path_from(&root.der, &[], &[]).unwrap(), [root.der.clone()]);
+    assert_eq!(path_from(&lower.der, from_ref(&upper.der), from_ref(&root.der)).unwrap(), way);
+    assert_eq!(path_from(&root.der, &[], &[]).unwrap(), *from_ref(&root.der));
     // A root by choice, though somebody is above it.
-    assert_eq!(path_from(&lower.der, &all, &[upper.der.clone()]).unwrap(), way[..2]);
-    let told = path_from(&lower.der, &[root.der.clone()], &[root.der.clone()]).unwrap_err();
+    assert_eq!(path_from(&lower.der, &all, from_ref(&upper.der)).unwrap(), way[..2]);
+    let told = path_from(&lower.der, from_ref(&root.der), from_ref(&root.der)).unwrap_err();
     assert!(told.contains("`CN=upper`, which signed it, is missing"), "{told}");
-    let told = path_from(&root.der, &[], &[namesake.der.clone()]).unwrap_err();
+    let told = path_from(&root.der, &[], from_ref(&namesake.der)).unwrap_err();
     assert!(told.contains("is missing"), "a root that is not among the roots: {told}");
 }

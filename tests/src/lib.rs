@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod ca;
 pub mod curl;
 pub mod etcd;
 pub mod family;
@@ -19,6 +20,7 @@ pub mod load;
 pub mod log;
 pub mod mesh;
 pub mod namespace;
+pub mod openbao;
 pub mod peers;
 pub mod pki;
 pub mod ports;

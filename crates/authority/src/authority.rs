@@ -12,25 +12,27 @@ use rcgen::PublicKeyData;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use weft_identity::ca::{self, CaError, KeyRequest, Names};
-use weft_identity::schedule::{self, Plan};
-use weft_identity::{Audience, JwtSigner, LiveIdentity, Svid, TrustBundle};
+use weft_identity::{Audience, JwtSigner, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 use weft_store::Store;
+use weft_upstream::Upstream;
 
 use crate::error::AuthorityError;
 use crate::holders::{Certificate, Holder, Holders};
-use crate::jwt_keys;
-use crate::keys::{
-    ATTEMPTS, Issuing, Published, TRUST, advance, certificate, from_base64, is_good, make_issuing, put_trust,
-    read_issuing, read_trust, seconds,
-};
+use crate::issuing::Issuing;
+use crate::keys::{Published, certificate, from_base64, read_trust, seconds};
 use crate::lives::Lives;
-use crate::trust::{KeyId, Kind, Phase, Trust, UnknownKey};
+use crate::outside::UpstreamProblem;
+use crate::own_roots::Grounds;
+use crate::signer::Signer;
+use crate::trust::{Key, KeyId, Phase};
 
-/// How often the authority tries again what failed.
-const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+mod renewal;
+mod steps;
+
+/// Between two looks at what there has to be before a server can start.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often a server that shares its store says that it lives, and how long it issues after it last could.
 const BEAT: Duration = Duration::from_secs(8);
 const CUT_OFF: Duration = Duration::from_secs(20);
@@ -38,7 +40,7 @@ const CUT_OFF: Duration = Duration::from_secs(20);
 /// What was issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// Leaf first, then the issuing CA.
+    /// Leaf first, then the issuing CA, then those between it and the root.
     pub chain: Vec<CertificateDer<'static>>,
     /// Life that remains at issue.
     pub ttl: Duration,
@@ -91,6 +93,8 @@ pub struct Authority {
     server: String,
     /// Where this server's issuing CA is kept.
     issuing_key: String,
+    /// Who signs that.
+    signer: Signer,
     /// When this server last said in a store that it shares that it lives.
     beaten: Mutex<Instant>,
     issuing: ArcSwap<Issuing>,
@@ -103,7 +107,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the CA of `domain` in the store, as `server`, and makes what is missing or past half of its life.
+    /// Opens the CA of `domain` in the store, as `server`, with roots of its own, and makes what is missing or past half of its life.
     ///
     /// Several servers that open an empty store at once end up with the same root.
     pub async fn open(
@@ -113,13 +117,49 @@ impl Authority {
         lives: Lives,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
+        Self::open_under(None, store, domain, server, lives, now).await
+    }
+
+    /// The same under a CA outside, if one is given. Where there is no issuing CA yet that lives, this waits until it has signed one.
+    ///
+    /// # Errors
+    /// The store failed, or a CA outside cannot sign until somebody has corrected something.
+    pub async fn open_under(
+        upstream: Option<Arc<Upstream>>,
+        store: Store,
+        domain: TrustDomain,
+        server: &str,
+        lives: Lives,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let (signer, begun) = (Signer::new(upstream), Instant::now());
         let holders = Holders::open(store.clone()).await?;
-        let published = read_trust(&store, &domain).await?;
-        let published = advance(&store, &domain, lives, published, &holders, now).await?;
+        let grounds = Grounds { store: &store, domain: &domain, lives, holders: &holders, server };
         let issuing_key = format!("ca/issuing/{server}");
-        let issuing = match read_issuing(&store, &issuing_key).await? {
-            Some(issuing) if is_good(&issuing, &published, now) => issuing,
-            _ => make_issuing(&store, &issuing_key, &domain, lives, &published, now).await?,
+        let stored = Issuing::read(&store, &issuing_key).await?;
+        let (published, issuing) = loop {
+            let now = now + begun.elapsed();
+            let published = read_trust(&store, &domain).await?;
+            let present = stored.as_ref().filter(|issuing| issuing.serves(&published, now));
+            let published = signer.advance(&grounds, published, present, now).await?;
+            if let Some(issuing) = signer.issuing(&grounds, &published, present, now).await? {
+                issuing.write(&store, &issuing_key).await?;
+                break (published, issuing);
+            }
+            if present.is_some()
+                && let Some(stored) = stored
+            {
+                break (published, stored);
+            }
+            if let Some((_, Some((problem, _)))) = signer.outside()
+                && !problem.is_passing()
+            {
+                return Err(problem.into());
+            }
+            tokio::select! {
+                () = signer.changed() => {}
+                () = tokio::time::sleep(LOOK) => holders.take_over().await?, // others may have to hold the root first
+            }
         };
         if store.is_shared() {
             holders.beat(server, published.trust.sequence, &issuing.under, seconds(now)).await?;
@@ -129,6 +169,7 @@ impl Authority {
             lives,
             server: server.to_owned(),
             issuing_key,
+            signer,
             beaten: Mutex::new(Instant::now()),
             issuing: ArcSwap::from_pointee(issuing),
             published: watch::Sender::new(Arc::new(published)),
@@ -140,6 +181,22 @@ impl Authority {
         let published = authority.published.borrow().clone();
         authority.take_jwt_key(&published).await?;
         Ok(authority)
+    }
+
+    fn grounds(&self) -> Grounds<'_> {
+        let Self { store, domain, lives, holders, server, .. } = self;
+        Grounds { store, domain, lives: *lives, holders, server }
+    }
+
+    /// The CA outside that signs this server's issuing CA, if there is one, and why it has not signed what is due, since when.
+    pub fn upstream(&self) -> Option<(&Arc<Upstream>, Option<UpstreamProblem>)> {
+        self.signer.outside()
+    }
+
+    /// Which issuing CA this server has, as a [`KeyId`], and when it ends.
+    pub fn issuing_ca(&self) -> (KeyId, SystemTime) {
+        let issuing = self.issuing.load();
+        (issuing.id(), issuing.ca.not_after)
     }
 
     /// The trust domain.
@@ -162,11 +219,20 @@ impl Authority {
         self.published.subscribe()
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo of the root that signs; join tokens carry it.
+    /// SHA-256 of the SubjectPublicKeyInfo of the root that this server issues under; join tokens carry it.
     pub fn pin(&self) -> [u8; 32] {
-        let published = self.published.borrow().clone();
-        let active = published.trust.x509.active().and_then(|root| certificate(root).ok());
-        active.and_then(|root| ca::pin_of(&root).ok()).unwrap_or_default()
+        let root = self.own_root().and_then(|root| certificate(&root).ok());
+        root.and_then(|root| ca::pin_of(&root).ok()).unwrap_or_default()
+    }
+
+    /// Whether the root that this server issues under may have others under it than this mesh.
+    pub fn is_under_others(&self) -> bool {
+        self.own_root().is_some_and(|root| root.source.is_some())
+    }
+
+    fn own_root(&self) -> Option<Key> {
+        let (published, issuing) = (self.published.borrow().clone(), self.issuing.load());
+        published.trust.x509.keys().iter().find(|root| root.id == issuing.under).cloned()
     }
 
     /// The holders who do not hold what is published now, with what they hold and until when.
@@ -183,8 +249,7 @@ impl Authority {
 
     /// When the present issuing CA is to be replaced.
     pub fn next_rotation(&self) -> SystemTime {
-        let issuing = self.issuing.load();
-        schedule::half_life(issuing.ca.not_before, issuing.ca.not_after)
+        self.issuing.load().half_life()
     }
 
     /// Signs an X.509-SVID of `id` for the key of a request, issued to a machine if that is known. It ends after `ttl`, or with the issuing
@@ -203,7 +268,7 @@ impl Authority {
         let (leaf, serial) = issuing.ca.numbered_leaf(&request.0, id, machine, names, now, not_after)?;
         Ok(Issued {
             serial,
-            chain: vec![leaf, issuing.ca.certificate().clone()],
+            chain: [leaf, issuing.ca.certificate().clone()].into_iter().chain(issuing.above.iter().cloned()).collect(),
             ttl: not_after.duration_since(now).unwrap_or_default(),
             under: issuing.under.clone(),
         })
@@ -289,204 +354,7 @@ impl Authority {
         }
         Ok(Svid::from_der(issued.chain, &request.key)?)
     }
-
-    /// Wants a new key of this kind, whatever the age of the present one. Everybody gets it before it signs.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn rotate(&self, kind: Kind, reason: &str) -> Result<(), AuthorityError> {
-        self.change(|trust| {
-            trust.lineage_mut(kind).ask(reason);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Nothing that this key signed is to be trusted any longer than it takes to replace it. There is no way back.
-    ///
-    /// # Errors
-    /// There is no such key, or the store failed.
-    pub async fn taint(&self, kind: Kind, id: &str, reason: &str) -> Result<(), AuthorityError> {
-        tracing::warn!(?kind, id, reason, "a key is tainted: everything that it signed is being replaced");
-        self.change(|trust| trust.taint(kind, id, reason)).await
-    }
-
-    async fn change(&self, change: impl Fn(&mut Trust) -> Result<(), UnknownKey>) -> Result<(), AuthorityError> {
-        for _ in 0..ATTEMPTS {
-            let present = read_trust(&self.store, &self.domain).await?;
-            let mut trust = present.trust.clone();
-            change(&mut trust)?;
-            if let Some(published) = put_trust(&self.store, &self.domain, &present, trust).await? {
-                self.published.send_replace(Arc::new(published));
-                self.asked.notify_one();
-                return Ok(());
-            }
-        }
-        Err(AuthorityError::Contended)
-    }
-
-    /// Does what is due: takes the roots a step further, and replaces the issuing CA if half of its life is over or its root signs no
-    /// more. One of several servers takes a step, the others take over the result. Whether anything changed here.
-    pub async fn advance(&self, now: SystemTime) -> Result<bool, AuthorityError> {
-        self.holders.save(seconds(now)).await?;
-        let mut changed = false;
-        loop {
-            let (stepped, replaced) = self.take_steps(now).await?;
-            changed |= stepped || replaced;
-            if self.store.is_shared() {
-                self.beat(now, stepped || replaced).await?;
-            }
-            if !stepped {
-                return Ok(changed);
-            }
-        }
-    }
-
-    /// Says to the other servers that this one lives, if it is time or something has changed.
-    async fn beat(&self, now: SystemTime, changed: bool) -> Result<(), AuthorityError> {
-        let begun = Instant::now();
-        if !changed && self.beaten.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < BEAT {
-            return Ok(());
-        }
-        // What was issued under the root before has to be known first.
-        self.holders.save(seconds(now)).await?;
-        let (sequence, under) = (self.published.borrow().trust.sequence, self.issuing.load().under.clone());
-        self.holders.beat(&self.server, sequence, &under, seconds(now)).await?;
-        *self.beaten.lock().unwrap_or_else(PoisonError::into_inner) = begun;
-        Ok(())
-    }
-
-    /// Takes the steps up to the next root that signs, and has this server's issuing CA be that one's. Only then anybody is told: whoever
-    /// renews because of it gets a certificate under the new root. Whether a step was taken, and whether the issuing CA was replaced.
-    async fn take_steps(&self, now: SystemTime) -> Result<(bool, bool), AuthorityError> {
-        let before = self.published.borrow().clone();
-        let present = read_trust(&self.store, &self.domain).await?;
-        let present = advance(&self.store, &self.domain, self.lives, present, &self.holders, now).await?;
-        let replaced = !is_good(&self.issuing.load(), &present, now);
-        if replaced {
-            let issuing = make_issuing(&self.store, &self.issuing_key, &self.domain, self.lives, &present, now).await?;
-            self.issuing.store(Arc::new(issuing));
-        }
-        self.take_jwt_key(&present).await?;
-        let stepped = present.trust != before.trust;
-        if stepped {
-            self.published.send_replace(Arc::new(present));
-        }
-        Ok((stepped, replaced))
-    }
-
-    /// When the next root or key may have to go a step further, as far as time alone says: now for one that is published, and for a retired
-    /// one at the end.
-    fn next_step(&self) -> SystemTime {
-        let published = self.published.borrow().clone();
-        let keys = published.trust.x509.keys().iter().chain(published.trust.jwt.keys());
-        let steps = keys.filter_map(|key| match key.phase {
-            Phase::Published { since, .. } => Some(since),
-            Phase::Active { .. } => None,
-            Phase::Retired { until } => Some(until),
-        });
-        UNIX_EPOCH + Duration::from_secs(steps.min().unwrap_or(u64::from(u32::MAX)))
-    }
-
-    /// Has the key in memory that signs JWT-SVIDs by what is published.
-    async fn take_jwt_key(&self, published: &Published) -> Result<(), AuthorityError> {
-        let Some(active) = published.trust.jwt.active() else { return Ok(()) };
-        if self.jwt.load().as_ref().is_none_or(|signer| signer.kid() != active.id) {
-            self.jwt.store(Some(Arc::new(jwt_keys::read(&self.store, &active.id).await?)));
-        }
-        Ok(())
-    }
-
-    /// Gives the control plane its own identity, and keeps it, the issuing CA and the roots renewed until the task is aborted.
-    pub fn start(
-        self: &Arc<Self>,
-        names: Names,
-        ttl: Duration,
-    ) -> Result<(Arc<LiveIdentity>, JoinHandle<()>), AuthorityError> {
-        let live = LiveIdentity::empty();
-        live.set(self.own_svid(&names, ttl, SystemTime::now())?, (*self.bundle()).clone());
-        let (authority, own) = (self.clone(), live.clone());
-        if self.store.is_shared() {
-            let authority = self.clone();
-            tokio::spawn(async move { authority.holders.follow().await });
-        }
-        let task = tokio::spawn(async move {
-            let mut plan = own_plan(&own);
-            let mut begun = Instant::now();
-            let mut others = authority.store.watch(TRUST);
-            let longest = if authority.store.is_shared() { BEAT } else { Duration::MAX };
-            loop {
-                let due = plan.due.min(authority.next_rotation()).min(authority.next_step());
-                let nap = schedule::nap(SystemTime::now(), due);
-                tokio::select! {
-                    () = tokio::time::sleep(nap.max(AT_MOST_EVERY).min(longest)) => {}
-                    () = authority.holders.changed() => {}
-                    () = authority.asked.notified() => {}
-                    _ = others.next(), if authority.store.is_shared() => {}
-                }
-                let now = SystemTime::now();
-                let changed = authority.advance(now).await.unwrap_or_else(|error| {
-                    tracing::error!(%error, "the mesh's keys were not looked after; trying again");
-                    false
-                });
-                if changed || plan.is_due(now, begun.elapsed()) {
-                    match authority.own_svid(&names, ttl, now) {
-                        Ok(svid) => {
-                            own.set(svid, (*authority.bundle()).clone());
-                            (plan, begun) = (own_plan(&own), Instant::now());
-                        }
-                        Err(error) => {
-                            tracing::error!(%error, "the server's own certificate was not renewed; trying again")
-                        }
-                    }
-                }
-            }
-        });
-        Ok((live, task))
-    }
-}
-
-/// When the control plane's own certificate is to be renewed.
-fn own_plan(own: &LiveIdentity) -> Plan {
-    let state = own.load();
-    let (not_before, due) = state.svid().map_or((SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH), |svid| {
-        (svid.not_before(), schedule::half_life(svid.not_before() + ca::BACKDATE, svid.not_after()))
-    });
-    Plan { begun: SystemTime::now(), due, not_before }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn nothing_is_handed_out_under_a_root_that_may_be_forgotten_before_it_is_known_who_lives_by_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, now) = (Store::open(folder.path()).unwrap(), SystemTime::now());
-        let open = Authority::open(store, "acme.internal".parse().unwrap(), "self", Lives::default(), now);
-        let authority = open.await.unwrap();
-        let request = KeyProof::check(&KeyRequest::new().unwrap().csr).unwrap();
-        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
-        let hour = Duration::from_secs(3600);
-        let issue = || authority.issue(&request, &id, None, hour, &Names::default(), now).unwrap();
-        let early = issue();
-        let stolen = early.under.clone();
-        authority.taint(Kind::X509, &stolen, "a drill").await.unwrap();
-        // All steps at once, since nobody holds anything: the root is gone when the slow answer wants to leave.
-        authority.advance(now).await.unwrap();
-        assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != stolen));
-        assert!(!authority.hold("holder/slow".to_owned(), &early, None, 1, now));
-        let again = issue();
-        assert!(again.under != stolen && authority.hold("holder/slow".to_owned(), &again, None, 3, now));
-        // One that was taken note of in time is waited for.
-        let second = again.under.clone();
-        authority.taint(Kind::X509, &second, "another").await.unwrap();
-        authority.holds("holder/slow", u64::MAX);
-        authority.advance(now).await.unwrap();
-        assert!(authority.must_renew("holder/slow"), "it is told to, and the root stays until it has");
-        assert!(authority.hold("holder/slow".to_owned(), &issue(), None, 9, now));
-        authority.advance(now).await.unwrap();
-        assert!(authority.published().borrow().trust.x509.keys().iter().all(|root| root.id != second));
-        assert!(!authority.must_renew("holder/slow"));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use weft_identity::SvidError;
 use weft_identity::ca::CaError;
 use weft_model::TrustDomain;
 use weft_store::StoreError;
+use weft_upstream::UpstreamError;
 
 use crate::trust::UnknownKey;
 
@@ -19,6 +20,9 @@ pub enum AuthorityError {
     /// A certificate that was made is not usable.
     #[error(transparent)]
     Svid(#[from] SvidError),
+    /// A CA outside has not signed this server's issuing CA, and there is none.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     /// The store belongs to another mesh.
     #[error(
         "the stored CA is not for trust domain {0}: {1}; give this mesh its own state folder, or put `trustDomain` back as it was"

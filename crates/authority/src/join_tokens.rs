@@ -8,7 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use serde::{Deserialize, Serialize};
 use weft_identity::certificate::hex;
 use weft_identity::{JoinToken, MalformedToken};
-use weft_model::Subject;
+use weft_model::{Subject, TrustDomain};
 use weft_store::{Store, StoreError, Swap};
 
 const FOLDER: &str = "token/";
@@ -82,7 +82,22 @@ impl JoinTokens {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<JoinToken, TokenError> {
-        let token = JoinToken::new(pin);
+        self.create_naming(subject, pin, None, ttl, now).await
+    }
+
+    /// The same, with the trust domain, for a root that does not tell it or that others have too.
+    pub async fn create_naming(
+        &self,
+        subject: &Subject,
+        pin: [u8; 32],
+        domain: Option<&TrustDomain>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<JoinToken, TokenError> {
+        let token = match domain {
+            Some(domain) => JoinToken::new(pin).of(domain.clone()),
+            None => JoinToken::new(pin),
+        };
         let record = Record {
             service: subject.clone(),
             secret_hash: token.secret_hash(),

@@ -22,7 +22,7 @@ pub(crate) async fn make(store: &Store, lives: Lives, now: u64) -> Result<Made, 
     let id = signer.kid();
     store.put_sealed(&private_key(&id), &pkcs8).await?;
     let public = BASE64.encode(signer.spki());
-    Ok(Made { id, public, not_before: now, not_after: now + lives.jwt.as_secs(), vouched: None })
+    Ok(Made { id, public, not_before: now, not_after: now + lives.jwt.as_secs(), ..Made::default() })
 }
 
 /// What everybody may see of a key.

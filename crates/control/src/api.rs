@@ -84,6 +84,7 @@ impl Api {
             "/api/join-tokens" if request.method() == Method::POST => self.join_token(peer, request).await,
             "/api/break-glass" if request.method() == Method::POST => self.break_glass(request).await,
             "/api/break-glass" => error(StatusCode::METHOD_NOT_ALLOWED, "only POST", "weft policy break-glass does it"),
+            "/api/identity/issuing" if request.method() == Method::POST => self.install(peer, request).await,
             "/api/identity/rotate" if request.method() == Method::POST => self.rotate(peer, request).await,
             "/api/identity/ban" if request.method() == Method::POST => self.ban(peer, request, false).await,
             "/api/identity/unban" if request.method() == Method::POST => self.ban(peer, request, true).await,

@@ -7,23 +7,31 @@ use std::time::{Duration, SystemTime};
 use weft_authority::trust::{Key, Kind, Phase};
 use weft_authority::{
     Authority, AuthorityError, BanError, BanList, Certificate, Event, JoinTokens, Machines, Record, Records,
+    UpstreamProblem,
 };
 use weft_federation::{Keeper, State};
 use weft_identity::bans::Leaf;
 use weft_identity::{Ban, Banned, document};
 use weft_model::{SpiffeId, Subject, TrustDomain};
+use weft_upstream::{Offline, Upstream, UpstreamError};
 
 use crate::status::{
     BanStatus, BehindStatus, CertificateStatus, FederationStatus, JoinTokenAnswer, RootState, RootStatus, TrustStatus,
-    unix_seconds,
+    UpstreamStatus, unix_seconds,
 };
 
 /// What should have happened so long ago has failed, and more than once.
 const OVERDUE: Duration = Duration::from_secs(3600);
+/// A root from outside is warned of when it ends within the life of an issuing CA.
+const FROM_OUTSIDE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Identities(OnceLock<Open>);
+pub(crate) struct Identities {
+    open: OnceLock<Open>,
+    /// The CA outside, which may have to sign before anything opens.
+    upstream: Option<Arc<Upstream>>,
+}
 
 /// What there is once a commit has said which trust domain this is.
 pub(crate) struct Open {
@@ -58,20 +66,42 @@ pub(crate) enum RotateError {
 }
 
 impl Identities {
+    /// Under this CA outside, if there is one.
+    pub(crate) fn under(upstream: Option<Arc<Upstream>>) -> Self {
+        Self { open: OnceLock::new(), upstream }
+    }
+
+    /// The CA outside.
+    pub(crate) fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.upstream.as_ref()
+    }
+
+    /// The root that is kept apart, if that is who signs.
+    pub(crate) fn offline(&self) -> Option<&Offline> {
+        match self.upstream.as_deref() {
+            Some(Upstream::Offline(offline)) => Some(offline),
+            _ => None,
+        }
+    }
+
     /// From now on they are there.
     pub(crate) fn open(&self, open: Open) {
-        let _ = self.0.set(open); // once: see `ControlPlane::serve`
+        let _ = self.open.set(open); // once: see `ControlPlane::serve`
     }
 
     fn authority(&self) -> Option<&Arc<Authority>> {
-        self.0.get().map(|open| &open.authority)
+        self.open.get().map(|open| &open.authority)
     }
 
     /// A token that may become `subject` once within `ttl`, or why not.
     pub(crate) async fn join_token(&self, subject: &Subject, ttl: Duration) -> Result<JoinTokenAnswer, String> {
-        let Open { tokens, authority, records, .. } = self.0.get().ok_or("the control plane is still starting")?;
+        let Open { tokens, authority, records, .. } = self.open.get().ok_or("the control plane is still starting")?;
         let now = SystemTime::now();
-        let token = tokens.create(subject, authority.pin(), ttl, now).await.map_err(|error| error.to_string())?;
+        let domain = authority.is_under_others().then(|| authority.trust_domain());
+        let token = tokens
+            .create_naming(subject, authority.pin(), domain, ttl, now)
+            .await
+            .map_err(|error| error.to_string())?;
         tracing::info!(%subject, ?ttl, ?token, "join token made");
         let id = SpiffeId::of(authority.trust_domain(), subject);
         let made = Record::of(Event::TokenMade, id.to_string()).because(format!("join token {}", token.id()));
@@ -86,7 +116,13 @@ impl Identities {
 
     /// What the mesh vouches with.
     pub(crate) fn trust(&self) -> Option<TrustStatus> {
-        self.0.get().map(|open| status(&open.authority, &open.bans))
+        let waits = || {
+            let upstream = self.upstream.as_ref()?;
+            let problem = self.offline()?.waiting().map(|request| UpstreamError::Waiting { request })?;
+            let upstream = upstream_status(upstream, Some((problem, SystemTime::now())));
+            Some(TrustStatus { upstream: Some(upstream), ..TrustStatus::default() })
+        };
+        self.open.get().map(|open| status(&open.authority, &open.bans)).or_else(waits)
     }
 
     /// The bundle of this trust domain, as others get it.
@@ -96,7 +132,7 @@ impl Identities {
 
     /// The other trust domains, and how it is going with their bundles.
     pub(crate) fn federation(&self) -> Option<Vec<FederationStatus>> {
-        let Open { federation, .. } = self.0.get()?;
+        let Open { federation, .. } = self.open.get()?;
         let bundles = federation.published().borrow().clone();
         let status = |(domain, state): (TrustDomain, State)| {
             let bundle = bundles.get(&domain);
@@ -118,7 +154,7 @@ impl Identities {
 
     /// Every certificate that lives.
     pub(crate) fn certificates(&self) -> Option<Vec<CertificateStatus>> {
-        let Open { authority, bans, .. } = self.0.get()?;
+        let Open { authority, bans, .. } = self.open.get()?;
         let (now, bans) = (SystemTime::now(), bans.published().borrow().clone());
         let status = |certificate: Certificate| {
             let leaf = Leaf {
@@ -146,7 +182,7 @@ impl Identities {
     /// The same, with what the machine of each was enrolled by.
     pub(crate) async fn enrolled(&self) -> Option<Vec<CertificateStatus>> {
         let mut all = self.certificates()?;
-        let ways = self.0.get()?.machines.ways().await.unwrap_or_else(|error| {
+        let ways = self.open.get()?.machines.ways().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "it is not known by what machines were enrolled");
             BTreeMap::new()
         });
@@ -158,7 +194,7 @@ impl Identities {
 
     /// The youngest records, of somebody or of all: of a service or agent by its name, or as [`Record::is_about`] has it.
     pub(crate) fn records(&self, who: Option<&str>, most: usize) -> Option<Vec<Record>> {
-        let Open { authority, records, .. } = self.0.get()?;
+        let Open { authority, records, .. } = self.open.get()?;
         let who = who.map(|who| match who.parse::<Subject>() {
             Ok(subject) => SpiffeId::of(authority.trust_domain(), &subject).to_string(),
             Err(_) => who.to_owned(),
@@ -168,14 +204,21 @@ impl Identities {
 
     /// How often each event has happened, and how many records were lost.
     pub(crate) fn recorded(&self) -> Option<(Vec<(Event, u64)>, u64)> {
-        self.0.get().map(|open| (open.records.counts(), open.records.lost()))
+        self.open.get().map(|open| (open.records.counts(), open.records.lost()))
     }
 
     /// What runs out, or is about to, without anybody having done anything about it.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let Some(Open { authority, .. }) = self.0.get() else { return Vec::new() };
+        let Some(Open { authority, .. }) = self.open.get() else {
+            let waiting = self.offline().and_then(Offline::waiting).map(|request| UpstreamError::Waiting { request });
+            return waiting.map(|waiting| waiting.to_string()).into_iter().collect();
+        };
         let now = SystemTime::now();
         let mut warnings = Vec::new();
+        if let Some((_, Some((problem, _)))) = authority.upstream() {
+            let left = authority.issuing_ca().1.duration_since(now).unwrap_or_default().as_secs() / 3600;
+            warnings.push(format!("the issuing CA, which ends in {left} h, has no successor: {problem}"));
+        }
         if let Err(error) = authority.may_issue() {
             warnings.push(format!("nothing is issued: {error}"));
         }
@@ -189,9 +232,12 @@ impl Identities {
             let signs = keys.iter().filter(|key| matches!(key.phase, Phase::Active { .. }));
             for key in signs.filter(|key| ends_soon(key, unix_seconds(now))) {
                 let id = &key.id;
-                warnings.push(format!(
-                    "{kind} {id} still signs in the last quarter of its life: `weft identity tree` shows who it waits for"
-                ));
+                warnings.push(match &key.source {
+                    None => format!(
+                        "{kind} {id} still signs in the last quarter of its life: `weft identity tree` shows who it waits for"
+                    ),
+                    Some(source) => format!("{kind} {id} of {source} ends within 30 days: replace it there"),
+                });
             }
         }
         for one in self.federation().unwrap_or_default() {
@@ -208,14 +254,14 @@ impl Identities {
 
     /// To be called before the process ends.
     pub(crate) fn flush(&self) {
-        if let Some(open) = self.0.get() {
+        if let Some(open) = self.open.get() {
             open.records.flush();
         }
     }
 
     /// Bans, with a reason, or lifts a ban: of a service or agent by its name, or of whom a [`Banned`] names.
     pub(crate) async fn ban(&self, who: &str, reason: Option<&str>) -> Result<TrustStatus, BanProblem> {
-        let Open { bans, authority, records, .. } = self.0.get().ok_or(BanProblem::Starting)?;
+        let Open { bans, authority, records, .. } = self.open.get().ok_or(BanProblem::Starting)?;
         let banned = match who.parse::<Subject>() {
             Ok(subject) => Banned::Identity(SpiffeId::of(authority.trust_domain(), &subject)),
             Err(_) => who.parse().map_err(BanProblem::Refused)?,
@@ -251,7 +297,7 @@ impl Identities {
         reason: &str,
         compromised: Option<&str>,
     ) -> Result<TrustStatus, RotateError> {
-        let Open { bans, authority, records, .. } = self.0.get().ok_or(RotateError::Starting)?;
+        let Open { bans, authority, records, .. } = self.open.get().ok_or(RotateError::Starting)?;
         let begun = match compromised {
             Some(key) => authority.taint(kind_of(authority, key), key, reason).await,
             None => authority.rotate(kind, reason).await,
@@ -270,6 +316,9 @@ impl Identities {
 /// It should have been followed by another at half of its life.
 fn ends_soon(key: &Key, now: u64) -> bool {
     let life = key.not_after.saturating_sub(key.not_before);
+    if key.source.is_some() {
+        return now + FROM_OUTSIDE.as_secs() > key.not_after;
+    }
     now.saturating_sub(key.not_before) > life / 4 * 3
 }
 
@@ -287,10 +336,21 @@ fn status(authority: &Authority, bans: &BanList) -> TrustStatus {
         sequence: published.trust.sequence,
         roots: published.trust.x509.keys().iter().map(root_status).collect(),
         jwt_keys: published.trust.jwt.keys().iter().map(root_status).collect(),
+        issuing: authority.issuing_ca().0,
         issuing_renewed_at: unix_seconds(authority.next_rotation()),
+        upstream: authority.upstream().map(|(upstream, problem)| upstream_status(upstream, problem)),
         behind: behind.map(|(who, holds, until)| BehindStatus { who, holds, until }).collect(),
         bans: bans.published().borrow().iter().map(ban_status).collect(),
     }
+}
+
+fn upstream_status(upstream: &Upstream, problem: Option<UpstreamProblem>) -> UpstreamStatus {
+    let (problem, since) = problem.map(|(problem, since)| (problem.to_string(), unix_seconds(since))).unzip();
+    let request = match upstream {
+        Upstream::Offline(offline) => offline.waiting(),
+        Upstream::Files(_) | Upstream::Vault(_) => None,
+    };
+    UpstreamStatus { name: upstream.name(), problem, since, request }
 }
 
 fn ban_status((banned, ban): (&Banned, &Ban)) -> BanStatus {
@@ -311,5 +371,6 @@ fn root_status(root: &Key) -> RootStatus {
         not_before: root.not_before,
         not_after: root.not_after,
         tainted: root.tainted.clone(),
+        source: root.source.clone(),
     }
 }

@@ -18,6 +18,7 @@ use weft_decision_log::{DecisionLog, PlainText};
 use weft_federation::{Certificate, Endpoint, Keeper, WebRoots};
 use weft_identity::{ClientAuth, LiveIdentity, Names, serve_tls, tls};
 use weft_store::{EtcdAddress, EtcdFiles, Store, StoreError};
+use weft_upstream::{Upstream, UpstreamConfig};
 use weft_xds::{AdsServer, server_builder};
 
 use crate::MeshDirectory;
@@ -65,6 +66,8 @@ pub struct ServerConfig {
     pub names: Vec<String>,
     /// Where other trust domains fetch the bundle of this one, if they may.
     pub bundle: Option<BundleEndpoint>,
+    /// The CA outside that signs the issuing CA; without one, the roots are the mesh's own.
+    pub upstream: Option<UpstreamConfig>,
     /// PEM file of the CAs by which `https_web` endpoints of other trust domains are judged, instead of the system's.
     pub federation_ca: Option<PathBuf>,
 }
@@ -182,7 +185,8 @@ impl ControlPlane {
         if let Some(own) = &own_name {
             tokio::spawn(Shared::open(store.clone(), &own.name, hub.clone()).await?.run());
         }
-        let identities = Arc::new(Identities::default());
+        let upstream = config.upstream.clone().map(|config| Arc::new(Upstream::new(config)));
+        let identities = Arc::new(Identities::under(upstream));
 
         let http_address = local_address(&http, config.http);
         let glass = Glass::restore(hub.clone(), saved.clone());
@@ -228,7 +232,8 @@ impl ControlPlane {
         // Others may miss two looks at the bundle before a call to them fails.
         let fetchers = self.config.bundle.as_ref().map_or(Duration::ZERO, |bundle| 3 * bundle.refresh_hint);
         let lives = Lives { fetchers, ..Lives::default() };
-        let authority = Authority::open(self.store.clone(), domain, own, lives, SystemTime::now()).await?;
+        let (upstream, now) = (self.identities.upstream().cloned(), SystemTime::now());
+        let authority = Authority::open_under(upstream, self.store.clone(), domain, own, lives, now).await?;
         let authority = Arc::new(authority);
         let (identity, _renewal) = authority.start(self.names(xds), OWN_TTL)?;
         let tokens = JoinTokens::new(self.store.clone());

@@ -8,6 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use weft_policy::BreakGlass;
 
+mod upstream;
+
+pub use upstream::{InstallRequest, UpstreamStatus};
+
 /// `GET /api/status`: the mesh on one page.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MeshStatus {
@@ -331,8 +335,14 @@ pub struct TrustStatus {
     /// The keys for JWT-SVIDs in the bundle, oldest first.
     #[serde(default)]
     pub jwt_keys: Vec<RootStatus>,
-    /// When this server's issuing CA is replaced.
+    /// This server's issuing CA: 16 hexadecimal digits.
+    #[serde(default)]
+    pub issuing: String,
+    /// When it is replaced.
     pub issuing_renewed_at: u64,
+    /// The CA outside that signs it, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<UpstreamStatus>,
     /// Who does not hold this bundle yet; a new root or key waits for them.
     pub behind: Vec<BehindStatus>,
     /// Who is not taken any more.
@@ -427,6 +437,9 @@ pub struct RootStatus {
     pub not_after: u64,
     /// Why nothing that it signed is to be trusted.
     pub tainted: Option<String>,
+    /// The CA outside that brought it; none of the mesh's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// How far a root is.

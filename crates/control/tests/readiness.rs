@@ -57,6 +57,7 @@ async fn ready_means_that_a_join_token_can_be_had() {
         grace: Duration::from_secs(1),
         names: Vec::new(),
         bundle: None,
+        upstream: None,
         federation_ca: None,
     };
     let control = ControlPlane::start(config).await.expect("starts");

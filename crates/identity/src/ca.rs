@@ -1,6 +1,7 @@
 //! The three kinds of certificate that a mesh has (root, issuing CA, leaf) and the signing requests that leaves start from.
 //!
-//! Pure but for the random keys and serial numbers: times are given. All keys are ECDSA P-256.
+//! Pure but for the random keys and serial numbers: times are given. The mesh's own keys are ECDSA P-256; a CA that somebody else has made
+//! may sign with any key that its certificate says.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -9,9 +10,9 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::string::PrintableString;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,6 +23,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use crate::certificate;
+use crate::issuer_name;
 
 /// How far a certificate's life starts in the past, for workloads whose clocks are behind.
 pub const BACKDATE: Duration = Duration::from_secs(30);
@@ -47,6 +49,9 @@ pub enum CaError {
     /// The stored CA cannot be read.
     #[error("the stored CA is unreadable: {0}")]
     Stored(String),
+    /// The key of a CA is not the one of its certificate.
+    #[error("the key is not the one that the certificate was made for")]
+    OtherKey,
 }
 
 /// Host names and addresses in the certificate of a server, for clients that know no SPIFFE.
@@ -72,6 +77,8 @@ impl Names {
 pub struct Ca {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// Its name in DER, where rcgen would write another one.
+    name: Option<Vec<u8>>,
     /// The start of its life.
     pub not_before: SystemTime,
     /// The end of its life.
@@ -90,11 +97,25 @@ impl Ca {
     /// A CA that issues leaves, signed by this root; it ends no later than the root.
     pub fn issuing(&self, domain: &TrustDomain, now: SystemTime, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
+        let certificate = self.issuing_for(&key, domain, now, life)?;
+        Self::from_parts(certificate, key)
+    }
+
+    /// The certificate of a CA that issues leaves (path length 0) for a key that this one may not hold; it ends no later than this one.
+    ///
+    /// # Errors
+    /// Encoding or signing failed.
+    pub fn issuing_for(
+        &self,
+        key: &impl PublicKeyData,
+        domain: &TrustDomain,
+        now: SystemTime,
+        life: Duration,
+    ) -> Result<CertificateDer<'static>, CaError> {
         let mut params = ca_params(domain, &named("issuing CA"), now - BACKDATE, (now + life).min(self.not_after));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Self::from_parts(certificate.der().clone(), key)
+        self.sign(&params, key)
     }
 
     /// A certificate for the key of `successor` signed by this root, so that whoever knows only this one can find the way to the other.
@@ -115,7 +136,7 @@ impl Ca {
         let end = until.min(self.not_after).min(successor.not_after);
         let mut params = ca_params(domain, name, now - BACKDATE, end);
         params.use_authority_key_identifier_extension = true;
-        Ok(params.signed_by(successor.issuer.key(), &self.issuer)?.der().clone())
+        self.sign(&params, successor.issuer.key())
     }
 
     /// A leaf for `key` (X.509-SVID s.3.1 and s.4), valid from shortly before `now` until `not_after` or this CA's own end. The machine
@@ -167,7 +188,15 @@ impl Ca {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let serial = params.serial_number.as_ref().map(|serial| certificate::hex(serial.as_ref())).unwrap_or_default();
-        Ok((params.signed_by(key, &self.issuer)?.der().clone(), serial))
+        Ok((self.sign(&params, key)?, serial))
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Result<CertificateDer<'static>, CaError> {
+        let certificate = params.signed_by(key, &self.issuer)?;
+        match &self.name {
+            None => Ok(certificate.der().clone()),
+            Some(name) => issuer_name::replace(certificate.der(), name, self.issuer.key()).map_err(CaError::Stored),
+        }
     }
 
     /// For tests that forge what this CA would never make.
@@ -179,6 +208,11 @@ impl Ca {
     /// The certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// The private key, PKCS#8 DER: for a root that is kept apart, to be written to its file.
+    pub fn key_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.issuer.key().serialize_der())
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo, by which a workload recognises the root at first contact.
@@ -204,18 +238,29 @@ impl Ca {
         let short = || CaError::Stored("it is cut short".into());
         let (length, rest) = bytes.split_first_chunk().ok_or_else(short)?;
         let (certificate, key) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(short)?;
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &PKCS_ECDSA_P256_SHA256)?;
-        Self::from_parts(CertificateDer::from(certificate.to_vec()), key)
+        let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(key))?;
+        Self::from_parts(CertificateDer::from(certificate.to_vec()), key).map_err(|error| match error {
+            CaError::OtherKey => CaError::Stored("its key belongs to another certificate".into()),
+            other => other,
+        })
     }
 
-    fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
+    /// A CA that somebody else has made, with its key as PKCS#8, PKCS#1 or SEC1.
+    ///
+    /// # Errors
+    /// The key cannot be read, is of a kind that nothing here signs with, or belongs to another certificate.
+    pub fn from_der(certificate: CertificateDer<'static>, key: &PrivateKeyDer<'_>) -> Result<Self, CaError> {
+        Self::from_parts(certificate, KeyPair::try_from(key)?)
+    }
+
+    pub(crate) fn from_parts(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, CaError> {
         let parsed = certificate::parse(&certificate).map_err(|error| CaError::Stored(error.to_string()))?;
         let (not_before, not_after) = certificate::validity(&parsed);
         if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err(CaError::Stored("its key belongs to another certificate".into()));
+            return Err(CaError::OtherKey);
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { certificate, issuer, not_before, not_after })
+        let (issuer, name) = issuer_name::issuer(&certificate, &parsed, key)?;
+        Ok(Self { certificate, issuer, name, not_before, not_after })
     }
 }
 
@@ -273,11 +318,16 @@ pub fn requested_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, CaError> {
 }
 
 /// The name of a CA. It differs from CA to CA, so that a chain is never built over the wrong one.
-fn named(kind: &str) -> String {
+pub(crate) fn named(kind: &str) -> String {
     format!("{kind} {}", certificate::hex(&rand::random::<[u8; 8]>()))
 }
 
-fn ca_params(domain: &TrustDomain, name: &str, not_before: SystemTime, not_after: SystemTime) -> CertificateParams {
+pub(crate) fn ca_params(
+    domain: &TrustDomain,
+    name: &str,
+    not_before: SystemTime,
+    not_after: SystemTime,
+) -> CertificateParams {
     let mut params = params(not_before, not_after);
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Weft");
@@ -317,100 +367,4 @@ fn whole_seconds(time: SystemTime) -> OffsetDateTime {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
-
-    use super::*;
-
-    fn csr(key: &KeyPair, spoil: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
-        let mut params = CertificateParams::default();
-        spoil(&mut params);
-        params.serialize_request(key).unwrap().der().to_vec()
-    }
-
-    #[test]
-    fn a_request_gives_its_key_and_nothing_else() {
-        let key = KeyPair::generate().unwrap();
-        let greedy = csr(&key, |params| {
-            params.subject_alt_names = vec![uri("spiffe://acme.internal/ns/weft/sa/server").unwrap()];
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        });
-        let requested = requested_key(&greedy).unwrap();
-        assert_eq!(requested.subject_public_key_info(), key.subject_public_key_info());
-        let domain: TrustDomain = "acme.internal".parse().unwrap();
-        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
-        let ca = Ca::root(&domain, now, day).unwrap();
-        let id: SpiffeId = "spiffe://acme.internal/ns/prod/sa/web".parse().unwrap();
-        let leaf = ca.leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
-        assert_eq!(certificate::check_leaf(&certificate::parse(&leaf).unwrap()).unwrap(), id);
-        let numbered = || ca.numbered_leaf(&requested, &id, None, &Names::default(), now, now + day).unwrap();
-        let ((one, serial), (_, other)) = (numbered(), numbered());
-        assert_eq!(certificate::serial_of(&one).unwrap(), serial);
-        assert_eq!((serial.len(), serial != other), (40, true), "{serial}, {other}");
-    }
-
-    #[test]
-    fn a_root_vouches_for_the_next_one() {
-        let domain: TrustDomain = "acme.internal".parse().unwrap();
-        let (now, day) = (SystemTime::now(), Duration::from_secs(24 * 3600));
-        let (old, new) = (Ca::root(&domain, now, day).unwrap(), Ca::root(&domain, now, 2 * day).unwrap());
-        let vouched = old.vouch_for(&new, &domain, now, now + 5 * day).unwrap();
-        let (of_new, vouched) = (certificate::parse(new.certificate()).unwrap(), certificate::parse(&vouched).unwrap());
-        assert_eq!(vouched.subject().as_raw(), of_new.subject().as_raw());
-        assert_eq!(vouched.public_key().raw, of_new.public_key().raw);
-        assert_eq!(vouched.issuer().as_raw(), certificate::parse(old.certificate()).unwrap().subject().as_raw());
-        assert_eq!(certificate::validity(&vouched).1, old.not_after, "it ends with the first of the two");
-        assert_eq!(certificate::check_signing(&vouched, &domain), Ok(()));
-    }
-
-    #[test]
-    fn a_request_must_be_signed_by_its_own_p256_key() {
-        let request = KeyRequest::new().unwrap();
-        let genuine = requested_key(&request.csr).unwrap();
-        let mut lenient = 0;
-        for at in 0..request.csr.len() {
-            let mut forged = request.csr.clone();
-            forged[at] ^= 1 << (at % 8);
-            // What is not signed (tags around the signature) may be read leniently, but never yields another key.
-            if let Ok(key) = requested_key(&forged) {
-                assert_eq!(key, genuine, "byte {at}");
-                lenient += 1;
-            }
-        }
-        assert!(lenient < 5, "{lenient}");
-        for algorithm in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
-            let key = KeyPair::generate_for(algorithm).unwrap();
-            assert!(matches!(requested_key(&csr(&key, |_| {})), Err(CaError::UnsupportedKey)));
-        }
-    }
-
-    #[test]
-    fn a_ca_survives_its_bytes_and_a_foreign_key_is_noticed() {
-        let domain: TrustDomain = "acme.internal".parse().unwrap();
-        let make = || Ca::root(&domain, SystemTime::now(), Duration::from_secs(3600)).unwrap();
-        let (one, two) = (make(), make());
-        let again = Ca::from_bytes(&one.to_bytes()).unwrap();
-        assert_eq!((again.certificate(), again.pin()), (one.certificate(), one.pin()));
-        let bytes = one.to_bytes();
-        for cut in [0, 3, 4, 100, bytes.len() - 1] {
-            assert!(Ca::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
-        let mixed = [&one.to_bytes()[..4 + one.certificate.len()], two.issuer.key().serialized_der()].concat();
-        assert!(matches!(Ca::from_bytes(&mixed), Err(CaError::Stored(_))));
-    }
-
-    #[test]
-    fn serial_numbers_are_positive_long_and_never_the_same() {
-        let serials: std::collections::BTreeSet<_> = (0..1000).map(|_| serial().to_bytes()).collect();
-        assert_eq!(serials.len(), 1000);
-        assert!(serials.iter().all(|octets| octets.len() == 20 && octets[0] & 0x80 == 0 && octets[0] != 0));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn a_request_from_a_stranger_never_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let _ = requested_key(&bytes);
-        }
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ use weft_model::{SpiffeId, TrustDomain};
 
 use crate::certificate::{check_leaf, parse, signing_domain};
 use crate::fault::{OwnFault, PeerError};
+use crate::join_token::JoinToken;
 use crate::live::LiveIdentity;
 use crate::machine::{Binding, binding};
 use crate::peer::{PeerMatch, Role, verify};
@@ -79,13 +80,14 @@ pub(crate) async fn connect_by_bundle(
     connect_with(server, tls::client(Arc::new(Known(bundle)), None, &[b"h2"])).await
 }
 
-/// The same without a certificate of its own: the server must show a chain to the root that has this pin.
+/// The same without a certificate of its own: the server must show a chain to the root that the token pins.
 /// The bundle is that root, proved by the handshake.
 pub(crate) async fn connect_pinned(
     server: &str,
-    pin: [u8; 32],
+    token: &JoinToken,
 ) -> Result<(Channel, Binding, TrustBundle), ConnectError> {
-    let pinned = Arc::new(Pinned { pin, proved: Mutex::new(None) });
+    let (pin, domain) = (token.pin(), token.trust_domain().cloned());
+    let pinned = Arc::new(Pinned { pin, domain, proved: Mutex::new(None) });
     let config = tls::client(pinned.clone(), None, &[b"h2"]);
     let (channel, binding) = connect_with(server, config).await?;
     let proved = pinned.proved.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -175,17 +177,21 @@ impl Judge for Known {
     }
 }
 
-/// Accepts the control plane of whichever trust domain the pinned root is of, and remembers that root.
+/// Accepts the control plane of the given trust domain, or else of whichever the pinned root is of, and remembers that root.
 #[derive(Debug)]
 struct Pinned {
     pin: [u8; 32],
+    domain: Option<TrustDomain>,
     proved: Mutex<Option<TrustBundle>>,
 }
 
 impl Judge for Pinned {
     fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
         let root = rest.iter().find(|certificate| is_pinned(certificate, &self.pin)).ok_or(PeerError::NotPinned)?;
-        let domain = signing_domain(&parse(root)?)?;
+        let domain = match &self.domain {
+            Some(domain) => domain.clone(),
+            None => signing_domain(&parse(root)?)?,
+        };
         let bundle = bundle_of(domain, root)?;
         let expected = PeerMatch::Exact(SpiffeId::of_control_plane(bundle.trust_domain()));
         expected.check(&verify(&bundle, None, leaf, rest, now, Role::Server)?)?;

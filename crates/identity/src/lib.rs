@@ -19,6 +19,8 @@ pub mod federated;
 pub mod files;
 mod follow;
 pub mod foreign_jwt;
+mod issuer_name;
+pub mod issuing;
 mod join_token;
 pub mod jwk;
 pub mod jwt;

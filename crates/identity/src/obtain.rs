@@ -237,7 +237,7 @@ async fn attest_at(
     machine: Option<&MachineKey>,
     request: &KeyRequest,
 ) -> Result<Obtained, IdentityError> {
-    let (channel, binding, root) = connect_pinned(server, token.pin()).await?;
+    let (channel, binding, root) = connect_pinned(server, token).await?;
     let machine = machine.map(|machine| machine.sign(&binding, subject, &request.csr)).transpose();
     let question = question(subject, node_id, request, machine.map_err(IdentityError::Machine)?);
     let question = proto::AttestRequest { join_token: token.text(), ..question };

@@ -94,6 +94,18 @@ pub(crate) fn verify(
     now: UnixTime,
     role: Role,
 ) -> Result<SpiffeId, PeerError> {
+    verify_path(bundle, issuer, leaf, rest, now, role).map(|(id, _)| id)
+}
+
+/// The same, with the issuers that the path leads over, the leaf's own first; none on the short way.
+fn verify_path(
+    bundle: &TrustBundle,
+    issuer: Option<&VerifiedIssuer>,
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    now: UnixTime,
+    role: Role,
+) -> Result<(SpiffeId, Vec<CertificateDer<'static>>), PeerError> {
     let id = check_leaf(&parse(leaf)?)?;
     let domain = bundle.trust_domain();
     if id.trust_domain() != *domain {
@@ -117,7 +129,7 @@ pub(crate) fn verify(
         && at(now) <= issuer.not_after
         && check(std::slice::from_ref(&issuer.anchor), &[]).is_ok()
     {
-        return Ok(id);
+        return Ok((id, Vec::new()));
     }
     let path = check(&bundle.anchors(at(now))?, rest);
     let path = path.map_err(|error| match error {
@@ -128,10 +140,10 @@ pub(crate) fn verify(
         webpki::Error::UnknownIssuer => PeerError::UnknownIssuer(id.clone(), domain.clone()),
         other => PeerError::Chain(id.clone(), other),
     })?;
-    for issuer in path {
-        check_signing(&parse(&issuer)?, domain).map_err(|why| PeerError::Issuer(id.clone(), why))?;
+    for issuer in &path {
+        check_signing(&parse(issuer)?, domain).map_err(|why| PeerError::Issuer(id.clone(), why))?;
     }
-    Ok(id)
+    Ok((id, path))
 }
 
 /// The issuing CA of this process's own chain, if that chain holds up against the bundle.
@@ -141,11 +153,16 @@ pub(crate) fn verified_issuer(svid: &Svid, bundle: &TrustBundle, now: UnixTime) 
     if bundle.roots().contains(issuer) {
         return None; // issued by the root itself: the path is as short as it gets
     }
-    // Alone with its leaf, so that the path that is verified leads over this issuer and no other.
-    verify(bundle, None, leaf, std::slice::from_ref(issuer), now, Role::Server).ok()?;
+    let (_, path) = verify_path(bundle, None, leaf, rest, now, Role::Server).ok()?;
+    if path.first() != Some(issuer) {
+        return None; // the path that was verified leads over another
+    }
     let anchor = webpki::anchor_from_trusted_cert(issuer).ok()?.to_owned();
-    // It is of no use without its root; which one that is does not matter when none has run out.
-    let not_after = validity(&parse(issuer).ok()?).1.min(bundle.first_end()?);
+    // It is of no use without those above it; which root that is does not matter when none has run out.
+    let mut not_after = bundle.first_end()?;
+    for certificate in &path {
+        not_after = not_after.min(validity(&parse(certificate).ok()?).1);
+    }
     Some(VerifiedIssuer { certificate: issuer.clone(), anchor, not_after })
 }
 

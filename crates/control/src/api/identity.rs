@@ -1,6 +1,7 @@
 //! What the API says and does about identities.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
@@ -11,7 +12,7 @@ use weft_model::time::length;
 use super::{Answer, Api, body, error, json};
 use crate::identities::{BanProblem, RotateError};
 use crate::metrics::IdentityCounts;
-use crate::status::{BanRequest, CertificateStatus, JoinTokenRequest, ProxyStatus, RotateRequest};
+use crate::status::{BanRequest, CertificateStatus, InstallRequest, JoinTokenRequest, ProxyStatus, RotateRequest};
 
 /// The most records of one answer, and how many there are in one by default.
 const MOST_RECORDS: usize = 4_096;
@@ -152,6 +153,27 @@ impl Api {
             Err(RotateError::Failed(problem)) => {
                 tracing::error!(problem, "no rotation was begun");
                 error(StatusCode::INTERNAL_SERVER_ERROR, &problem, "see the server's log")
+            }
+        }
+    }
+
+    /// What a root that is kept apart has signed.
+    pub(super) async fn install(&self, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+        if let Some(answer) = self.refused(peer, &request, "issuing CAs are installed", "weft identity root install") {
+            return answer;
+        }
+        let wanted: InstallRequest = match body(request, r#"send {"chain": "-----BEGIN CERTIFICATE-----…"}"#).await {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let Some(offline) = self.identities.offline() else {
+            let hint = "start `weft server` with --offline-root, if its root is to be kept apart";
+            return error(StatusCode::CONFLICT, "no root that is kept apart signs for this control plane", hint);
+        };
+        match offline.install(&wanted.chain, SystemTime::now()) {
+            Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
+            Err(problem) => {
+                error(StatusCode::BAD_REQUEST, &problem, "`weft identity tree` shows the request that waits")
             }
         }
     }

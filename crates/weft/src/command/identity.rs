@@ -4,6 +4,7 @@ mod asked;
 mod bans;
 mod federation;
 mod keys;
+mod root;
 mod shown;
 
 use std::io::ErrorKind;
@@ -45,6 +46,9 @@ pub(crate) enum Identity {
     Unban(bans::UnbanArgs),
     /// Show which identities the process that runs this has by the agent of its machine, or by another SPIFFE Workload API
     Ask(asked::AskArgs),
+    /// Keep the mesh's root apart from its servers, and sign their issuing CAs by hand
+    #[command(subcommand)]
+    Root(root::Root),
     /// Exchange a join token for a certificate, a key and the trust bundle as PEM files
     Fetch(FetchArgs),
 }
@@ -105,6 +109,7 @@ pub(crate) async fn run(command: Identity) -> Result<()> {
         Identity::Ban(args) => bans::ban(args).await,
         Identity::Unban(args) => bans::unban(args).await,
         Identity::Ask(args) => asked::ask(args).await,
+        Identity::Root(command) => root::run(command).await,
         Identity::Fetch(args) => fetch(args).await,
     }
 }

@@ -8,3 +8,4 @@ pub(crate) mod logs;
 pub(crate) mod policy;
 pub(crate) mod server;
 pub(crate) mod status;
+mod upstream;

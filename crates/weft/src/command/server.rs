@@ -15,6 +15,7 @@ use weft_model::SpiffeId;
 use weft_store::{EtcdAddress, EtcdFiles};
 
 use crate::address::address;
+use crate::command::upstream::UpstreamArgs;
 use crate::decisions::DecisionArgs;
 use crate::output::hinted;
 use weft_process::signal::Stop;
@@ -56,6 +57,8 @@ pub(crate) struct Args {
     /// Further names or addresses in the control plane's certificate, for clients that check names
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<String>,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
     #[command(flatten)]
     federation: FederationArgs,
     /// Seconds that an endpoint outlives its sidecar's connection
@@ -147,6 +150,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         grace: args.grace,
         names: args.names,
         bundle: args.federation.bundle(),
+        upstream: args.upstream.config(&args.state_dir)?,
         federation_ca: args.federation.federation_ca,
     };
     let control = ControlPlane::start(config).await.map_err(explain)?;
@@ -155,7 +159,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         () = control.first_commit() => {}
         () = stop.wait() => return Ok(()),
     }
-    let serving = control.serve().await.map_err(explain)?;
+    let serving = tokio::select! {
+        serving = control.serve() => serving.map_err(explain)?,
+        () = stop.wait() => return Ok(()), // a CA outside may take its time
+    };
     tracing::info!(address = %serving.xds, "xDS and identity");
     let source = Source { namespace: "weft".to_owned(), name: "server".to_owned(), instance: args.authz.to_string() };
     let decisions = args.decisions.open(&args.state_dir, source)?;

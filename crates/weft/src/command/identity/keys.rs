@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weft_control::status::{BanStatus, BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus};
+use weft_control::status::{
+    BanStatus, BehindStatus, RootState, RootStatus, RotateRequest, TrustStatus, UpstreamStatus,
+};
 use weft_model::time::length;
 
 use super::admin_token;
@@ -89,13 +91,18 @@ fn is_done(before: &TrustStatus, now: &TrustStatus, wanted: &RotateRequest) -> b
     };
     match &wanted.compromised {
         Some(gone) => now.roots.iter().chain(&now.jwt_keys).all(|left| left.id != *gone),
+        // A CA outside says itself which root it signs under.
+        None if now.upstream.is_some() && !wanted.jwt => now.issuing != before.issuing,
         None => active(now) != active(before),
     }
 }
 
 fn waiting_for(trust: &TrustStatus) -> String {
     if trust.behind.is_empty() {
-        return "`weft identity tree` shows how far it is; the server's log says what is in the way".to_owned();
+        let problem = trust.upstream.as_ref().and_then(|upstream| upstream.problem.clone());
+        return problem.unwrap_or_else(|| {
+            "`weft identity tree` shows how far it is; the server's log says what is in the way".to_owned()
+        });
     }
     "it goes on by itself when those who are behind hold the new bundle, or their certificates end; `weft identity tree` shows them"
         .to_owned()
@@ -115,8 +122,13 @@ fn text(trust: &TrustStatus, now: u64) -> String {
     text += &table(&["ROOT", "STATE", "EXPIRES", ""], &rows);
     let rows: Vec<Vec<String>> = trust.jwt_keys.iter().map(|key| row(key, now)).collect();
     text += &table(&["JWT KEY", "STATE", "EXPIRES", ""], &rows);
-    let issuing = span(trust.issuing_renewed_at.saturating_sub(now));
-    text += &format!("the issuing CA is replaced in {issuing}\n");
+    if !trust.roots.is_empty() {
+        let issuing = span(trust.issuing_renewed_at.saturating_sub(now));
+        text += &format!("the issuing CA {} is replaced in {issuing}\n", trust.issuing);
+    }
+    if let Some(upstream) = &trust.upstream {
+        text += &upstream_lines(upstream, now);
+    }
     if !trust.bans.is_empty() {
         let row = |ban: &BanStatus| {
             vec![shown(&ban.banned).into_owned(), span(now.saturating_sub(ban.since)), shown(&ban.reason).into_owned()]
@@ -133,9 +145,19 @@ fn text(trust: &TrustStatus, now: u64) -> String {
     text
 }
 
+fn upstream_lines(upstream: &UpstreamStatus, now: u64) -> String {
+    let mut text = format!("issuing CAs are signed by {}\n", shown(&upstream.name));
+    if let Some(problem) = &upstream.problem {
+        let since = upstream.since.map(|since| span(now.saturating_sub(since))).unwrap_or_default();
+        text += &format!("  for {since}: {}\n", shown(problem));
+    }
+    text
+}
+
 fn row(root: &RootStatus, now: u64) -> Vec<String> {
     let ago = root.since.map(|since| span(now.saturating_sub(since))).unwrap_or_default();
     let (state, mut what) = match root.state {
+        RootState::Published if root.source.is_some() => ("published", format!("for {ago}")),
         RootState::Published => ("published", format!("for {ago}; signs when everybody holds it")),
         RootState::Active => ("active", format!("signs since {ago}")),
         RootState::Retired => {
@@ -145,6 +167,9 @@ fn row(root: &RootStatus, now: u64) -> Vec<String> {
     };
     if let Some(why) = &root.tainted {
         what = format!("COMPROMISED ({why}): being replaced");
+    }
+    if let Some(source) = &root.source {
+        what += &format!("; of {}", shown(source));
     }
     vec![root.id.clone(), state.to_owned(), span(root.not_after.saturating_sub(now)), what]
 }
@@ -163,7 +188,8 @@ mod tests {
             RootState::Retired => (None, Some(1_100)),
             _ => (Some(990), None),
         };
-        RootStatus { id: id.into(), state, since, until, not_before: 0, not_after: 1_000_000, tainted: None }
+        let (id, tainted, source) = (id.into(), None, None);
+        RootStatus { id, state, since, until, not_before: 0, not_after: 1_000_000, tainted, source }
     }
 
     #[test]
@@ -173,7 +199,9 @@ mod tests {
             sequence: 2,
             roots: vec![root("aa", RootState::Active), root("bb", RootState::Published)],
             jwt_keys: vec![root("cc", RootState::Active)],
+            issuing: "dd".into(),
             issuing_renewed_at: 5_000,
+            upstream: None,
             behind: vec![BehindStatus {
                 who: "spiffe://acme.internal/ns/prod/sa/web prod/web~\u{7}".into(),
                 holds: 1,
@@ -188,12 +216,29 @@ aa    active     11 d     signs since 10 s
 bb    published  11 d     for 10 s; signs when everybody holds it
 JWT KEY  STATE   EXPIRES
 cc       active  11 d     signs since 10 s
-the issuing CA is replaced in 66 min
+the issuing CA dd is replaced in 66 min
 BANNED     FOR
 serial:0A  10 s  stolen
 1 workload without this bundle yet:
   spiffe://acme.internal/ns/prod/sa/web prod/web~\\u{7}  holds 1, certificate ends in 30 s
 ";
+        assert_eq!(text(&trust, 1_000), told);
+        let name = "/etc/ca.pem".to_owned();
+        let mut outside = root("ee", RootState::Active);
+        outside.source = Some(name.clone());
+        let (problem, since) = (Some("cannot use /etc/ca.key: gone".into()), Some(940));
+        let upstream = Some(UpstreamStatus { name, problem, since, request: None });
+        let (jwt_keys, behind, bans) = (Vec::new(), Vec::new(), Vec::new());
+        let told = "\
+trust domain acme.internal, bundle 2
+ROOT  STATE   EXPIRES
+ee    active  11 d     signs since 10 s; of /etc/ca.pem
+JWT KEY  STATE  EXPIRES
+the issuing CA dd is replaced in 66 min
+issuing CAs are signed by /etc/ca.pem
+  for 60 s: cannot use /etc/ca.key: gone
+";
+        let trust = TrustStatus { roots: vec![outside], jwt_keys, behind, bans, upstream, ..trust };
         assert_eq!(text(&trust, 1_000), told);
     }
 

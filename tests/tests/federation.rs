@@ -292,8 +292,14 @@ fn a_bundle_from_the_wrong_endpoint_is_refused_and_anybody_may_read_the_right_on
     let elsewhere = trust_domain("east.test", endpoints[1], server, &of_east);
     error("east.test", &elsewhere, "no URI SAN");
     let wrong_profile = https_web("east.test", &format!("https://localhost:{}/", endpoints[0].port()));
-    let none = error("east.test", &wrong_profile, "under this trust domain's bundle");
+    let none = error("east.test", &wrong_profile, "--federation-ca");
     assert_eq!((&none["roots"], &none["sequence"]), (&json!(0), &Value::Null), "{none}");
+    let log = west.weft(&["identity", "log", "spiffe://east.test"]);
+    let log = text(&log);
+    assert!(
+        log.contains("the peer is spiffe://east.test/ns/weft/sa/server") && log.contains("--federation-ca"),
+        "{log}"
+    );
     error("east.test", &https_web("east.test", &format!("https://localhost:{port}/")), "spiffe://site.test");
     error("site.test", &https_web("site.test", &format!("https://localhost:{port}/bundle")), "404");
     error("site.test", &https_web("site.test", &format!("https://127.0.0.2:{port}/")), "not valid for name");

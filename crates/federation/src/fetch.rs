@@ -1,4 +1,4 @@
-//! Fetches one bundle document. Who answers is judged by the profile that was configured, and by no other.
+//! Fetches one bundle document. Who answers is judged by the profile that was configured, and by no other, also where a redirect leads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -16,8 +16,10 @@ use tokio_rustls::TlsConnector;
 use weft_identity::{document, tls};
 use weft_model::intent::EndpointUrl;
 
-/// From connecting to the last byte.
+/// From connecting to the last byte, with all redirects.
 const BOUND: Duration = Duration::from_secs(10);
+/// Redirects that are followed, one after the other.
+const MOST_REDIRECTS: usize = 5;
 
 /// Why there is no document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +36,30 @@ pub enum FetchError {
     /// It broke off, or is no HTTP.
     #[error("the answer cannot be read: {0}")]
     Http(String),
-    /// Not 200. Redirects are not followed.
+    /// Neither 200 nor a redirect.
     #[error("the answer is {0}, and only 200 has a bundle")]
     Status(StatusCode),
+    /// Of `https_web`.
+    #[error(
+        "the endpoint is refused: its certificate is of no CA that is known here; if it is the right one, name its CA with --federation-ca, and if \
+         that certificate is an X.509-SVID, the profile is https_spiffe"
+    )]
+    UnknownCa,
+    /// One that leads nowhere that a bundle may come from (SPIFFE Federation s.5.2.1.4, s.5.2.2.4).
+    #[error("the answer is a redirect that is not followed: {0}")]
+    Redirect(String),
+    /// What went wrong after one.
+    #[error("{1} (at {0}, where a redirect leads)")]
+    Redirected(EndpointUrl, Box<Self>),
+}
+
+/// By what the endpoint has to prove who it is.
+#[derive(Clone)]
+pub(crate) enum By {
+    /// `https_web`: a certificate of one of the [`WebRoots`], for the host of the URL.
+    Web(Arc<ClientConfig>),
+    /// `https_spiffe`: an X.509-SVID of one identity.
+    Spiffe(Arc<ClientConfig>),
 }
 
 /// The CAs by which an `https_web` endpoint is judged.
@@ -79,26 +102,48 @@ impl WebRoots {
     }
 
     /// For a connection.
-    pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        self.0.clone()
+    pub(crate) fn judge(&self) -> By {
+        By::Web(self.0.clone())
     }
 }
 
-/// The document that the endpoint gives, within 10 s and [`document::MAX_BYTES`].
+/// The document that the endpoint gives, or whoever it redirects to for now, within 10 s and [`document::MAX_BYTES`]. Nothing of a redirect
+/// is remembered: the next fetch begins at `url` again.
 ///
 /// # Errors
 /// See [`FetchError`].
-pub async fn fetch(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
-    tokio::time::timeout(BOUND, fetch_unbounded(url, config)).await.unwrap_or(Err(FetchError::Late))
+pub(crate) async fn fetch(url: &EndpointUrl, by: &By) -> Result<Bytes, FetchError> {
+    tokio::time::timeout(BOUND, follow(url, by)).await.unwrap_or(Err(FetchError::Late))
 }
 
-async fn fetch_unbounded(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result<Bytes, FetchError> {
+async fn follow(url: &EndpointUrl, by: &By) -> Result<Bytes, FetchError> {
+    let mut at = url.clone();
+    for redirects in 0..=MOST_REDIRECTS {
+        let got = get(&at, by).await;
+        match got.map_err(|error| if redirects == 0 { error } else { FetchError::Redirected(at, error.into()) })? {
+            Answer::Document(document) => return Ok(document),
+            Answer::Moved(to) => at = to,
+        }
+    }
+    Err(FetchError::Redirect(format!("it is the {}th in a row", MOST_REDIRECTS + 1)))
+}
+
+enum Answer {
+    Document(Bytes),
+    Moved(EndpointUrl),
+}
+
+async fn get(url: &EndpointUrl, by: &By) -> Result<Answer, FetchError> {
     let http = |error: &dyn std::error::Error| FetchError::Http(error.to_string());
     let stream = TcpStream::connect((&*url.host, url.port)).await;
     let stream = stream.map_err(|error| FetchError::Connect(error.to_string()))?;
     let name = ServerName::try_from(url.host.to_string()).map_err(|error| FetchError::Connect(error.to_string()))?;
-    let stream = TlsConnector::from(config).connect(name, stream).await;
-    let stream = stream.map_err(|error| FetchError::Tls(tls::explain(&error)))?;
+    let (By::Web(config) | By::Spiffe(config)) = by;
+    let stream = TlsConnector::from(config.clone()).connect(name, stream).await;
+    let stream = stream.map_err(|error| match by {
+        By::Web(_) if is_of_unknown_ca(&error) => FetchError::UnknownCa,
+        _ => FetchError::Tls(tls::explain(&error)),
+    })?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| http(&error))?;
     tokio::spawn(connection); // its error reaches the request that it fails
@@ -113,9 +158,81 @@ async fn fetch_unbounded(url: &EndpointUrl, config: Arc<ClientConfig>) -> Result
         .body(Empty::<Bytes>::new())
         .map_err(|error| http(&error))?;
     let answer = sender.send_request(request).await.map_err(|error| http(&error))?;
-    if answer.status() != StatusCode::OK {
-        return Err(FetchError::Status(answer.status()));
+    match answer.status() {
+        StatusCode::OK => {
+            let body = Limited::new(answer.into_body(), document::MAX_BYTES).collect().await;
+            let body = body.map_err(|error| FetchError::Http(error.to_string()))?;
+            Ok(Answer::Document(body.to_bytes()))
+        }
+        StatusCode::MOVED_PERMANENTLY
+        | StatusCode::FOUND
+        | StatusCode::SEE_OTHER
+        | StatusCode::TEMPORARY_REDIRECT
+        | StatusCode::PERMANENT_REDIRECT => {
+            let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let location = location.ok_or_else(|| FetchError::Redirect("it does not say where to".to_owned()))?;
+            moved(url, location).map(Answer::Moved).map_err(FetchError::Redirect)
+        }
+        other => Err(FetchError::Status(other)),
     }
-    let body = Limited::new(answer.into_body(), document::MAX_BYTES).collect().await;
-    body.map(http_body_util::Collected::to_bytes).map_err(|error| FetchError::Http(error.to_string()))
+}
+
+fn is_of_unknown_ca(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)))
+}
+
+/// Where a `Location` leads (RFC 9110 s.10.2.2). It may have a query, and must keep the other rules of an endpoint's URL.
+fn moved(from: &EndpointUrl, location: &str) -> Result<EndpointUrl, String> {
+    let refuse = |why: &str| format!("{location}: {why}");
+    let location = location.split('#').next().unwrap_or_default();
+    let (place, query) = match location.split_once('?') {
+        Some((place, query)) => (place, format!("?{query}")),
+        None => (location, String::new()),
+    };
+    if !location.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refuse("it has a character that no URL has"));
+    }
+    let to = if place.starts_with("//") {
+        EndpointUrl::read(&format!("https:{place}"))
+    } else if place.starts_with('/') {
+        Ok(EndpointUrl { path: place.into(), ..from.clone() })
+    } else if place.contains("://") {
+        EndpointUrl::read(place)
+    } else {
+        let folder =
+            from.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(folder, _)| folder);
+        Ok(EndpointUrl { path: format!("{folder}/{place}").into(), ..from.clone() })
+    };
+    let to = to.map_err(|(why, _)| refuse(why))?;
+    Ok(EndpointUrl { path: (to.path.to_string() + &query).into(), ..to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_to_https_and_nowhere_else() {
+        let from = EndpointUrl::read("https://west.test:8443/a/b").expect("legal");
+        let to = |location: &str| moved(&from, location).map(|to| to.to_string());
+        for (location, url) in [
+            ("https://east.test/x?y=1#z", "https://east.test:443/x?y=1"),
+            ("https://east.test", "https://east.test:443/"),
+            ("//east.test:1/", "https://east.test:1/"),
+            ("/c?d", "https://west.test:8443/c?d"),
+            ("c", "https://west.test:8443/a/c"),
+        ] {
+            assert_eq!(to(location).as_deref(), Ok(url), "{location}");
+        }
+        for (location, why) in [
+            ("http://west.test/", "scheme"),
+            ("ftp://west.test/", "scheme"),
+            ("https://u:p@west.test/", "user information"),
+            ("https:///x", "no host"),
+            ("/a b", "character"),
+        ] {
+            assert!(to(location).expect_err(location).contains(why), "{location}");
+        }
+    }
 }

@@ -31,6 +31,48 @@ pub struct EndpointUrl {
     pub path: Arc<str>,
 }
 
+impl EndpointUrl {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to write.
+    pub fn read(text: &str) -> Result<Self, (&'static str, &'static str)> {
+        const FORM: &str = "write it like https://mesh.other.example:8443/";
+        let rest = text.strip_prefix("https://").ok_or(("its scheme is not https", FORM))?;
+        if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(("it has a character that no URL has", FORM));
+        }
+        if rest.contains(['?', '#']) {
+            return Err(("it has a query or fragment", "leave them out"));
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, "/"),
+        };
+        if authority.contains('@') {
+            let hint = "leave it out: anybody may fetch a bundle (SPIFFE Federation s.5.2)";
+            return Err(("it has user information", hint));
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or(("its address has no `]`", FORM))?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let is_v6 = authority.starts_with('[');
+        let is_name =
+            |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        if host.is_empty() || is_v6 && host.parse::<std::net::Ipv6Addr>().is_err() || !is_v6 && !is_name(host) {
+            return Err(("it has no host", FORM));
+        }
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => 443,
+            port => {
+                port.and_then(|port| port.parse().ok()).filter(|port| *port > 0).ok_or(("its port is none", FORM))?
+            }
+        };
+        Ok(Self { host: host.into(), port, path: path.into() })
+    }
+}
+
 impl std::fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { host, port, path } = self;
@@ -49,11 +91,12 @@ pub enum Profile {
     Web,
     /// `https_spiffe`: by an X.509-SVID (s.5.2.2).
     Spiffe {
-        /// Whose; of the trust domain itself.
+        /// Whose. The newest bundle of its trust domain judges it: of the domain itself, of another one that the intent names, or of the mesh.
         id: SpiffeId,
-        /// The first bundle, a SPIFFE bundle document. Later ones come from the endpoint.
-        bundle: Arc<str>,
-        /// Where that stands.
+        /// The first bundle, a SPIFFE bundle document. Later ones come from the endpoint. `None` where `id` is of another trust domain than the
+        /// one whose bundle it serves (s.5.2.2.2).
+        bundle: Option<Arc<str>>,
+        /// Where the bundle stands, or else the identity.
         span: Span,
     },
 }

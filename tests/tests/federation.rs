@@ -271,7 +271,8 @@ fn nobody_else_answers(caller: DataPlane) {
     );
     west.repo.write("foreign.yaml", &documents);
     let file = "services/board.yaml";
-    let fixed = format!("protocol: http\nendpoints: {{static: [{{address: \"{stolen}\", labels: {{version: v1}}}}]}}\n");
+    let fixed =
+        format!("protocol: http\nendpoints: {{static: [{{address: \"{stolen}\", labels: {{version: v1}}}}]}}\n");
     west.repo.write(file, &west.repo.read(file).replace("protocol: http\n", &fixed));
     west.commit("Federate with the third and the fourth");
     let web = west.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));

@@ -201,7 +201,7 @@ mod tests {
         for nothing in [json!([]), json!(null)] {
             assert!(roots(nothing.clone()).is_empty(), "{nothing}, and the rest is used");
         }
-        assert_eq!(roots(json!([other, "AAAA", 7.to_string()])), [other.clone()]);
+        assert_eq!(roots(json!([other, "AAAA", "7"])), [other]);
         // A `kid` must not be published there; nobody says that a reader minds.
         assert!(changed(|document| document["keys"][0]["kid"] = json!("x")).is_ok());
     }

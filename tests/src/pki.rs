@@ -5,6 +5,9 @@ use std::process::Command;
 
 use crate::process::run;
 
+/// Basic constraints and key usage of a leaf.
+const LEAF: (&str, &str) = ("CA:FALSE", "digitalSignature");
+
 /// A certificate and its key, as PEM files.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -47,20 +50,31 @@ impl Authority {
     /// Issues an X.509-SVID of `spiffe_id` for `days`.
     pub fn issue(&self, name: &str, spiffe_id: &str, days: u32) -> Pair {
         let names = format!("critical,URI:{spiffe_id}");
-        self.sign(name, &names, "serverAuth,clientAuth", days)
+        self.sign(name, &names, LEAF, "serverAuth,clientAuth", days)
+    }
+
+    /// Issues what is no X.509-SVID: a leaf with several identities.
+    pub fn issue_several(&self, name: &str, spiffe_ids: &[&str]) -> Pair {
+        let names: Vec<_> = spiffe_ids.iter().map(|id| format!("URI:{id}")).collect();
+        self.sign(name, &format!("critical,{}", names.join(",")), LEAF, "serverAuth,clientAuth", 1)
+    }
+
+    /// Issues what is no leaf: a certificate of this identity with these basic constraints and this key usage.
+    pub fn issue_as(&self, name: &str, spiffe_id: &str, constraints: &str, usage: &str) -> Pair {
+        self.sign(name, &format!("critical,URI:{spiffe_id}"), (constraints, usage), "serverAuth,clientAuth", 1)
     }
 
     /// Issues the certificate of a web server on this machine.
     pub fn server(&self, name: &str) -> Pair {
-        self.sign(name, "DNS:localhost,IP:127.0.0.1", "serverAuth", 2)
+        self.sign(name, "DNS:localhost,IP:127.0.0.1", LEAF, "serverAuth", 2)
     }
 
     /// Issues the certificate of a machine, for clients, with these names as openssl writes them.
     pub fn node(&self, name: &str, names: &str) -> Pair {
-        self.sign(name, names, "clientAuth", 2)
+        self.sign(name, names, LEAF, "clientAuth", 2)
     }
 
-    fn sign(&self, name: &str, names: &str, usage: &str, days: u32) -> Pair {
+    fn sign(&self, name: &str, names: &str, (constraints, usage): (&str, &str), extended: &str, days: u32) -> Pair {
         let file = |end: &str| self.folder.join(format!("{name}.{end}"));
         let pair = Pair { certificate: file("pem"), key: file("key"), bundle: self.own.certificate.clone() };
         run(Command::new("openssl")
@@ -80,8 +94,8 @@ impl Authority {
             .arg(file("csr")));
         let extensions = file("ext");
         let text = format!(
-            "subjectAltName={names}\nbasicConstraints=critical,CA:FALSE\n\
-             keyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n"
+            "subjectAltName={names}\nbasicConstraints=critical,{constraints}\n\
+             keyUsage=critical,{usage}\nextendedKeyUsage={extended}\n"
         );
         std::fs::write(&extensions, text).expect("the folder can be written");
         run(Command::new("openssl")

@@ -380,3 +380,32 @@ fn a_stock_envoy_takes_its_certificate_from_the_agent() {
         drop(envoy);
     }
 }
+
+/// SDS ends as the Workload API does. An Envoy says so in its log, and asks on until the identity is there again.
+#[test]
+fn an_envoy_whose_identity_is_taken_away_is_told_so_and_asks_again() {
+    let own = nix::unistd::Uid::effective();
+    let mesh = mesh(&format!("[{{uid: {own}}}]"), "[]", "1h");
+    let agent = Agent::start(&mesh, "m1");
+    let port = ports::free();
+    let config = super::workload_api::envoy(port, &agent.socket, "default", "ROOTCA");
+    let file = mesh.folder().join("envoy.json");
+    std::fs::write(&file, config.to_string()).expect("the folder can be written");
+    let arguments =
+        ["--config-path", file.to_str().expect("a plain path"), "--disable-hot-restart", "--concurrency", "1"];
+    let envoy = process::Process::start(mesh.folder(), "app-envoy", peers::venv("envoy"), arguments, &[]);
+    wait::until("Envoy shows a certificate", wait::SOON, || tls::serial(port));
+    let granted = || agent.metric("weft_agent_attestations_total{outcome=\"granted\"}").unwrap_or_default();
+    identity(&mesh, &["ban", "prod/web", "--reason", "a drill"]);
+    wait::until("Envoy to say why its streams ended", wait::SOON, || {
+        let log = envoy.output();
+        if log.contains("closed: 7, no") { Ok(()) } else { Err(log) }
+    });
+    assert!(tls::serial(port).is_ok(), "it keeps what it has");
+    let before = granted();
+    identity(&mesh, &["unban", "prod/web"]);
+    wait::until("Envoy to have asked again", Duration::from_secs(60), || {
+        let log = envoy.output();
+        if granted() > before { Ok(()) } else { Err(log) }
+    });
+}

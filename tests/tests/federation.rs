@@ -13,7 +13,7 @@ use weft_tests::curl::Reply;
 use weft_tests::mesh::{Mesh, text};
 use weft_tests::pki::{Authority, Pair};
 use weft_tests::sidecar::{DataPlane, Sidecar, Spec};
-use weft_tests::{curl, peers, ports, wait};
+use weft_tests::{curl, peers, ports, process, wait};
 
 /// What is promised of a federation that is removed.
 const REMOVED: Duration = Duration::from_secs(5);
@@ -190,6 +190,27 @@ fn judged_by_its_own(callee: DataPlane) {
         let reply = direct(board.ingress, &authority.issue(name, claim, 1));
         assert_eq!(reply.status, 0, "{claim}: {reply:?}");
     }
+
+    // Not even the right CA makes a leaf of a certificate that may sign others (X.509-SVID s.5.2).
+    let id = "spiffe://third.test/ns/prod/sa/web";
+    for (name, constraints, usage) in [
+        ("ca", "CA:TRUE", "digitalSignature,keyCertSign"),
+        ("signs", "CA:FALSE", "digitalSignature,keyCertSign"),
+        ("revokes", "CA:FALSE", "digitalSignature,cRLSign"),
+    ] {
+        let reply = direct(board.ingress, &third.issue_as(name, id, constraints, usage));
+        assert_eq!(reply.status, 0, "{name}: {reply:?}");
+    }
+    // Nor is one with two identities a caller. An Envoy counts none: it knows whoever it is by the first, which has chosen the bundle too.
+    let other = "spiffe://third.test/ns/prod/sa/other";
+    let (first, second) = match callee {
+        DataPlane::Envoy => (200, 403),
+        DataPlane::Weft => (0, 0),
+    };
+    assert_eq!(direct(board.ingress, &third.issue_several("two", &[id, other])).status, first);
+    assert_eq!(direct(board.ingress, &third.issue_several("owt", &[other, id])).status, second);
+    let foreign = third.issue_several("far", &["spiffe://fourth.test/ns/prod/sa/web", id]);
+    assert_eq!(direct(board.ingress, &foreign).status, 0, "the bundle of the first does not vouch for it");
 }
 
 #[test]
@@ -200,6 +221,86 @@ fn a_peer_is_judged_by_the_bundle_of_its_own_trust_domain() {
 #[test]
 fn an_envoy_judges_a_peer_by_the_bundle_of_its_own_trust_domain() {
     judged_by_its_own(DataPlane::Envoy);
+}
+
+/// Whoever answers for a service is judged by the bundle of that service's trust domain, whatever other names he brings.
+#[track_caller]
+fn nobody_else_answers(caller: DataPlane) {
+    let west = Mesh::start_with(|repo| repo.replace("mesh.yaml", "test.internal", "west.test"));
+    let [third, fourth] =
+        ["third", "fourth"].map(|name| Authority::create(west.folder(), name, &format!("{name}.test")));
+    let id = "spiffe://third.test/ns/prod/sa/board";
+    let own = "spiffe://west.test/ns/prod/sa/board";
+    let of_fourth = |name: &str, id: &str| fourth.issue_several(name, &["spiffe://fourth.test/x", id]);
+    let servers = [
+        ("right", third.issue("right", id, 1), id),
+        ("alone", fourth.issue("alone", id, 1), id),
+        ("beside", of_fourth("beside", id), id),
+    ]
+    .map(|(name, pair, id)| {
+        let port = ports::free();
+        let arguments = [port.port().to_string().into(), pair.certificate.into_os_string(), pair.key.into_os_string()];
+        let script = [peers::script("tls_server.py").into_os_string()];
+        let server = process::Process::start(
+            west.folder(),
+            name,
+            peers::venv("python"),
+            script.into_iter().chain(arguments),
+            &[],
+        );
+        (name, id, port, server)
+    });
+    let mut documents = trust_domain("third.test", ports::free(), "spiffe://third.test/x", &document_of(&third));
+    documents += "services:\n";
+    for (name, id, port, _) in &servers {
+        documents += &format!("- {{host: {name}.third, port: 8080, addresses: [\"{port}\"], spiffeId: {id}}}\n");
+    }
+    documents += "---\n";
+    documents += &trust_domain("fourth.test", ports::free(), "spiffe://fourth.test/x", &document_of(&fourth));
+    // One's own service, at an address that somebody of the fourth has taken.
+    let stolen = ports::free();
+    let pair = of_fourth("stolen", own);
+    let arguments = [stolen.port().to_string().into(), pair.certificate.into_os_string(), pair.key.into_os_string()];
+    let script = [peers::script("tls_server.py").into_os_string()];
+    let thief = process::Process::start(
+        west.folder(),
+        "thief",
+        peers::venv("python"),
+        script.into_iter().chain(arguments),
+        &[],
+    );
+    west.repo.write("foreign.yaml", &documents);
+    let file = "services/board.yaml";
+    let fixed =
+        format!("protocol: http\nendpoints: {{static: [{{address: \"{stolen}\", labels: {{version: v1}}}}]}}\n");
+    west.repo.write(file, &west.repo.read(file).replace("protocol: http\n", &fixed));
+    west.commit("Federate with the third and the fourth");
+    let web = west.sidecar("web", Spec::new("prod/web", ports::free()).on(caller));
+    let said = |server: &process::Process, host: &str, what: &str| {
+        wait::until(&format!("{host} to be {what}"), wait::SOON, || {
+            let reply = curl::get(web.egress, host, "/api/x", &[]);
+            let log = server.output();
+            if log.contains(what) { Ok(log) } else { Err(format!("{reply:?} {log}")) }
+        })
+    };
+    let [(_, _, _, right), wrong @ ..] = &servers;
+    said(right, "right.third:8080", "taken");
+    for (name, _, _, server) in wrong {
+        let log = said(server, &format!("{name}.third:8080"), "refused");
+        assert!(!log.contains("taken"), "{name}: {log}");
+    }
+    let log = said(&thief, "board.prod", "refused");
+    assert!(!log.contains("taken"), "{log}");
+}
+
+#[test]
+fn nobody_else_answers_for_a_service() {
+    nobody_else_answers(DataPlane::Weft);
+}
+
+#[test]
+fn nobody_else_answers_an_envoy_for_a_service() {
+    nobody_else_answers(DataPlane::Envoy);
 }
 
 #[test]
@@ -292,8 +393,14 @@ fn a_bundle_from_the_wrong_endpoint_is_refused_and_anybody_may_read_the_right_on
     let elsewhere = trust_domain("east.test", endpoints[1], server, &of_east);
     error("east.test", &elsewhere, "no URI SAN");
     let wrong_profile = https_web("east.test", &format!("https://localhost:{}/", endpoints[0].port()));
-    let none = error("east.test", &wrong_profile, "under this trust domain's bundle");
+    let none = error("east.test", &wrong_profile, "--federation-ca");
     assert_eq!((&none["roots"], &none["sequence"]), (&json!(0), &Value::Null), "{none}");
+    let log = west.weft(&["identity", "log", "spiffe://east.test"]);
+    let log = text(&log);
+    assert!(
+        log.contains("the peer is spiffe://east.test/ns/weft/sa/server") && log.contains("--federation-ca"),
+        "{log}"
+    );
     error("east.test", &https_web("east.test", &format!("https://localhost:{port}/")), "spiffe://site.test");
     error("site.test", &https_web("site.test", &format!("https://localhost:{port}/bundle")), "404");
     error("site.test", &https_web("site.test", &format!("https://127.0.0.2:{port}/")), "not valid for name");

@@ -11,12 +11,12 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use weft_identity::sds::{self, Copies};
 use weft_model::SpiffeId;
-use weft_workload_api::{Entitlement, Grant, caller};
+use weft_workload_api::{Entitlement, Grant, caller, no_identity};
 use weft_xds::{AdsServer, Directory, Node, Snapshot, Subscription};
 
 use crate::watched::Attested;
@@ -36,13 +36,13 @@ impl Secrets {
     }
 
     /// What serves this caller, and nobody else.
-    async fn serve<T>(&self, request: &Request<T>) -> Result<AdsServer<Own>, Status> {
+    async fn serve<T>(&self, request: &Request<T>) -> Result<(AdsServer<Own>, watch::Receiver<Entitlement>), Status> {
         let attested = Attested::new(&self.all, &caller(request)?).await?;
         let entitled = attested.follow().await;
         let first = entitled.borrow().grant()?.clone();
         let (sender, snapshots) = watch::channel(Arc::new(snapshot(&first, generation(&self.all))));
-        tokio::spawn(follow(self.all.clone(), entitled, sender));
-        Ok(AdsServer::new(Arc::new(Own { snapshots, copies: self.copies.clone() })))
+        tokio::spawn(follow(self.all.clone(), entitled.clone(), sender));
+        Ok((AdsServer::new(Arc::new(Own { snapshots, copies: self.copies.clone() })), entitled))
     }
 }
 
@@ -108,6 +108,20 @@ impl Directory for Own {
 
 type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 
+/// The same stream, which ends as the Workload API does where the identity was taken away: an Envoy says so in its log and asks again later.
+fn until_taken_away<R: 'static>(
+    responses: Response<Responses<R>>,
+    entitled: watch::Receiver<Entitlement>,
+) -> Response<Responses<R>> {
+    responses.map(|responses| {
+        let told = responses.map_err(move |status| match &*entitled.borrow() {
+            Entitlement::Nothing => no_identity(),
+            _ => status,
+        });
+        Box::pin(told) as Responses<R>
+    })
+}
+
 #[tonic::async_trait]
 impl SecretDiscoveryService for Secrets {
     type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
@@ -117,17 +131,19 @@ impl SecretDiscoveryService for Secrets {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        self.serve(&request).await?.delta_secrets(request).await
+        let (server, entitled) = self.serve(&request).await?;
+        Ok(until_taken_away(server.delta_secrets(request).await?, entitled))
     }
 
     async fn stream_secrets(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        self.serve(&request).await?.stream_secrets(request).await
+        let (server, entitled) = self.serve(&request).await?;
+        Ok(until_taken_away(server.stream_secrets(request).await?, entitled))
     }
 
     async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
-        self.serve(&request).await?.fetch_secrets(request).await
+        self.serve(&request).await?.0.fetch_secrets(request).await
     }
 }

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use weft_federation::WebRoots;
-use weft_federation::fetch::get;
+use weft_fetch::{WebRoots, get};
 use weft_identity::IssuerKeys;
 use weft_model::intent::{Oidc, OidcKeys, WebUrl};
 

@@ -55,11 +55,13 @@ pub enum Event {
     Unbanned,
     /// A root or a key for JWT-SVIDs goes on: it is published, signs, is distrusted, retires, or has left the bundle.
     Key,
+    /// Another bundle of another trust domain was fetched, and is in force.
+    BundleTaken,
 }
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TokenMade,
         Self::Attested,
         Self::Renewed,
@@ -68,6 +70,7 @@ impl Event {
         Self::Banned,
         Self::Unbanned,
         Self::Key,
+        Self::BundleTaken,
     ];
 
     /// As it is written.
@@ -81,6 +84,7 @@ impl Event {
             Self::Banned => "banned",
             Self::Unbanned => "unbanned",
             Self::Key => "key",
+            Self::BundleTaken => "bundleTaken",
         }
     }
 }
@@ -93,7 +97,7 @@ pub struct Record {
     pub time: String,
     /// What happened.
     pub event: Event,
-    /// To whom: a SPIFFE ID, what a ban names, or the id of a root or key. Of a refusal it is what was asked for.
+    /// To whom: a SPIFFE ID, what a ban names, the id of a root or key, or that of a trust domain. Of a refusal it is what was asked for.
     pub who: String,
     /// The machine's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,13 +153,18 @@ impl Record {
     pub(crate) fn ended<T>(self, answer: &Result<T, Status>) -> Self {
         match answer {
             Ok(_) => self,
-            Err(status) => Self {
-                event: Event::Refused,
-                asked: Some(self.event),
-                reason: status.message().chars().take(MOST_REASON).collect(),
-                expires: None,
-                ..self
-            },
+            Err(status) => self.refused(status.message()),
+        }
+    }
+
+    /// As a refusal of this, for a reason of which at most 1,000 characters are kept.
+    pub fn refused(self, why: &str) -> Self {
+        Self {
+            event: Event::Refused,
+            asked: Some(self.event),
+            reason: why.chars().take(MOST_REASON).collect(),
+            expires: None,
+            ..self
         }
     }
 

@@ -19,14 +19,15 @@ use crate::pb::{agent_source, any, boolean, uint32};
 
 /// SDS name of the proxy's own certificate.
 pub const CERTIFICATE_SECRET: &str = "default";
-/// SDS name of the trust bundle.
+/// SDS name of the trust bundle, with those of all other trust domains. The SPIFFE ID of a trust domain is that of its bundle alone.
 pub const BUNDLE_SECRET: &str = "ROOTCA";
 
-/// Towards the sidecars of a service: who answers must be exactly `peer`.
+/// Towards the sidecars of a service: who answers must be exactly `peer`, by the bundle of its trust domain and no other. With all bundles, an
+/// Envoy would take a certificate of two URIs: it chooses the bundle by the first, and is content if any of them is `peer`.
 pub(crate) fn upstream(peer: &SpiffeId, sni: String, alpn: &[&str]) -> TransportSocket {
     let san = MatchPattern::Exact(peer.as_str().to_owned());
     socket(&UpstreamTlsContext {
-        common_tls_context: Some(common(vec![san], alpn)),
+        common_tls_context: Some(common(vec![san], alpn, &peer.trust_domain().id())),
         sni,
         // No resumption: a peer whose certificate expired or whose CA was withdrawn must not slip through on an old session.
         max_session_keys: uint32(0),
@@ -38,7 +39,7 @@ pub(crate) fn upstream(peer: &SpiffeId, sni: String, alpn: &[&str]) -> Transport
 pub(crate) fn downstream<'a>(trust_domains: impl Iterator<Item = &'a TrustDomain>, alpn: &[&str]) -> TransportSocket {
     let sans = trust_domains.map(|domain| MatchPattern::Prefix(format!("{}/", domain.id()))).collect();
     socket(&DownstreamTlsContext {
-        common_tls_context: Some(common(sans, alpn)),
+        common_tls_context: Some(common(sans, alpn, BUNDLE_SECRET)),
         require_client_certificate: boolean(true),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(SessionTicketKeysType::DisableStatelessSessionResumption(true)),
@@ -70,7 +71,7 @@ pub(crate) fn upstream_for_grpc(peer: &SpiffeId) -> TransportSocket {
     })
 }
 
-fn common(sans: Vec<MatchPattern>, alpn: &[&str]) -> CommonTlsContext {
+fn common(sans: Vec<MatchPattern>, alpn: &[&str], bundle: &str) -> CommonTlsContext {
     let secret = |name: &str| SdsSecretConfig { name: name.to_owned(), sds_config: agent_source() };
     let san =
         |san| SubjectAltNameMatcher { san_type: SanType::Uri.into(), matcher: Some(string(san)), oid: String::new() };
@@ -89,7 +90,7 @@ fn common(sans: Vec<MatchPattern>, alpn: &[&str]) -> CommonTlsContext {
                     match_typed_subject_alt_names: sans.into_iter().map(san).collect(),
                     ..Default::default()
                 }),
-                validation_context_sds_secret_config: Some(secret(BUNDLE_SECRET)),
+                validation_context_sds_secret_config: Some(secret(bundle)),
                 ..Default::default()
             },
         )),

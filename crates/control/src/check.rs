@@ -44,7 +44,7 @@ pub fn check(files: &[SourceFile]) -> Checked {
 
 /// What is wrong with the bundle that a federation begins with.
 fn first_bundle(domain: &ForeignDomain) -> Option<Finding> {
-    let Profile::Spiffe { bundle, span, .. } = &domain.profile else { return None };
+    let Profile::Spiffe { bundle: Some(bundle), span, .. } = &domain.profile else { return None };
     let read = Document::read(&domain.name, bundle.as_bytes());
     let problem = match read {
         Ok(document) if document.bundle.roots().is_empty() => "it has no certificate".to_owned(),

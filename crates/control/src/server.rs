@@ -246,7 +246,7 @@ impl ControlPlane {
             .map_err(|source| ControlError::State { folder: self.config.state.clone(), source })?;
         tokio::spawn(records.clone().gather());
         tokio::spawn(records.clone().follow(authority.published()));
-        let federation = self.federate()?;
+        let federation = self.federate(records.clone(), &authority)?;
         let machines = Machines::new(self.store.clone());
         self.identities.open(Open {
             tokens: tokens.clone(),
@@ -284,7 +284,7 @@ impl ControlPlane {
     }
 
     /// Fetches and keeps the bundles of the trust domains that the serving commit names.
-    fn federate(&self) -> Result<Arc<Keeper>, ControlError> {
+    fn federate(&self, records: Records, authority: &Arc<Authority>) -> Result<Arc<Keeper>, ControlError> {
         let roots = match &self.config.federation_ca {
             None => WebRoots::system(),
             Some(file) => WebRoots::file(file).map_err(|why| ControlError::Certificates {
@@ -293,7 +293,8 @@ impl ControlPlane {
                 why,
             })?,
         };
-        let keeper = Keeper::new(self.store.clone(), roots);
+        let authority = authority.clone();
+        let keeper = Keeper::new(self.store.clone(), roots, records, move || authority.bundle());
         let (hub, mut progress) = (self.hub.clone(), self.hub.progress());
         let wanted = move || hub.state().mesh.as_ref().map(|mesh| mesh.intent().trust_domains.clone());
         let (tell, told) = watch::channel(Arc::new(wanted().unwrap_or_default()));

@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustls::ClientConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use weft_identity::{Document, Federated, tls};
+use weft_authority::{Event, Record, Records};
+use weft_fetch::{By, WebRoots, fetch};
+use weft_identity::{Document, Federated, TrustBundle, tls};
 use weft_model::TrustDomain;
 use weft_model::intent::{ForeignDomain, Profile};
 use weft_store::{Store, StoreError, Swap};
 
-use crate::fetch::{WebRoots, fetch};
 use crate::taken::{Verdict, interval, judge, spread};
 
 const FOLDER: &str = "federation/";
@@ -55,14 +55,22 @@ pub struct State {
 pub struct Keeper {
     store: Store,
     roots: WebRoots,
+    records: Records,
+    own: Box<dyn Fn() -> Arc<TrustBundle> + Send + Sync>,
     published: watch::Sender<Arc<Federated>>,
     states: Mutex<BTreeMap<TrustDomain, State>>,
 }
 
 impl Keeper {
-    /// Keeps nothing until it [runs](Self::run).
-    pub fn new(store: Store, roots: WebRoots) -> Arc<Self> {
-        Arc::new(Self { store, roots, published: watch::Sender::default(), states: Mutex::default() })
+    /// Keeps nothing until it [runs](Self::run). `own` is the bundle of this trust domain, of the moment.
+    pub fn new(
+        store: Store,
+        roots: WebRoots,
+        records: Records,
+        own: impl Fn() -> Arc<TrustBundle> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (published, own) = (watch::Sender::default(), Box::new(own));
+        Arc::new(Self { store, roots, records, own, published, states: Mutex::default() })
     }
 
     /// The bundles in force, now and after each change.
@@ -150,8 +158,8 @@ impl Keeper {
         let kept = kept.filter(|kept| kept.by == by(domain));
         let kept = kept.and_then(|kept| Document::read(&domain.name, kept.document.as_bytes()).ok());
         let first = || match &domain.profile {
-            Profile::Spiffe { bundle, .. } => Document::read(&domain.name, bundle.as_bytes()).ok(),
-            Profile::Web => None,
+            Profile::Spiffe { bundle: Some(bundle), .. } => Document::read(&domain.name, bundle.as_bytes()).ok(),
+            Profile::Spiffe { bundle: None, .. } | Profile::Web => None,
         };
         Ok((revision, kept.or_else(first)))
     }
@@ -180,6 +188,13 @@ impl Keeper {
             };
             let wait = spread(interval(hint, in_a_row, is_first), rand::random());
             self.state(name, |state| {
+                if let Err(why) = &result
+                    && state.error.as_ref() != Some(why)
+                {
+                    // Once of each reason: an endpoint may be away for months.
+                    let refused = Record::of(Event::BundleTaken, name.id()).refused(&format!("{why}, from {url}"));
+                    self.records.write(refused);
+                }
                 state.fetches += 1;
                 state.next_at = Some(now + wait);
                 match result {
@@ -200,8 +215,8 @@ impl Keeper {
     /// Fetches, judges and keeps; what is kept is what a moment later is in force. Why not, in words.
     async fn fetch_once(&self, domain: &ForeignDomain) -> Result<Document, String> {
         let (_, present) = self.present(domain).await.map_err(|error| error.to_string())?;
-        let config = self.config(domain, present)?;
-        let bytes = fetch(&domain.endpoint, config).await.map_err(|error| error.to_string())?;
+        let by_whom = self.judge(domain, present)?;
+        let bytes = fetch(&domain.endpoint, &by_whom).await.map_err(|error| error.to_string())?;
         let fetched = Document::read(&domain.name, &bytes)?;
         let text = String::from_utf8(bytes.into()).map_err(|_| "the document is not UTF-8".to_owned())?;
         loop {
@@ -228,6 +243,8 @@ impl Keeper {
                         roots = fetched.bundle.roots().len(), jwt_keys = fetched.bundle.jwt().keys().len(),
                         "a new bundle of another trust domain is in force"
                     );
+                    self.records
+                        .write(Record::of(Event::BundleTaken, domain.name.id()).because(taken(&fetched, domain)));
                     return Ok(fetched);
                 }
                 Ok(Swap::Conflict(_)) => {} // another server was faster
@@ -237,15 +254,26 @@ impl Keeper {
     }
 
     /// How the endpoint has to prove who it is: by the newest bundle (SPIFFE Federation s.5.2.2.4), or by a CA of the web.
-    fn config(&self, domain: &ForeignDomain, present: Option<Document>) -> Result<Arc<ClientConfig>, String> {
-        match (&domain.profile, present) {
-            (Profile::Web, _) => Ok(self.roots.config()),
-            (Profile::Spiffe { id, .. }, Some(document)) => {
-                Ok(tls::client_config_by(Arc::new(document.bundle), id.clone()))
-            }
-            (Profile::Spiffe { .. }, None) => Err("the bundle in the TrustDomain document cannot be read".to_owned()),
-        }
+    fn judge(&self, domain: &ForeignDomain, present: Option<Document>) -> Result<By, String> {
+        let Profile::Spiffe { id, .. } = &domain.profile else { return Ok(self.roots.judge()) };
+        let of = id.trust_domain();
+        let bundle = if of == domain.name {
+            present.map(|document| Arc::new(document.bundle))
+        } else {
+            let own = Some((self.own)()).filter(|own| *own.trust_domain() == of);
+            own.or_else(|| self.published.borrow().get(&of).cloned())
+        };
+        let bundle =
+            bundle.ok_or_else(|| format!("there is no bundle of {of} yet, by which its endpoint is judged"))?;
+        Ok(By::Spiffe(tls::client_config_by(bundle, id.clone())))
     }
+}
+
+/// What a document has, for a record.
+fn taken(document: &Document, domain: &ForeignDomain) -> String {
+    let sequence = document.sequence.map_or("none".to_owned(), |sequence| sequence.to_string());
+    let (roots, keys) = (document.bundle.roots().len(), document.bundle.jwt().keys().len());
+    format!("sequence {sequence}, roots {roots}, JWT keys {keys}, from {}", domain.endpoint)
 }
 
 /// A task that ends with whoever has this.
@@ -274,7 +302,7 @@ fn by(domain: &ForeignDomain) -> String {
         hash.update([0]);
         hash.update(id.as_str());
         hash.update([0]);
-        hash.update(bundle.as_bytes());
+        hash.update(bundle.as_deref().unwrap_or_default().as_bytes());
     }
     hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -43,11 +43,17 @@ pub(crate) fn judge(present: Option<&Document>, fetched: &Document) -> Verdict {
     if same { Verdict::Same } else { Verdict::Newer }
 }
 
-/// From one look to the next: the hint, from 10 s to an hour, or five minutes without one. `failures` in a row make it no shorter, but as
-/// long as nothing was fetched at all (`is_first`) it begins with a second and doubles.
+/// From one look to the next: the hint, from 10 s to an hour, or five minutes without one. After the first of several `failures` in a row it
+/// is twice as long and no longer: a root is published for three hints before it signs (SPIFFE Federation s.4.1), and must be seen by then.
+/// As long as nothing was fetched at all (`is_first`) it begins with a second and doubles.
 pub fn interval(hint: Option<Duration>, failures: u32, is_first: bool) -> Duration {
     let whole = hint.unwrap_or(WITHOUT_HINT).clamp(SHORTEST, LONGEST);
-    if is_first && failures > 0 { whole.min(FIRST_TRY * 2_u32.saturating_pow(failures - 1).min(3600)) } else { whole }
+    match failures {
+        0 => whole,
+        failures if is_first => whole.min(FIRST_TRY * 2_u32.saturating_pow(failures - 1).min(3600)),
+        1 => whole,
+        _ => (2 * whole).min(LONGEST),
+    }
 }
 
 /// A tenth shorter at the most, so that not all servers of all meshes come in one moment. `random` is in 0..1.
@@ -83,7 +89,10 @@ mod tests {
             (Some(60), 0, false, 60),
             (Some(0), 0, false, 10),
             (Some(u64::MAX), 0, false, 3600),
-            (Some(60), 5, false, 60),
+            (Some(60), 1, false, 60),
+            (Some(60), 2, false, 120),
+            (Some(60), 5, false, 120),
+            (Some(u64::MAX), 5, false, 3600),
             (None, 1, true, 1),
             (None, 4, true, 8),
             (None, 40, true, 300),

@@ -66,8 +66,9 @@ pub fn write(bundle: &TrustBundle, refresh_hint: Option<Duration>) -> String {
 }
 
 impl Document {
-    /// The document of `domain`. Elements of an unknown type or use, and certificates without `x5c`, are passed over (s.4.1.3, s.4.2.2,
-    /// X.509-SVID s.6.2); any other mistake refuses the whole, so that half of a bundle is never in force.
+    /// The document of `domain`. Elements of an unknown type or use, and those for certificates that have none in `x5c`, are passed over; of
+    /// several in `x5c` the first one counts (s.4.1.3, s.4.2.2, X.509-SVID s.6.2). Any other mistake refuses the whole, so that half of a
+    /// bundle is never in force.
     ///
     /// # Errors
     /// In words: it is no such document, a certificate is none that signs for this trust domain, or there is too much of it.
@@ -86,11 +87,8 @@ impl Document {
             let refuse = |why: String| format!("keys[{at}]: {why}");
             let element: Element = serde_json::from_value(element).map_err(|error| refuse(error.to_string()))?;
             if usage == X509_SVID {
-                let Some(chain) = element.x5c else { continue };
-                let [one] = &chain[..] else {
-                    return Err(refuse(format!("`x5c` must be one certificate, and has {}", chain.len())));
-                };
-                let root = BASE64.decode(one).map_err(|error| refuse(format!("`x5c` is not base64: {error}")))?;
+                let Some(first) = element.x5c.iter().flatten().next() else { continue };
+                let root = BASE64.decode(first).map_err(|error| refuse(format!("`x5c` is not base64: {error}")))?;
                 roots.push(CertificateDer::from(root));
             } else if matches!(element.members.kty.as_deref(), Some("EC" | "RSA")) {
                 let kid = element.kid.unwrap_or_default();
@@ -109,6 +107,7 @@ impl Document {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::SystemTime;
 
     use proptest::prelude::*;
@@ -122,9 +121,12 @@ mod tests {
     }
 
     fn bundle(name: &str) -> TrustBundle {
+        signed_by(name, &JwtSigner::from_pkcs8(&JwtSigner::make().expect("a key")).expect("a key"))
+    }
+
+    fn signed_by(name: &str, signer: &JwtSigner) -> TrustBundle {
         let root = Ca::root(&domain(name), SystemTime::now(), Duration::from_secs(3600)).expect("a root");
         let bundle = TrustBundle::new(domain(name), vec![root.certificate().clone()]).expect("a bundle");
-        let signer = JwtSigner::from_pkcs8(&JwtSigner::make().expect("a key")).expect("a key");
         let key = JwtKey::from_spki(&signer.kid(), signer.spki().to_vec()).expect("a key");
         bundle.with_jwt_keys(vec![key]).expect("one key").with_sequence(u64::MAX)
     }
@@ -147,6 +149,95 @@ mod tests {
         let [root, key] = &value["keys"].as_array().expect("a list")[..] else { panic!("{text}") };
         assert_eq!((&root["use"], &key["use"]), (&json!("x509-svid"), &json!("jwt-svid")));
         assert!(root["kid"].is_null() && root["kty"] == "EC" && key["kid"].is_string() && key["x5c"].is_null());
+    }
+
+    /// X.509-SVID s.6.1 and JWT-SVID s.6.1, to the letter.
+    #[test]
+    fn each_published_key_has_the_members_of_its_use_and_no_others() {
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let roots = [(), ()].map(|()| Ca::root(&domain("west.test"), now, hour).expect("a root"));
+        let bundle = bundle("west.test");
+        let both = roots.iter().map(|root| root.certificate().clone()).collect();
+        let both = TrustBundle::new(domain("west.test"), both).expect("a bundle");
+        let both = both.with_jwt_keys(bundle.jwt().keys().to_vec()).expect("one key");
+        let value: Value = serde_json::from_str(&write(&both, None)).expect("JSON");
+        let [first, second, token] = &value["keys"].as_array().expect("a list")[..] else { panic!("{value}") };
+        let names = |key: &Value| {
+            let names: BTreeSet<_> = key.as_object().expect("a map").keys().cloned().collect();
+            Vec::from_iter(names).join(" ")
+        };
+        for (key, root) in [first, second].into_iter().zip(&roots) {
+            assert_eq!(names(key), "crv kty use x x5c y");
+            assert_eq!(key["x5c"], json!([BASE64.encode(root.certificate())]), "one, whole, in plain base64");
+            let point = parse(root.certificate()).expect("a certificate").public_key().subject_public_key.data.to_vec();
+            let written = ["x", "y"].map(|member| {
+                base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(key[member].as_str().expect("text")).expect("base64url")
+            });
+            assert_eq!([&[4][..], &written.concat()].concat(), point, "the key is that of the certificate");
+            let parsed = parse(root.certificate()).expect("a certificate");
+            let own =
+                aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1, &point);
+            let is_signed = own.verify(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data).is_ok();
+            assert!(is_signed && parsed.issuer() == parsed.subject(), "it is self-signed");
+        }
+        assert_eq!(names(token), "crv kid kty use x y");
+        assert_eq!((&token["use"], &token["kid"]), (&json!("jwt-svid"), &json!(both.jwt().keys()[0].kid())));
+    }
+
+    #[test]
+    fn an_entry_without_a_certificate_is_ignored_and_of_several_in_one_the_first_counts() {
+        let other = Ca::root(&domain("west.test"), SystemTime::now(), Duration::from_secs(60)).expect("a root");
+        let other = BASE64.encode(other.certificate());
+        let roots = |x5c: Value| {
+            let read = changed(|document| {
+                let mut key = document["keys"][0].clone();
+                key["x5c"] = x5c;
+                document["keys"].as_array_mut().expect("a list").push(key);
+            });
+            let roots = read.expect("a document").bundle.roots().to_vec();
+            roots.iter().skip(1).map(|root| BASE64.encode(root)).collect::<Vec<_>>()
+        };
+        for nothing in [json!([]), json!(null)] {
+            assert!(roots(nothing.clone()).is_empty(), "{nothing}, and the rest is used");
+        }
+        assert_eq!(roots(json!([other, "AAAA", "7"])), [other]);
+        // A `kid` must not be published there; nobody says that a reader minds.
+        assert!(changed(|document| document["keys"][0]["kid"] = json!("x")).is_ok());
+    }
+
+    #[test]
+    fn only_keys_for_tokens_judge_tokens_and_only_roots_judge_certificates() {
+        use crate::jwt::{JwtError, validate};
+        use crate::{Audience, jwk};
+        let signer = JwtSigner::from_pkcs8(&JwtSigner::make().expect("a key")).expect("a key");
+        let document = write(&signed_by("west.test", &signer), None);
+        let now = SystemTime::now();
+        let audience = Audience::new(vec!["db".to_owned()]).expect("one");
+        let id = "spiffe://west.test/web".parse().expect("legal");
+        let token = signer.sign(&id, &audience, now, now + Duration::from_secs(60)).expect("a token");
+        let judge = |change: &dyn Fn(&mut Value)| {
+            let mut document = serde_json::from_str(&document).expect("JSON");
+            change(&mut document);
+            let read = Document::read(&domain("west.test"), document.to_string().as_bytes()).expect("a document");
+            (
+                read.bundle.roots().len(),
+                validate(&token, "db", |_| Some(read.bundle.jwt().clone()), now).map(|it| it.id),
+            )
+        };
+        assert_eq!(judge(&|_| {}), (1, Ok(id)));
+        // The very key under another use, and beside a certificate.
+        let (roots, judged) = judge(&|document| {
+            document["keys"][1]["use"] = json!(jwk::X509_SVID);
+            document["keys"][1]["x5c"] = document["keys"][0]["x5c"].clone();
+        });
+        assert!(roots == 2 && matches!(judged, Err(JwtError::UnknownKey(_))), "{judged:?}");
+        // A bundle of keys for tokens alone vouches for no certificate.
+        let (roots, judged) = judge(&|document| {
+            document["keys"][0]["use"] = json!(jwk::JWT_SVID);
+            document["keys"][0]["kid"] = json!("root");
+        });
+        assert!(roots == 0 && judged.is_ok(), "{judged:?}");
     }
 
     #[test]
@@ -176,7 +267,7 @@ mod tests {
                 "no SPIFFE bundle",
             ),
             (Box::new(|document| document["spiffe_sequence"] = json!(-1)), "no SPIFFE bundle"),
-            (Box::new(|document| document["keys"][0]["x5c"] = json!([])), "must be one certificate"),
+            (Box::new(|document| document["keys"][0]["x5c"] = json!(["A"])), "not base64"),
             (Box::new(|document| document["keys"][0]["x5c"] = json!(["AAAA"])), "malformed"),
             (Box::new(|document| document["keys"][1]["kid"] = json!("")), "no `kid`"),
             (Box::new(|document| document["keys"][1]["x"] = json!("AA")), "another length"),

@@ -20,7 +20,7 @@ use crate::svid::{Svid, TrustBundle};
 
 /// The secret with this workload's certificate and key.
 pub const CERTIFICATE: &str = "default";
-/// The secret with the trust bundle.
+/// The secret with the trust bundle, and those of all other trust domains. The SPIFFE ID of a trust domain names its bundle alone.
 pub const BUNDLE: &str = "ROOTCA";
 
 /// Follows the identity; the snapshot is empty until there is one. The task ends when no receiver is left.
@@ -48,6 +48,9 @@ pub fn snapshot(state: &IdentityState) -> Snapshot {
     }
     if let Some(bundle) = state.bundle() {
         snapshot.insert(validation(BUNDLE, bundle, state.federated().iter()));
+        for bundle in std::iter::once(bundle).chain(state.federated().iter()) {
+            snapshot.insert(validation(&bundle.trust_domain().id(), bundle, []));
+        }
     }
     snapshot
 }
@@ -63,9 +66,9 @@ pub fn certificate(name: &str, svid: &Svid) -> Arc<Resource> {
     Resource::new(type_url::SECRET, name, &secret)
 }
 
-/// A bundle as a secret of this name, and with it those of other trust domains, if there are any. Without them a pool of roots is enough. With
-/// them, Envoy's default validator would take a certificate of any trust domain from any of the roots: its validator for SPIFFE judges each by
-/// the bundle of its own.
+/// A bundle as a secret of this name, and with it those of other trust domains, if there are any. Envoy's default validator would take a
+/// certificate of any trust domain from any of the roots, and one that may sign others as a leaf: its validator for SPIFFE judges each by the
+/// bundle of its own, and refuses the latter (X.509-SVID s.5.2).
 pub fn validation<'a>(
     name: &str,
     bundle: &'a TrustBundle,
@@ -73,21 +76,18 @@ pub fn validation<'a>(
 ) -> Arc<Resource> {
     let mut all = vec![bundle];
     all.extend(federated.into_iter().map(|bundle| &**bundle));
-    let context = if all.len() == 1 {
-        CertificateValidationContext {
-            trusted_ca: Some(inline(files::certificates_pem(bundle.roots()))),
-            ..Default::default()
-        }
+    // An empty bundle trusts nobody, and Envoy would refuse the whole for it.
+    all.retain(|bundle| !bundle.roots().is_empty());
+    let context = if all.is_empty() {
+        CertificateValidationContext { trusted_ca: Some(inline(String::new())), ..Default::default() }
     } else {
         let trust_domain = |bundle: &TrustBundle| spiffe_cert_validator_config::TrustDomain {
             name: bundle.trust_domain().as_str().to_owned(),
             trust_bundle: Some(inline(files::certificates_pem(bundle.roots()))),
             ..Default::default()
         };
-        // An empty bundle trusts nobody, and Envoy would refuse the whole for it.
-        let some = all.into_iter().filter(|bundle| !bundle.roots().is_empty());
-        let config =
-            SpiffeCertValidatorConfig { trust_domains: some.map(trust_domain).collect(), ..Default::default() };
+        let trust_domains = all.into_iter().map(trust_domain).collect();
+        let config = SpiffeCertValidatorConfig { trust_domains, ..Default::default() };
         let config = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
         CertificateValidationContext {
             custom_validator_config: Some(TypedExtensionConfig {

@@ -2,20 +2,23 @@
 //! implementation.
 //!
 //! Each message is complete (Workload API s.4.3), so what is put in force is always made of the last ones of both streams. What is only
-//! missing at present takes nothing away; `PERMISSION_DENIED` does (s.5.2, s.6.1).
+//! missing at present takes nothing away, nor does a message that lacks what it must have (s.4.5); `PERMISSION_DENIED` does (s.5.2, s.6.1).
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint as Http};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Status};
 use weft_identity::certificate::split;
 use weft_identity::{Federated, JwtBundle, LiveIdentity, Svid, SvidError, TrustBundle, schedule};
 use weft_model::{ServiceName, SpiffeId, TrustDomain};
@@ -129,28 +132,24 @@ impl Kept<'_> {
             Ok(stream) => stream.into_inner(),
             Err(status) => return status,
         };
-        let mut jwt = client.fetch_jwt_bundles(proto::JwtBundlesRequest {}).await.ok().map(tonic::Response::into_inner);
+        let (sender, mut keys) = mpsc::channel(1);
+        let mut following = pin!(follow_keys(client, sender));
         loop {
             let put = tokio::select! {
                 message = x509.message() => match message {
-                    Ok(Some(message)) => {
+                    Ok(Some(message)) => is_whole(&message).and_then(|()| {
                         self.x509 = Some(message);
                         self.put()
-                    }
+                    }),
                     Ok(None) => return Status::unavailable("the stream ended"),
                     Err(status) => return status,
                 },
-                message = next(&mut jwt) => match message {
-                    Some(message) => {
-                        let named = |(id, jwks): (String, Vec<u8>)| Some((domain(&id)?, jwks));
-                        self.jwt = message.bundles.into_iter().filter_map(named).collect();
-                        self.put()
-                    }
-                    None => {
-                        jwt = None;
-                        continue;
-                    }
-                },
+                Some(message) = keys.recv() => {
+                    let named = |(id, jwks): (String, Vec<u8>)| Some((domain(&id)?, jwks));
+                    self.jwt = message.bundles.into_iter().filter_map(named).collect();
+                    self.put()
+                }
+                never = &mut following => match never {},
             };
             if let Err(status) = put {
                 return status;
@@ -206,12 +205,57 @@ impl Kept<'_> {
     }
 }
 
-/// The next message of a stream that may be missing; `None` when it ends.
-async fn next(stream: &mut Option<Streaming<proto::JwtBundlesResponse>>) -> Option<proto::JwtBundlesResponse> {
-    match stream {
-        Some(stream) => stream.message().await.ok().flatten(),
-        None => std::future::pending().await,
+/// Gives each message with keys for tokens, and opens the stream again whenever it ends. Where there is none, there are no keys.
+async fn follow_keys(mut client: Client, sender: mpsc::Sender<proto::JwtBundlesResponse>) -> Infallible {
+    let mut failures = 0;
+    loop {
+        failures += 1;
+        let ended = match client.fetch_jwt_bundles(proto::JwtBundlesRequest {}).await {
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                loop {
+                    match stream.message().await {
+                        // A mandatory field has its default: the message does not count (s.4.5).
+                        Ok(Some(message)) if message.bundles.is_empty() => {
+                            tracing::warn!("a message of keys for tokens without any bundle is passed over");
+                        }
+                        Ok(Some(message)) => {
+                            failures = 0;
+                            let _ = sender.send(message).await; // both ends go together
+                        }
+                        Ok(None) => break Status::unavailable("the stream ended"),
+                        Err(status) => break status,
+                    }
+                }
+            }
+            Err(status) => status,
+        };
+        if matches!(ended.code(), Code::InvalidArgument | Code::Unimplemented) {
+            tracing::info!(why = ended.message(), "no keys for tokens are had from there");
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(schedule::backoff(failures.max(1), LIFE, rand::random())).await;
     }
+}
+
+/// Whether a message has all that it must have.
+fn is_whole(message: &proto::X509svidResponse) -> Result<(), Status> {
+    let lacks = |what: &str| Err(Status::data_loss(format!("a message without {what} is dropped")));
+    if message.svids.is_empty() {
+        return lacks("svids");
+    }
+    for svid in &message.svids {
+        let fields = [
+            ("spiffe_id", svid.spiffe_id.is_empty()),
+            ("x509_svid", svid.x509_svid.is_empty()),
+            ("x509_svid_key", svid.x509_svid_key.is_empty()),
+            ("bundle", svid.bundle.is_empty()),
+        ];
+        if let Some((field, _)) = fields.iter().find(|(_, is_empty)| *is_empty) {
+            return lacks(field);
+        }
+    }
+    Ok(())
 }
 
 /// A trust domain as the API names one: by its SPIFFE ID.

@@ -32,12 +32,16 @@ impl FromStr for Endpoint {
             return Ok(Self::Tcp(address));
         }
         let path = match text.strip_prefix("unix:") {
+            Some(rest) if rest.contains(['?', '#']) => {
+                return Err(EndpointError("a unix address is a path and no more"));
+            }
             Some(rest) => match rest.strip_prefix("//") {
                 Some(path) if path.starts_with('/') => path,
                 Some(_) => return Err(EndpointError("a unix address has no host")),
                 None if rest.starts_with('/') => rest,
                 None => return Err(EndpointError("a unix address has an absolute path")),
             },
+            None if has_scheme(text) => return Err(EndpointError("its scheme is neither unix nor tcp")),
             None => text,
         };
         if path.is_empty() || path.ends_with('/') {
@@ -45,6 +49,13 @@ impl FromStr for Endpoint {
         }
         Ok(Self::Unix(PathBuf::from(path)))
     }
+}
+
+/// Whether a text begins as a URI does (RFC 3986 s.3.1).
+fn has_scheme(text: &str) -> bool {
+    let Some((scheme, _)) = text.split_once(':') else { return false };
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
 /// As it is handed to clients in `SPIFFE_ENDPOINT_SOCKET`; a path must be absolute by then.
@@ -58,6 +69,14 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
+    /// What `SPIFFE_ENDPOINT_SOCKET` says: a URI, and no bare path (Workload Endpoint s.4).
+    ///
+    /// # Errors
+    /// It is none that the specification has.
+    pub fn from_uri(text: &str) -> Result<Self, EndpointError> {
+        if has_scheme(text) { text.parse() } else { Err(EndpointError("it has no scheme")) }
+    }
+
     /// With a path that does not depend on where a process runs.
     ///
     /// # Errors
@@ -92,6 +111,16 @@ mod tests {
         for text in ["tcp://0.0.0.0:8000", "tcp://10.0.0.1:8000", "tcp://[::]:8000"] {
             assert_eq!(read(text), Err("that is no loopback address, so nobody could say who calls"), "{text}");
         }
+        for text in ["unix:///run/w.sock?x", "unix:/run/w.sock#x"] {
+            assert_eq!(read(text), Err("a unix address is a path and no more"), "{text}");
+        }
+        for text in ["http://127.0.0.1:8000", "https:/x", "UNIX:/run/w.sock", "npipe:w"] {
+            assert_eq!(read(text), Err("its scheme is neither unix nor tcp"), "{text}");
+        }
+        for text in ["/run/w.sock", "w.sock", "./a:b", ""] {
+            assert_eq!(Endpoint::from_uri(text).map_err(|error| error.0), Err("it has no scheme"), "{text}");
+        }
+        assert_eq!(Endpoint::from_uri("unix:/run/w.sock"), "/run/w.sock".parse());
         for text in ["", "/run/", "unix:///run/"] {
             assert_eq!(read(text), Err("that is no path of a file"), "{text}");
         }

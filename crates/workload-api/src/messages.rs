@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use tonic::Status;
-use weft_identity::TrustBundle;
+use weft_identity::{Svid, TrustBundle};
 
 use crate::proto;
-use crate::workloads::{Grant, Granted};
+use crate::workloads::{Grant, hinted};
 
 /// The private key is not shown.
 impl fmt::Debug for proto::X509svid {
@@ -22,7 +22,8 @@ impl fmt::Debug for proto::X509svid {
 /// # Errors
 /// All of them have: that is `UNAVAILABLE`, because the identity was not taken away.
 pub(crate) fn x509_svids(grant: &Grant) -> Result<proto::X509svidResponse, Status> {
-    let svids: Vec<_> = grant.living(SystemTime::now()).map(|granted| x509_svid(granted, &grant.bundle)).collect();
+    let living = hinted(grant.living(SystemTime::now()));
+    let svids: Vec<_> = living.map(|(granted, hint)| x509_svid(&granted.svid, hint, &grant.bundle)).collect();
     if svids.is_empty() {
         return Err(Status::unavailable("the identity has expired and was not renewed; the agent's log says why"));
     }
@@ -30,14 +31,13 @@ pub(crate) fn x509_svids(grant: &Grant) -> Result<proto::X509svidResponse, Statu
     Ok(proto::X509svidResponse { svids, crl: Vec::new(), federated_bundles })
 }
 
-fn x509_svid(granted: &Granted, bundle: &TrustBundle) -> proto::X509svid {
-    let Granted { svid, hint } = granted;
+fn x509_svid(svid: &Svid, hint: &str, bundle: &TrustBundle) -> proto::X509svid {
     proto::X509svid {
         spiffe_id: svid.id().to_string(),
         x509_svid: svid.chain().iter().flat_map(|certificate| certificate.iter().copied()).collect(),
         x509_svid_key: svid.private_key_der().to_vec(),
         bundle: roots(bundle),
-        hint: hint.clone(),
+        hint: hint.to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::listen::{Listener, Peer};
 use crate::messages::{claims, jwt_bundles, x509_bundles, x509_svids};
 use crate::proto;
 use crate::proto::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
-use crate::workloads::{Entitlement, Grant, Workloads, no_identity};
+use crate::workloads::{Entitlement, Grant, Workloads, hinted, no_identity};
 
 /// What no browser and no forged request of another program carries (Workload Endpoint s.3).
 pub(crate) const SECURITY_HEADER: &str = "workload.spiffe.io";
@@ -183,14 +183,10 @@ impl SpiffeWorkloadApi for Api {
         let grant = entitled.borrow().grant()?.clone();
         let wanted = |id: &SpiffeId| asked.as_ref().is_none_or(|asked| asked == id);
         let mut svids = Vec::new();
-        for granted in grant.identities.iter().filter(|granted| wanted(granted.svid.id())) {
+        for (granted, hint) in hinted(grant.identities.iter().filter(|granted| wanted(granted.svid.id()))) {
             let id = granted.svid.id();
             let token = self.workloads.jwt_svid(&caller, id, &audience).await?;
-            svids.push(proto::Jwtsvid {
-                spiffe_id: id.to_string(),
-                svid: token.to_string(),
-                hint: granted.hint.clone(),
-            });
+            svids.push(proto::Jwtsvid { spiffe_id: id.to_string(), svid: token.to_string(), hint: hint.to_owned() });
         }
         if svids.is_empty() {
             return Err(no_identity());

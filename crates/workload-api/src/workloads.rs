@@ -1,6 +1,7 @@
 //! The seam behind the API: whose identities a caller may have. Today a sidecar's own app ([`crate::OneWorkload`]); an agent of a whole
 //! machine, which attests what each process is, stands here too.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,9 @@ use weft_identity::{Audience, Svid, TrustBundle};
 use weft_model::{SpiffeId, TrustDomain};
 
 use crate::caller::Caller;
+
+/// No hint is longer, in bytes (Workload API s.8).
+const MAX_HINT: usize = 1024;
 
 /// Knows the workloads of a machine.
 #[tonic::async_trait]
@@ -55,7 +59,7 @@ pub struct Grant {
 pub struct Granted {
     /// Certificate and key.
     pub svid: Arc<Svid>,
-    /// What it is for, where there are several; at most 1024 bytes, and once in a grant if it is not empty (Workload API s.8).
+    /// What it is for, where there are several. One of more than 1024 bytes, or that another identity before it has, is not told.
     pub hint: String,
 }
 
@@ -89,6 +93,17 @@ impl Grant {
     pub(crate) fn bundle_of(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
         self.bundles().find(|bundle| bundle.trust_domain() == domain)
     }
+}
+
+/// Identities with the hints that are told of them: each stands once in a message (Workload API s.5.2.1, s.6.2.1, s.8).
+pub(crate) fn hinted<'a>(
+    identities: impl Iterator<Item = &'a Granted>,
+) -> impl Iterator<Item = (&'a Granted, &'a str)> {
+    let mut told = HashSet::new();
+    identities.map(move |granted| {
+        let hint = granted.hint.as_str();
+        (granted, if hint.len() <= MAX_HINT && told.insert(hint) { hint } else { "" })
+    })
 }
 
 /// Who matches nothing (Workload API s.5.2.1). Real clients know this text, which is SPIRE's, and ask less often after it.

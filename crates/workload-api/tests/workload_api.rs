@@ -235,6 +235,23 @@ async fn the_first_message_comes_at_once_and_each_is_complete() {
 }
 
 #[tokio::test]
+async fn a_hint_stands_once_and_is_never_long() {
+    let agent = Agent::start(&[WEB]).await;
+    let hints = ["", "", "same", "same", &"x".repeat(1025), &"y".repeat(1024)];
+    let granted = |hint: &&str| Granted { svid: agent.domain.svid(WEB, SOON), hint: (*hint).to_owned() };
+    let identities = hints.iter().map(granted).collect();
+    let grant = Grant { identities, bundle: agent.domain.bundle(), federated: Vec::new() };
+    agent.fake.entitled.send_replace(Entitlement::Granted(Arc::new(grant)));
+    let told = ["", "", "same", "", "", &"y".repeat(1024)].map(str::to_owned);
+    let mut client = agent.client().await;
+    let mut stream = client.fetch_x509svid(ask(X509svidRequest {})).await.unwrap().into_inner();
+    let svids = stream.message().await.unwrap().unwrap().svids;
+    assert_eq!(svids.into_iter().map(|svid| svid.hint).collect::<Vec<_>>(), told);
+    let tokens = client.fetch_jwtsvid(ask(jwt(&["db"], ""))).await.unwrap().into_inner().svids;
+    assert_eq!(tokens.into_iter().map(|svid| svid.hint).collect::<Vec<_>>(), told);
+}
+
+#[tokio::test]
 async fn a_rotation_and_a_new_root_send_a_message_and_what_is_taken_away_ends_the_stream() {
     let mut agent = Agent::start(&[WEB]).await;
     let mut client = agent.client().await;

@@ -128,10 +128,12 @@ impl Agent {
                 private_key: inline(&self.svid.key),
                 ..Default::default()
             }),
-            "ROOTCA" => secret::Type::ValidationContext(CertificateValidationContext {
-                trusted_ca: inline(&self.svid.bundle),
-                ..Default::default()
-            }),
+            name if name == "ROOTCA" || name.starts_with("spiffe://") => {
+                secret::Type::ValidationContext(CertificateValidationContext {
+                    trusted_ca: inline(&self.svid.bundle),
+                    ..Default::default()
+                })
+            }
             _ => return None,
         };
         Some(Secret { name: name.to_owned(), r#type: Some(kind) })

@@ -15,6 +15,8 @@ use crate::ca::{Ca, KeyRequest, Names, requested_key};
 use crate::fault::OwnFault;
 use crate::live::{IdentityState, LiveIdentity};
 
+mod lenient;
+
 type Spoil = fn(&mut CertificateParams);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -206,9 +208,15 @@ fn a_chain_must_lead_to_the_bundle_over_signing_certificates_of_the_trust_domain
     assert!(matches!(error, PeerError::Chain(..) | PeerError::UnknownIssuer(..)), "{error}");
 
     // Issuing CAs that break X.509-SVID s.3.2 although the root has signed them.
-    let spoilt: [(Spoil, &str); 2] = [
+    let spoilt: [(Spoil, &str); 5] = [
         (|p| p.key_usages = vec![KeyUsagePurpose::CrlSign], "lacks keyCertSign"),
         (|p| p.subject_alt_names = vec![uri("spiffe://evil.test")], "its URI SAN is spiffe://evil.test"),
+        (
+            |p| p.subject_alt_names = vec![uri("spiffe://acme.internal/ns/prod/sa/ca")],
+            "spiffe://acme.internal/ns/prod/sa/ca",
+        ),
+        (|p| p.subject_alt_names = vec![uri("spiffe://acme.internal/")], "not spiffe://acme.internal"),
+        (|p| p.subject_alt_names.push(uri("spiffe://acme.internal")), "it has 2 URI SANs"),
     ];
     for (spoil, says) in spoilt {
         let mut params = good();

@@ -36,7 +36,7 @@ impl EndpointUrl {
     ///
     /// # Errors
     /// What is wrong with it, and what to write.
-    pub fn parse(text: &str) -> Result<Self, (&'static str, &'static str)> {
+    pub fn read(text: &str) -> Result<Self, (&'static str, &'static str)> {
         const FORM: &str = "write it like https://mesh.other.example:8443/";
         let rest = text.strip_prefix("https://").ok_or(("its scheme is not https", FORM))?;
         if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -50,10 +50,8 @@ impl EndpointUrl {
             None => (rest, "/"),
         };
         if authority.contains('@') {
-            return Err((
-                "it has user information",
-                "leave it out: anybody may fetch a bundle (SPIFFE Federation s.5.2)",
-            ));
+            let hint = "leave it out: anybody may fetch a bundle (SPIFFE Federation s.5.2)";
+            return Err(("it has user information", hint));
         }
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => rest.split_once(']').ok_or(("its address has no `]`", FORM))?,
@@ -93,11 +91,12 @@ pub enum Profile {
     Web,
     /// `https_spiffe`: by an X.509-SVID (s.5.2.2).
     Spiffe {
-        /// Whose; of the trust domain itself.
+        /// Whose. The newest bundle of its trust domain judges it: of the domain itself, of another one that the intent names, or of the mesh.
         id: SpiffeId,
-        /// The first bundle, a SPIFFE bundle document. Later ones come from the endpoint.
-        bundle: Arc<str>,
-        /// Where that stands.
+        /// The first bundle, a SPIFFE bundle document. Later ones come from the endpoint. `None` where `id` is of another trust domain than the
+        /// one whose bundle it serves (s.5.2.2.2).
+        bundle: Option<Arc<str>>,
+        /// Where the bundle stands, or else the identity.
         span: Span,
     },
 }

@@ -165,7 +165,7 @@ impl WebUrl {
         let has_port = https["https://".len().min(https.len())..].split('/').next().is_some_and(|authority| {
             authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
         });
-        let EndpointUrl { host, port, path } = EndpointUrl::parse(&https)?;
+        let EndpointUrl { host, port, path } = EndpointUrl::read(&https)?;
         let is_here = host.parse::<std::net::IpAddr>().map_or(*host == *"localhost", |address| address.is_loopback());
         if !tls && !is_here {
             return Err(("over http anybody on the way could put keys of his own", "write https://"));

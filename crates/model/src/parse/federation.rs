@@ -9,6 +9,7 @@ use super::fields::{Field, Shape, short};
 use super::report::Report;
 use super::yaml::{Node, Value};
 use crate::code;
+use crate::finding::Span;
 use crate::id::{ServiceName, SpiffeId, TrustDomain};
 use crate::intent::{EndpointUrl, ForeignDomain, ForeignService, Profile};
 
@@ -36,7 +37,7 @@ pub(super) fn read(root: &Node, declared: &Declared, report: &mut Report) -> Opt
     let endpoint = fields.required("endpoint", "https://mesh.other.example:8443/", report);
     let endpoint = endpoint.and_then(|field| endpoint_url(field, report));
     let profile = fields.required("profile", "{https_web: {}}", report);
-    let profile = profile.and_then(|field| self::profile(field, name.as_ref(), report));
+    let profile = profile.and_then(|field| self::profile(field, name.as_ref(), declared, report));
     let services = fields.optional("services").and_then(|field| field.items(report)).into_iter().flatten();
     let services = services.filter_map(|item| service(item, name.as_ref(), declared, report)).collect();
     Some(ForeignDomain { name: name?, endpoint: endpoint?, profile: profile?, services, span: root.span.clone() })
@@ -64,7 +65,7 @@ fn name(field: Field<'_>, declared: &Declared, report: &mut Report) -> Option<Tr
 
 fn endpoint_url(field: Field<'_>, report: &mut Report) -> Option<EndpointUrl> {
     let text = field.text(report)?;
-    match EndpointUrl::parse(text) {
+    match EndpointUrl::read(text) {
         Ok(url) => Some(url),
         Err((problem, hint)) => {
             let message = format!("`{}` is no bundle endpoint: {problem}", short(text));
@@ -74,7 +75,12 @@ fn endpoint_url(field: Field<'_>, report: &mut Report) -> Option<EndpointUrl> {
     }
 }
 
-fn profile(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) -> Option<Profile> {
+fn profile(
+    field: Field<'_>,
+    domain: Option<&TrustDomain>,
+    declared: &Declared,
+    report: &mut Report,
+) -> Option<Profile> {
     let fields = PROFILE.read(field.node, report)?;
     // `https_web:` without a value says all that there is to say.
     let is_web = matches!(&field.node.value, Value::Map(entries) if entries.iter().any(|(key, _)| key.as_text() == Some("https_web")));
@@ -87,8 +93,12 @@ fn profile(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) 
         }
         (false, Some(spiffe)) => {
             let fields = SPIFFE.read(spiffe.node, report)?;
-            let id = fields.required("spiffeId", "spiffe://other.example/ns/weft/sa/server", report);
-            let id = id.and_then(|field| foreign_id(field, domain, report));
+            let id = fields.required("spiffeId", "spiffe://other.example/ns/weft/sa/server", report)?;
+            let (span, id) = (id.span().clone(), foreign_id(id, None, report)?);
+            if domain.is_some_and(|domain| id.trust_domain() != *domain) {
+                let bundle = fields.optional("bundle");
+                return of_a_third(id, bundle, span, declared, report);
+            }
             let field = fields.required("bundle", "'{\"keys\": […]}'", report)?;
             let text = field.text(report)?;
             if text.len() > MAX_BUNDLE_BYTES {
@@ -96,7 +106,7 @@ fn profile(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) 
                 report.error(code::LIMIT, field.span(), message, "write the document that the other side publishes");
                 return None;
             }
-            Some(Profile::Spiffe { id: id?, bundle: text.into(), span: field.span().clone() })
+            Some(Profile::Spiffe { id, bundle: Some(text.into()), span: field.span().clone() })
         }
         _ => {
             let hint = "write `{https_web: {}}`, or `{https_spiffe: {spiffeId: …, bundle: …}}`: neither is guessed";
@@ -106,7 +116,27 @@ fn profile(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) 
     }
 }
 
-/// A SPIFFE ID of the trust domain itself.
+/// An endpoint that is of another trust domain than the one whose bundle it serves: that one is configured by itself (SPIFFE Federation
+/// s.5.2.2.2), or it is the mesh's own.
+fn of_a_third(
+    id: SpiffeId,
+    bundle: Option<Field<'_>>,
+    span: Span,
+    declared: &Declared,
+    report: &mut Report,
+) -> Option<Profile> {
+    let domain = id.trust_domain();
+    if let Some(field) = bundle {
+        let message = format!("the endpoint {id} is judged by the bundle of {domain}, and not by one given here");
+        let hint = format!("leave `bundle` out; the bundle of {domain} comes from its own document");
+        report.error(code::BAD_FEDERATION, field.span(), message, hint);
+        return None;
+    }
+    let is_own = declared.own_domain.as_ref() == Some(&domain);
+    (is_own || declared.check_foreign(&id, &span, report)).then_some(Profile::Spiffe { id, bundle: None, span })
+}
+
+/// A SPIFFE ID, of the trust domain itself if that is given.
 fn foreign_id(field: Field<'_>, domain: Option<&TrustDomain>, report: &mut Report) -> Option<SpiffeId> {
     let text = field.text(report)?;
     let id = match text.parse::<SpiffeId>() {
@@ -188,6 +218,26 @@ fn addresses_of(field: Field<'_>, report: &mut Report) -> Option<Vec<SocketAddr>
     Some(addresses)
 }
 
+/// Reports trust domains whose endpoints are judged in a ring, each by the bundle of the next: none of them ever gets a first one.
+pub(super) fn without_rings(domains: &BTreeMap<TrustDomain, ForeignDomain>, report: &mut Report) {
+    let judge = |domain: &TrustDomain| match &domains.get(domain)?.profile {
+        Profile::Spiffe { id, bundle: None, .. } => Some(id.trust_domain()),
+        _ => None,
+    };
+    for (name, domain) in domains {
+        let mut next = judge(name);
+        for _ in 0..domains.len() {
+            if next.as_ref() == Some(name) {
+                let message = format!("the endpoint of {name} is judged, in the end, by the bundle that it serves");
+                let hint = format!("give a first `bundle` of {name}, with a `spiffeId` of its own");
+                report.error(code::BAD_FEDERATION, &domain.span, message, hint);
+                break;
+            }
+            next = next.as_ref().and_then(judge);
+        }
+    }
+}
+
 /// Reports hosts that two services of other trust domains have.
 pub(super) fn distinct_hosts(domains: &BTreeMap<TrustDomain, ForeignDomain>, report: &mut Report) {
     let mut known: BTreeMap<Arc<str>, &ForeignService> = BTreeMap::new();
@@ -225,7 +275,9 @@ mod tests {
         let [east, west] = &domains.into_values().collect::<Vec<_>>()[..] else { panic!("two") };
         assert_eq!((east.endpoint.to_string().as_str(), &east.profile), ("https://east.test:443/", &Profile::Web));
         assert_eq!(west.endpoint.to_string(), "https://[::1]:8443/bundle");
-        assert!(matches!(&west.profile, Profile::Spiffe { bundle, .. } if **bundle == *r#"{"keys": []}"#));
+        assert!(
+            matches!(&west.profile, Profile::Spiffe { bundle: Some(bundle), .. } if **bundle == *r#"{"keys": []}"#)
+        );
         assert_eq!(west.services[0].name.host(), "board.west");
         for missing in ["name", "endpoint", "profile"] {
             let without: String = text[text.rfind("kind").expect("two")..]
@@ -255,10 +307,10 @@ mod tests {
             ("https://[west]/", "no host"),
             ("https://we st/", "character"),
         ] {
-            assert!(EndpointUrl::parse(wrong).expect_err(wrong).0.contains(why), "{wrong}");
+            assert!(EndpointUrl::read(wrong).expect_err(wrong).0.contains(why), "{wrong}");
         }
         assert_eq!(
-            EndpointUrl::parse("https://127.0.0.1:8443/x/y").expect("legal").to_string(),
+            EndpointUrl::read("https://127.0.0.1:8443/x/y").expect("legal").to_string(),
             "https://127.0.0.1:8443/x/y"
         );
     }
@@ -278,6 +330,9 @@ mod tests {
             ("https_web: {}", "https_web: {}, https_spiffe: {}", code::BAD_FEDERATION),
             ("https_web: {}", "https_spiffe: {spiffeId: spiffe://west.test/x}", code::MISSING_FIELD),
             ("https_web: {}", "https_spiffe: {spiffeId: spiffe://acme.internal/x, bundle: x}", code::BAD_FEDERATION),
+            ("https_web: {}", "https_spiffe: {spiffeId: spiffe://east.test/x, bundle: x}", code::BAD_FEDERATION),
+            ("https_web: {}", "https_spiffe: {spiffeId: spiffe://east.test/x}", code::UNKNOWN_TRUST_DOMAIN),
+            ("https_web: {}", "https_spiffe: {spiffeId: west.test, bundle: x}", code::BAD_NAME),
             ("board.west", "board.prod", code::RESERVED),
             ("board.west", "board", code::BAD_NAME),
             ("127.0.0.1:15006", "west.test:15006", code::BAD_VALUE),
@@ -291,6 +346,27 @@ mod tests {
         let twice = "kind: TrustDomain\nname: west.test\nendpoint: https://west.test\nprofile: {https_web: {}}\n---\n"
             .repeat(2);
         assert!(findings(&twice).iter().any(|found| found.code == code::DUPLICATE_TRUST_DOMAIN));
+    }
+
+    /// SPIFFE Federation s.5.2.2.2.
+    #[test]
+    fn an_endpoint_of_a_third_trust_domain_needs_that_one_to_be_configured() {
+        let domain = |name: &str, profile: &str| {
+            format!("kind: TrustDomain\nname: {name}\nendpoint: https://{name}\nprofile: {{{profile}}}\n---\n")
+        };
+        let served_by = |name: &str, by: &str| domain(name, &format!("https_spiffe: {{spiffeId: spiffe://{by}/x}}"));
+        let codes = |text: String| findings(&text).iter().map(|found| found.code).collect::<Vec<_>>();
+        let (hub, west) = (domain("hub.test", "https_web: {}"), served_by("west.test", "hub.test"));
+        assert_eq!(codes(west.clone()), [code::UNKNOWN_TRUST_DOMAIN]);
+        assert!(codes(hub.clone() + &west).is_empty(), "{:?}", findings(&(hub.clone() + &west)));
+        assert!(codes(served_by("west.test", "acme.internal")).is_empty(), "the mesh's own");
+        let chain = served_by("east.test", "west.test");
+        assert!(codes(hub + &west + &chain).is_empty());
+        let ring = codes(chain + &served_by("west.test", "east.test"));
+        assert_eq!(ring, [code::BAD_FEDERATION; 2]);
+        // A ring that others only lead to is told of once for each of its own.
+        let aside = served_by("a.test", "b.test") + &served_by("b.test", "c.test") + &served_by("c.test", "b.test");
+        assert_eq!(codes(aside), [code::BAD_FEDERATION; 2]);
     }
 
     #[test]

@@ -140,6 +140,7 @@ fn read_all(reads: &[Read<'_>], declared: &Declared, policies: Vec<PolicyFile>, 
     }
     role::untie(&mut roles, report);
     federation::distinct_hosts(&trust_domains, report);
+    federation::without_rings(&trust_domains, report);
     Some(Intent { mesh: mesh?, services, roles, trust_domains, operators, policies, tests, local })
 }
 

@@ -31,10 +31,14 @@ const CURVES: [&str; 3] = ["X25519MLKEM768", "X25519", "P-256"];
 /// Towards endpoints; `None` is clear text.
 pub(crate) fn upstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<Option<UpstreamTls>, Refused> {
     socket(given, at, |mut context: UpstreamTlsContext, at| {
-        let (alpn, peers) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
-        let Ok([PeerMatch::Exact(expected)]) = <[PeerMatch; 1]>::try_from(peers) else {
-            return Err(at.field("common_tls_context").refuse("whom to expect must be one exact SPIFFE ID"));
+        let whom = |peers: Vec<PeerMatch>| match <[PeerMatch; 1]>::try_from(peers) {
+            Ok([PeerMatch::Exact(expected)]) => {
+                let own = expected.trust_domain().id();
+                Ok((expected, own))
+            }
+            _ => Err("whom to expect must be one exact SPIFFE ID"),
         };
+        let (alpn, expected) = common(context.common_tls_context.take(), &at.field("common_tls_context"), whom)?;
         let sni = take(&mut context.sni);
         if uint32(context.max_session_keys.take()).is_some_and(|keys| keys > 0) {
             return Err(at.field("max_session_keys").refuse("this proxy does not resume TLS sessions: use 0"));
@@ -52,7 +56,8 @@ pub(crate) fn upstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<
 /// Towards clients; `None` is clear text.
 pub(crate) fn downstream(given: Option<TransportSocket>, at: &Path<'_>) -> Result<Option<DownstreamTls>, Refused> {
     socket(given, at, |mut context: DownstreamTlsContext, at| {
-        let (alpn, peers) = common(context.common_tls_context.take(), &at.field("common_tls_context"))?;
+        let all = |peers: Vec<PeerMatch>| Ok((peers, BUNDLE.to_owned()));
+        let (alpn, peers) = common(context.common_tls_context.take(), &at.field("common_tls_context"), all)?;
         if !boolean(context.require_client_certificate.take(), false) {
             return Err(at
                 .field("require_client_certificate")
@@ -85,7 +90,13 @@ fn socket<M: Message + Name + Default, T>(
     at_config.any(&config, read)?.map(Some).ok_or_else(|| at_config.refuse_type(&config))
 }
 
-fn common(given: Option<CommonTlsContext>, at: &Path<'_>) -> Result<(Vec<Vec<u8>>, Vec<PeerMatch>), Refused> {
+/// `whom` says of whom is to be trusted what it means here, and by which other secret than [`BUNDLE`] they may be judged: this proxy judges
+/// everybody by the bundle of his own trust domain in any case.
+fn common<T>(
+    given: Option<CommonTlsContext>,
+    at: &Path<'_>,
+    whom: impl FnOnce(Vec<PeerMatch>) -> Result<(T, String), &'static str>,
+) -> Result<(Vec<Vec<u8>>, T), Refused> {
     let mut given = required(given, at)?;
     parameters(given.tls_params.take().unwrap_or_default(), &at.field("tls_params"))?;
     {
@@ -101,17 +112,21 @@ fn common(given: Option<CommonTlsContext>, at: &Path<'_>) -> Result<(Vec<Vec<u8>
     else {
         return Err(at.field("combined_validation_context").refuse("required"));
     };
-    let peers = {
+    let trusted = {
+        let above = at;
         let at = &at.field("combined_validation_context");
-        let bundle = combined.validation_context_sds_secret_config.take();
-        secret(bundle, BUNDLE, &at.field("validation_context_sds_secret_config"))?;
         let context = combined.default_validation_context.take();
         let peers = validation(context, &at.field("default_validation_context"))?;
+        let (trusted, own) = whom(peers).map_err(|why| above.refuse(why))?;
+        let bundle = combined.validation_context_sds_secret_config.take();
+        let is_own = bundle.as_ref().is_some_and(|bundle| bundle.name == own);
+        let name = if is_own { &own } else { BUNDLE };
+        secret(bundle, name, &at.field("validation_context_sds_secret_config"))?;
         at.rest(&combined)?;
-        peers
+        trusted
     };
     at.rest(&given)?;
-    Ok((alpn, peers))
+    Ok((alpn, trusted))
 }
 
 fn parameters(mut given: TlsParameters, at: &Path<'_>) -> Result<(), Refused> {

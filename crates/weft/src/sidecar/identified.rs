@@ -86,6 +86,6 @@ fn by_environment(place: &Place) -> Result<Option<Endpoint>> {
         tracing::info!(socket = named, "{VARIABLE} is not used: there is a saved identity, from the control plane");
         return Ok(None);
     }
-    let parsed = named.parse().map(Some);
+    let parsed = Endpoint::from_uri(&named).map(Some);
     parsed.map_err(|error| hinted(format!("{VARIABLE}={named}: {error}"), "unset it, or give --identity-socket"))
 }

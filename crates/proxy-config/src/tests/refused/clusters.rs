@@ -194,6 +194,13 @@ fn clusters() {
             tls(|t| validation(t).match_typed_subject_alt_names.clear()),
             in_validation(".match_typed_subject_alt_names: must be one matcher at least"),
         ),
+        row(tls(|t| bundle(t, "ROOTCA")), ACCEPTED),
+        row(
+            tls(|t| bundle(t, "spiffe://other.test")),
+            in_tls(
+                ".common_tls_context.combined_validation_context.validation_context_sds_secret_config.name: only ROOTCA is supported by this proxy",
+            ),
+        ),
         row(tls(|t| validation(t).allow_expired_certificate = true), in_validation(".allow_expired_certificate: NS")),
         row(
             tls(|t| validation(t).match_typed_subject_alt_names[0].san_type = 2),
@@ -277,6 +284,14 @@ fn clusters() {
         ),
     ];
     check("prod/web", type_url::CLUSTER, "outbound|8080||board.prod", rows);
+}
+
+fn bundle(tls: &mut UpstreamTlsContext, name: &str) {
+    let common = tls.common_tls_context.as_mut().unwrap();
+    let Some(ValidationContextType::CombinedValidationContext(combined)) = &mut common.validation_context_type else {
+        unreachable!()
+    };
+    combined.validation_context_sds_secret_config.as_mut().unwrap().name = name.to_owned();
 }
 
 fn validation(context: &mut UpstreamTlsContext) -> &mut CertificateValidationContext {

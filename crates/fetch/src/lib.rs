@@ -135,7 +135,7 @@ pub async fn fetch(url: &EndpointUrl, by: &By) -> Result<Bytes, FetchError> {
 /// # Errors
 /// See [`FetchError`].
 pub async fn get(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result<Bytes, FetchError> {
-    let got = tokio::time::timeout(BOUND, connect(url, config, most)).await.unwrap_or(Err(FetchError::Late));
+    let got = tokio::time::timeout(BOUND, connect(url, config, most, true)).await.unwrap_or(Err(FetchError::Late));
     match got {
         Ok(Answer::Document(document)) => Ok(document),
         Ok(Answer::Moved(status, _)) => Err(FetchError::Status(status)),
@@ -145,19 +145,17 @@ pub async fn get(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result
 }
 
 async fn follow(url: &EndpointUrl, by: &By) -> Result<Bytes, FetchError> {
-    let (By::Web(config) | By::Spiffe(config)) = by;
+    let (config, of_web) = match by {
+        By::Web(config) => (config, true),
+        By::Spiffe(config) => (config, false),
+    };
     let mut at = url.clone();
     for redirects in 0..=MOST_REDIRECTS {
         let EndpointUrl { host, port, path } = at.clone();
-        let got = connect(&WebUrl { tls: true, host, port, path }, config.clone(), document::MAX_BYTES).await;
-        let got = got.map_err(|error| match (error, by) {
-            // To an X.509-SVID a CA of the system is no matter.
-            (FetchError::UnknownCa, By::Spiffe(_)) => FetchError::Tls("its certificate is of no known CA".to_owned()),
-            (error, _) => error,
-        });
-        match got
-            .map_err(|error| if redirects == 0 { error } else { FetchError::Redirected(at.clone(), error.into()) })?
-        {
+        let got = connect(&WebUrl { tls: true, host, port, path }, config.clone(), document::MAX_BYTES, of_web).await;
+        let told =
+            |error: FetchError| if redirects == 0 { error } else { FetchError::Redirected(at.clone(), error.into()) };
+        match got.map_err(told)? {
             Answer::Document(document) => return Ok(document),
             Answer::Moved(_, to) => {
                 let to = to.ok_or_else(|| FetchError::Redirect("it does not say where to".to_owned()))?;
@@ -174,7 +172,8 @@ enum Answer {
     Moved(StatusCode, Option<String>),
 }
 
-async fn connect(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result<Answer, FetchError> {
+/// `of_web`: it is a matter of CAs that are known, and an unknown one is told as such.
+async fn connect(url: &WebUrl, config: Arc<ClientConfig>, most: usize, of_web: bool) -> Result<Answer, FetchError> {
     let stream = TcpStream::connect((&*url.host, url.port)).await;
     let stream = stream.map_err(|error| FetchError::Connect(error.to_string()))?;
     if !url.tls {
@@ -182,7 +181,7 @@ async fn connect(url: &WebUrl, config: Arc<ClientConfig>, most: usize) -> Result
     }
     let name = ServerName::try_from(url.host.to_string()).map_err(|error| FetchError::Connect(error.to_string()))?;
     let stream = TlsConnector::from(config).connect(name, stream).await;
-    let stream = stream.map_err(|error| match is_of_unknown_ca(&error) {
+    let stream = stream.map_err(|error| match of_web && is_of_unknown_ca(&error) {
         true => FetchError::UnknownCa,
         false => FetchError::Tls(tls::explain(&error)),
     })?;

@@ -82,7 +82,7 @@ fn outcome(decision: &Decision) -> Outcome {
 }
 
 /// Calls about each bundle. With the usual number of cases there are more than 100,000 decisions in all.
-const CALLS: usize = 140;
+const CALLS: usize = 125;
 
 /// As many choices as so many calls take, out of a few.
 fn many(choices: &mut Choices<'_>) -> Vec<u8> {

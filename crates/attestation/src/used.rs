@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use weft_identity::foreign_jwt::LEEWAY;
+use weft_identity::schedule::Sweeps;
 use weft_store::{Store, StoreError, Swap};
 
 use crate::certificates::hex;
@@ -20,7 +21,7 @@ const SWEEP: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone, Debug)]
 pub(crate) struct UsedTokens {
     store: Store,
-    swept: Arc<Mutex<Option<Instant>>>,
+    sweeps: Arc<Mutex<Sweeps>>,
 }
 
 /// What the store holds of a token, and that is not the token.
@@ -36,7 +37,11 @@ struct Use {
 
 impl UsedTokens {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, swept: Arc::default() }
+        Self::begun(store, (Instant::now(), SystemTime::now()))
+    }
+
+    fn begun(store: Store, begun: (Instant, SystemTime)) -> Self {
+        Self { store, sweeps: Arc::new(Mutex::new(Sweeps::every(SWEEP, begun))) }
     }
 
     /// Has the token serve the machine with this key, and no other until `expires`. Of several that come at once exactly one succeeds. What
@@ -68,14 +73,10 @@ impl UsedTokens {
         }
     }
 
-    /// Forgets tokens that are over, now and then.
+    /// Forgets tokens that are over, now and then, but not while the clock is being set: one that was forgotten could serve another machine.
     async fn sweep(&self, now: SystemTime) -> Result<(), StoreError> {
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            if swept.is_some_and(|swept| swept.elapsed() < SWEEP) {
-                return Ok(());
-            }
-            *swept = Some(Instant::now());
+        if !self.sweeps.lock().unwrap_or_else(PoisonError::into_inner).is_time((Instant::now(), now)) {
+            return Ok(());
         }
         for (key, entry) in self.store.list(FOLDER).await? {
             let until = serde_json::from_slice::<Use>(&entry.value).map_or(0, |used| used.until);
@@ -110,7 +111,9 @@ mod tests {
         assert_eq!(take(used.clone(), 2, end).await, Some(600));
         assert_eq!(used.take(&[2; 32], &[2], end, now).await.expect("a store"), None, "another token");
         let later = end + LEEWAY + CLOCKS + Duration::from_secs(1);
-        let restarted = UsedTokens::new(store.clone());
+        let set = UsedTokens::begun(store.clone(), (Instant::now() - SWEEP, now - SWEEP));
+        assert_eq!(take(set, 2, later).await, Some(691), "a clock that was set forward forgets nothing");
+        let restarted = UsedTokens::begun(store.clone(), (Instant::now() - SWEEP, later - SWEEP));
         assert_eq!(restarted.take(&[3; 32], &[2], later, later).await.expect("a store"), None);
         assert_eq!(store.list(FOLDER).await.expect("a store").len(), 1, "those that are over are gone");
     }

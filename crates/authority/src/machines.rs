@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use weft_identity::MachineId;
+use weft_identity::schedule::Sweeps;
 use weft_model::Subject;
 use weft_store::{Store, StoreError, Swap};
 
@@ -80,13 +81,17 @@ pub struct By {
 #[derive(Clone, Debug)]
 pub struct Machines {
     store: Store,
-    swept: Arc<Mutex<Option<Instant>>>,
+    sweeps: Arc<Mutex<Sweeps>>,
 }
 
 impl Machines {
     /// Machines in `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, swept: Arc::default() }
+        Self::begun(store, (Instant::now(), SystemTime::now()))
+    }
+
+    fn begun(store: Store, begun: (Instant, SystemTime)) -> Self {
+        Self { store, sweeps: Arc::new(Mutex::new(Sweeps::every(SWEEP, begun))) }
     }
 
     /// Whether a machine can be enrolled for a service: it is new, or was enrolled for that very service before.
@@ -190,18 +195,14 @@ impl Machines {
     }
 
     /// Forgets, now and then, machines that were away for so long that a day ago they could not have come back; of a banned one it must stay
-    /// known by what it came. Where machines are made by the hour, each with a key of its own, there would be no end of them.
+    /// known by what it came. Not while the clock is being set ([`Sweeps`]). Where machines are made by the hour, each with a key of its own, there would be no end of them.
     ///
     /// # Errors
     /// The store failed.
     pub async fn sweep(&self, life: Duration, banned: &[MachineId], now: SystemTime) -> Result<(), StoreError> {
         const DAY: u64 = 24 * 3_600;
-        {
-            let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-            if swept.is_some_and(|swept| swept.elapsed() < SWEEP) {
-                return Ok(());
-            }
-            *swept = Some(Instant::now());
+        if !self.sweeps.lock().unwrap_or_else(PoisonError::into_inner).is_time((Instant::now(), now)) {
+            return Ok(());
         }
         for (key, entry) in self.store.list(FOLDER).await? {
             let id = key.strip_prefix(FOLDER).unwrap_or_default();
@@ -305,9 +306,13 @@ mod tests {
         assert_eq!(machines.enrolled_by("x509pop:1", &all).await.unwrap(), Some(one.clone()));
         assert_eq!(machines.enrolled_by("x509pop:2", &all).await.unwrap(), None);
         let late = LIFE.as_secs() + 24 * 3_600;
-        machines.sweep(LIFE, &[], at(late)).await.unwrap();
+        let an_hour_ago = Instant::now() - SWEEP;
+        let since = |wall: u64| Machines::begun(store.clone(), (an_hour_ago, at(wall) - SWEEP));
+        since(late).sweep(LIFE, &[], at(late)).await.unwrap();
         assert_eq!(store.list(FOLDER).await.unwrap().len(), 3, "they could have come back a day ago");
-        Machines::new(store.clone()).sweep(LIFE, &[one], at(late + 1)).await.unwrap();
+        since(0).sweep(LIFE, &[], at(late + 1)).await.unwrap();
+        assert_eq!(store.list(FOLDER).await.unwrap().len(), 3, "the clock was set");
+        since(late + 1).sweep(LIFE, &[one], at(late + 1)).await.unwrap();
         let left: Vec<String> = store.list(FOLDER).await.unwrap().into_iter().map(|(key, _)| key).collect();
         assert_eq!(left, ["machine/aa"]);
     }

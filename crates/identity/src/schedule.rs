@@ -1,6 +1,6 @@
 //! When to renew, and how long to wait after a failure. Pure: time and randomness are arguments.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The moment at which half of the life that remained at issue is over.
 pub fn half_life(issued_at: SystemTime, not_after: SystemTime) -> SystemTime {
@@ -31,6 +31,32 @@ impl Plan {
     pub fn is_due(&self, now: SystemTime, elapsed: Duration) -> bool {
         let planned = self.due.duration_since(self.begun).unwrap_or_default();
         now >= self.due || elapsed >= planned || now < self.not_before
+    }
+}
+
+/// Tidying up, now and then, of what is over by a clock that may be set: what is thrown away while it is wrong does not come back.
+#[derive(Clone, Copy, Debug)]
+pub struct Sweeps {
+    every: Duration,
+    last: (Instant, SystemTime),
+}
+
+impl Sweeps {
+    /// With so much time between two of them; `begun` is a moment on a clock that nobody can set, and on the wall.
+    pub fn every(every: Duration, begun: (Instant, SystemTime)) -> Self {
+        Self { every, last: begun }
+    }
+
+    /// Whether it is time: `every` has passed since the last one, and on the wall as much, give or take a tenth. Else, where the clock on the
+    /// wall was set meanwhile, it begins anew.
+    pub fn is_time(&mut self, now: (Instant, SystemTime)) -> bool {
+        let steady = now.0.saturating_duration_since(self.last.0);
+        if steady < self.every {
+            return false;
+        }
+        let on_the_wall = now.1.duration_since(self.last.1).unwrap_or_default();
+        self.last = now;
+        on_the_wall.abs_diff(steady) <= self.every / 10
     }
 }
 
@@ -74,6 +100,19 @@ mod tests {
         assert_eq!(renewal(START, end, 0.5), START + Duration::from_secs(1800));
         assert_eq!(renewal(START, end, 1.0), START + Duration::from_secs(1980));
         assert_eq!(renewal(end, START, 0.5), end, "an expired one is due at once");
+    }
+
+    #[test]
+    fn nothing_is_tidied_up_by_a_clock_that_was_set_meanwhile() {
+        let (steady, hour) = (Instant::now(), Duration::from_secs(3600));
+        let mut sweeps = Sweeps::every(hour, (steady, START));
+        assert!(!sweeps.is_time((steady + hour / 2, START + hour / 2)), "too soon");
+        assert!(sweeps.is_time((steady + hour, START + hour)));
+        assert!(!sweeps.is_time((steady + hour, START + hour)), "it was just done");
+        assert!(!sweeps.is_time((steady + 2 * hour, START + 9_000 * hour)), "set forward");
+        assert!(!sweeps.is_time((steady + 3 * hour, START + 3 * hour)), "and back");
+        assert!(sweeps.is_time((steady + 4 * hour, START + 4 * hour)), "and right for an hour");
+        assert!(!sweeps.is_time((steady + 5 * hour, START)), "set back");
     }
 
     #[test]
